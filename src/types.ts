@@ -1,0 +1,370 @@
+/// <reference types="@webgpu/types" preserve="true" />
+/// <reference lib="esnext.disposable" preserve="true" />
+import type { EngineError } from "./errors.ts";
+
+// ---------------------------------------------------------------- quantization
+
+/** The stored form of one matrix, taken as `[rows = outputs, columns = inputs]`. */
+export type TensorFormat =
+  | { type: "f32" }
+  | { type: "f16" }
+  | { type: "int8" | "int4"; mode: "absmax" | "zeropoint"; granularity: "tensor" | "channel" | { group: 32 | 64 | 128 } }
+  | { type: "nf4" | "fp4"; block: 32 | 64 | 128 | 256; doubleQuantization?: boolean };
+
+export type ActivationFormat = "float" | { type: "int8"; ranges: "dynamic" | "static" };
+
+export interface QuantizationRecipe {
+  name?: string;
+  /** `c_attn`, attention `c_proj`, `c_fc` and MLP `c_proj` of every block. */
+  linear: TensorFormat;
+  /** `wte`, which is the output head too; an untied `lm_head` takes the same format. `wpe`, biases and norms stay f32. @default { type: "f16" } */
+  embedding?: TensorFormat;
+  /** @default "float" */
+  activations?: ActivationFormat;
+  /** @default "nearest" */
+  rounding?: "nearest" | "gptq";
+  /** @default "none" */
+  equalization?: "none" | "smoothquant" | "awq";
+  /** LLM.int8(): input columns whose activations exceed it stay in f16. */
+  outlierThreshold?: number;
+  /** Globs on checkpoint tensor names without `transformer.`: `h.0.*`, `*.mlp.c_proj.weight`. The last match wins. */
+  overrides?: Readonly<Record<string, TensorFormat>>;
+}
+
+export type PresetName =
+  | "f32"
+  | "f16"
+  | "int8"
+  | "int8-zeropoint"
+  | "int8-absmax-tensor"
+  | "int8-zeropoint-tensor"
+  | "int8-dynamic"
+  | "int8-static"
+  | "llm-int8"
+  | "int4"
+  | "nf4"
+  | "nf4-dq"
+  | "fp4";
+
+export interface QuantizedTensor {
+  format: TensorFormat;
+  shape: readonly [rows: number, columns: number];
+  /** [rows · columns], row-major, one element per value: int codes, NF4/FP4 indices 0…15, f16 bits, or f32. */
+  codes: Int8Array | Uint8Array | Uint16Array | Float32Array;
+  /** f32, one per tensor, channel, group or block, row by row (absmax for NF4/FP4, after double quantization if any); empty for f32 and f16. */
+  scales: Float32Array;
+  /** i32, beside `scales`; only in zero-point mode. */
+  zeroPoints?: Int32Array;
+  /** bitsandbytes' nested state: `scales[i] = map[codes[i]] · absmax[i >> 8] + offset` in f32, with its signed dynamic 8-bit map. */
+  doubleQuantization?: { codes: Uint8Array; absmax: Float32Array; offset: number };
+  /** What it occupies packed: codes + scales + zero points (or the double-quantization state). */
+  storedBytes: number;
+}
+
+// ---------------------------------------------------------------- loading
+
+export type ModelSource =
+  | string // hub id "owner/name" or "owner/name@revision"; or the URL of a folder or of one .safetensors
+  | URL
+  | Iterable<File> // picked or dropped files: config.json, *.safetensors (+ index), tokenizer files if any
+  | Readonly<Record<string, Blob | ArrayBuffer | Uint8Array>>; // file name -> content
+
+export interface LoadProgress {
+  stage: "download" | "quantize" | "upload" | "compile" | "calibrate";
+  file?: string;
+  loaded: number;
+  total: number | null;
+  unit: "bytes" | "tensors" | "pipelines" | "tokens";
+  /** 0…1 over the whole load; never falls. */
+  fraction: number;
+}
+
+/** Where quantized weights are kept between visits. */
+export interface ModelCache {
+  match(key: string): Promise<Response | undefined>;
+  put(key: string, response: Response): Promise<void>;
+  delete(key: string): Promise<boolean>;
+}
+
+export interface LoadOptions {
+  /** @default "int8" */
+  quantization?: PresetName | QuantizationRecipe;
+  /** @default navigator.gpu. In Node pass `create([])` of the package `webgpu`, and keep it referenced. */
+  gpu?: GPU;
+  /** Bring your own device; it stays yours to destroy. */
+  device?: GPUDevice;
+  /** "auto": WebGPU on a real adapter, else "cpu" (plain TypeScript, same results). "webgpu" takes any adapter, software ones too. @default "auto" */
+  backend?: "auto" | "webgpu" | "cpu";
+  /** @default "f32" under the f32 recipe, else "f16" (packed halves; no device feature needed) */
+  kvCache?: "f32" | "f16" | "int8";
+  /** Positions the KV cache holds, 1…nPositions. @default config.nPositions */
+  contextLength?: number;
+  hub?: { endpoint?: string; revision?: string; token?: string };
+  fetch?: typeof fetch;
+  cache?: "opfs" | "none" | ModelCache;
+  /** File name -> "sha256-<hex>". */
+  integrity?: Readonly<Record<string, string>>;
+  /** Text or tokens, for recipes that need it. */
+  calibration?: string | readonly number[];
+  onProgress?: (progress: LoadProgress) => void;
+  signal?: AbortSignal;
+}
+
+// ---------------------------------------------------------------- the model
+
+export type Activation = "gelu_new" | "gelu" | "relu" | "gelu_pytorch_tanh";
+
+/** The fields of config.json that change the arithmetic, camelCase. */
+export interface Gpt2Config {
+  nLayer: number;
+  nHead: number;
+  nEmbd: number;
+  /** Width of the MLP; 4 · nEmbd where config.json says null or nothing. */
+  nInner: number;
+  nPositions: number;
+  vocabSize: number;
+  layerNormEpsilon: number;
+  activation: Activation;
+  /** Divide attention scores by √(nEmbd / nHead). */
+  scaleAttnWeights: boolean;
+  /** Also divide the scores of block i by i + 1. */
+  scaleAttnByInverseLayerIdx: boolean;
+  /** The output head is `wte`; false: `lm_head.weight` is a matrix of its own. */
+  tieWordEmbeddings: boolean;
+  bosTokenId: number | null;
+  eosTokenId: number | null;
+}
+
+export interface TensorReport {
+  name: string;
+  shape: readonly [rows: number, columns: number];
+  format: TensorFormat;
+  /** Packed: codes + scales + zero points. */
+  bytes: number;
+  mse: number;
+  maxAbs: number;
+  sqnrDb: number;
+  cosine: number;
+}
+
+export interface StoredBytes {
+  /** Codes of the linear matrices of all blocks. */
+  weights: number;
+  /** Codes of `wte`, of an untied `lm_head`, and `wpe`. */
+  embedding: number;
+  /** Scales, zero points and double-quantization state of all matrices, and the f32 biases and norms. */
+  scales: number;
+  total: number;
+}
+
+export interface QuantizationReport {
+  recipe: QuantizationRecipe;
+  bytes: StoredBytes;
+  /** Bits per weight of the blocks' linear matrices, scales and zero points included; the embedding is not in it. */
+  bitsPerWeight: number;
+  tensors: readonly TensorReport[];
+  quantizeMs: number;
+}
+
+/** Live bytes on the device (on the CPU backend: of its typed arrays), by purpose. */
+export interface MemoryReport {
+  weights: number;
+  embedding: number;
+  scales: number;
+  kvCache: number;
+  activations: number;
+  staging: number;
+  total: number;
+  peakBytes: number;
+}
+
+export interface AdapterSummary {
+  backend: "webgpu" | "cpu";
+  vendor: string;
+  architecture: string;
+  description: string;
+  isFallback: boolean;
+  /** Optional device features that the chosen kernels use. */
+  features: readonly string[];
+  /** Limits asked for, by their WebGPU names. */
+  limits: Readonly<Record<string, number>>;
+  /** What the engine decided and why, one sentence each: "Software adapter; using the CPU backend." */
+  notices: readonly string[];
+}
+
+export interface GenerateOptions {
+  /** @default 128 */
+  maxTokens?: number;
+  /** 0 is greedy; the lowest id wins a tie. @default 1 */
+  temperature?: number;
+  /** Keep the k likeliest tokens. */
+  topK?: number;
+  /** Keep the smallest set of likeliest tokens whose probability reaches p, 0 < p ≤ 1. */
+  topP?: number;
+  /** Keep tokens at least minP times as likely as the likeliest, 0 ≤ minP ≤ 1. */
+  minP?: number;
+  /** Divide positive and multiply negative logits of tokens seen in prompt or output (CTRL). @default 1 */
+  repetitionPenalty?: number;
+  /** Subtract it once per earlier occurrence in the output. @default 0 */
+  frequencyPenalty?: number;
+  /** Subtract it once if the token occurs in the output. @default 0 */
+  presencePenalty?: number;
+  /** Token id -> added to its logit. */
+  logitBias?: Readonly<Record<number, number>>;
+  /** Same seed, model, recipe and adapter: same tokens. @default a random one */
+  seed?: number;
+  /** Generation ends before the first occurrence of any of these. */
+  stop?: readonly string[];
+  /** Alternatives reported per token, 0…20. @default 0 */
+  logProbs?: number;
+  signal?: AbortSignal;
+}
+
+export interface TokenAlternative {
+  id: number;
+  text: string;
+  /** Natural log, under the model's own distribution (before temperature, filters and penalties). */
+  logProb: number;
+}
+
+export interface GeneratedToken extends TokenAlternative {
+  /** `text` holds whole characters only: a token that ends inside one gives "" and a later token the character. */
+  top?: readonly TokenAlternative[];
+}
+
+export type FinishReason = "endOfText" | "stop" | "maxTokens" | "contextFull" | "cancelled" | "failed";
+
+export interface GenerationSummary {
+  finishReason: FinishReason;
+  promptTokens: number;
+  newTokens: number;
+  prefillMs: number;
+  /** First token to last; a rate is (newTokens − 1) / decodeMs. */
+  decodeMs: number;
+}
+
+export interface Generation extends AsyncIterable<GeneratedToken> {
+  /** Set when the loop ends, however it ends. */
+  readonly summary: GenerationSummary | null;
+}
+
+export interface Completion extends GenerationSummary {
+  text: string;
+  tokens: number[];
+}
+
+export interface PerplexityOptions {
+  /** @default "strided" */
+  protocol?: "strided" | "disjoint" | "llama.cpp";
+  /** @default nPositions ("llama.cpp": 512, at most nPositions) */
+  windowTokens?: number;
+  /** "strided" only. @default windowTokens / 2 */
+  strideTokens?: number;
+  onProgress?: (progress: PerplexityProgress) => void;
+  signal?: AbortSignal;
+}
+
+export interface PerplexityProgress {
+  scoredTokens: number;
+  totalTokens: number;
+  perplexity: number;
+}
+
+export interface PerplexityReport {
+  perplexity: number;
+  /** perplexity · √(var(nll) / (n − 1)), as llama.cpp prints it. */
+  standardError: number;
+  /** Mean, nats per scored token. */
+  nll: number;
+  /** null when given tokens. */
+  bitsPerByte: number | null;
+  scoredTokens: number;
+  windows: number;
+  protocol: string;
+  windowTokens: number;
+  strideTokens: number;
+}
+
+export interface Model {
+  readonly config: Gpt2Config;
+  readonly quantization: QuantizationReport;
+  readonly memory: MemoryReport;
+  readonly adapter: AdapterSummary;
+  /** Resolves only if the device is gone and could not be recovered. */
+  readonly lost: Promise<EngineError>;
+  /** GPT-2 BPE (r50k_base) unless the checkpoint brings its own vocabulary. `<|endoftext|>` is one token unless `specialTokens` is "text". */
+  encode(text: string, options?: { specialTokens?: "parse" | "text" }): number[];
+  decode(tokens: readonly number[]): string;
+  /** Starts when iterated. One generation runs at a time; further ones queue in order. */
+  generate(prompt: string | readonly number[], options?: GenerateOptions): Generation;
+  complete(prompt: string | readonly number[], options?: GenerateOptions): Promise<Completion>;
+  /** f32 [V]: logits after the last of `tokens` (1 ≤ length ≤ contextLength). */
+  logits(tokens: readonly number[], options?: { signal?: AbortSignal }): Promise<Float32Array>;
+  /** f32 [T − 1]: ln p(tokens[i + 1] | tokens[0…i]), nats. */
+  tokenLogProbs(tokens: readonly number[], options?: { signal?: AbortSignal }): Promise<Float32Array>;
+  perplexity(text: string | readonly number[], options?: PerplexityOptions): Promise<PerplexityReport>;
+  /** Frees everything on the device; idempotent. Later calls reject with `disposed`. */
+  dispose(): void;
+  [Symbol.dispose](): void;
+  [Symbol.asyncDispose](): Promise<void>;
+}
+
+// ---------------------------------------------------------------- comparison
+
+export interface CompareOptions extends PerplexityOptionsWithoutProgress, Omit<LoadOptions, "quantization" | "onProgress" | "signal"> {
+  text: string | readonly number[];
+  recipes: readonly (PresetName | QuantizationRecipe)[];
+  /** @default "f32" */
+  baseline?: PresetName | QuantizationRecipe;
+  signal?: AbortSignal;
+  onProgress?: (progress: CompareProgress) => void;
+}
+export type PerplexityOptionsWithoutProgress = Omit<PerplexityOptions, "onProgress" | "signal">;
+
+export interface CompareProgress {
+  /** The recipe at work. */
+  name: string;
+  /** 0-based, the baseline first. */
+  row: number;
+  rows: number;
+  stage: "load" | "score";
+  /** 0…1 within the row. */
+  fraction: number;
+  scoredTokens: number;
+  totalTokens: number;
+  /** Running value, once tokens were scored. */
+  perplexity: number | null;
+}
+
+export interface ComparisonRow {
+  name: string;
+  recipe: QuantizationRecipe;
+  /** Present when the recipe could not run; then the measures are absent (NaN, empty). */
+  error?: EngineError;
+  bytes: StoredBytes;
+  bitsPerWeight: number;
+  perplexity: number;
+  standardError: number;
+  /** perplexity / baseline perplexity, with the error of the paired difference of the NLLs. 1 ± 0 for the baseline. */
+  ratio: number;
+  ratioError: number;
+  /** Of the baseline's distribution from this one's, nats per token. */
+  klDivergence: { mean: number; error: number; median: number; p90: number; p95: number; p99: number; p999: number; max: number };
+  sameTopToken: { fraction: number; error: number };
+  /** Of the true next token's probability, this row minus the baseline. */
+  deltaP: { mean: number; error: number; rms: number; p1: number; p5: number; p10: number; p25: number; median: number; p75: number; p90: number; p95: number; p99: number };
+  quantizeMs: number;
+  prefillTokensPerSecond: number;
+  decodeTokensPerSecond: number;
+  tensors: readonly TensorReport[];
+}
+
+export interface Comparison {
+  rows: readonly ComparisonRow[];
+  protocol: string;
+  windowTokens: number;
+  strideTokens: number;
+  windows: number;
+  scoredTokens: number;
+  adapter: AdapterSummary;
+}

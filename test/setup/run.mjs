@@ -1,0 +1,167 @@
+// npm test: every tier, one after the other, then a table and one closing line.
+// Usage: node test/setup/run.mjs [tier…]; without names, all of them.
+import { spawn } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { pieces, prepareEnvironment } from "./environment.mjs";
+
+/**
+ * @typedef {{ passed: number, failed: number, skipped: number }} Counts
+ * @typedef {object} Tier
+ * @property {string} name
+ * @property {import("./environment.mjs").PieceName[]} [needs]
+ * @property {string[][]} commands Node scripts with their arguments, run in order until one fails
+ * @property {Record<string, string>} [env]
+ * @property {(report: string) => Counts} [count] reads the report that the last command wrote; without it, the tier is one check
+ */
+
+const root = join(dirname(fileURLToPath(import.meta.url)), "../..");
+/** A tier that takes longer hangs; all together stay under 12 minutes on two cores. */
+const tierLimitMs = 480_000;
+const reports = mkdtempSync(join(tmpdir(), "nibble-reports-"));
+/** @param {string} tier */
+const reportPath = (tier) => join(reports, `${tier}.json`);
+
+/** @param {string} path */
+const script = (path) => join(root, "node_modules", path);
+const tsc = script("typescript/bin/tsc");
+const vite = script("vite/bin/vite.js");
+
+/** @param {string} report @returns {Counts} */
+function countVitest(report) {
+  /** @type {{ numPassedTests: number, numFailedTests: number, numPendingTests: number, numTodoTests: number, testResults: { status: string, assertionResults: { status: string }[] }[] }} */
+  const { numPassedTests, numFailedTests, numPendingTests, numTodoTests, testResults } = JSON.parse(report);
+  // A file that fails to load has no test that failed.
+  const brokenFiles = testResults.filter((file) => file.status === "failed" && !file.assertionResults.some((test) => test.status === "failed"));
+  return { passed: numPassedTests, failed: numFailedTests + brokenFiles.length, skipped: numPendingTests + numTodoTests };
+}
+
+/** @param {string} report @returns {Counts} */
+function countPlaywright(report) {
+  /** @type {{ stats: { expected: number, unexpected: number, flaky: number, skipped: number } }} */
+  const { stats } = JSON.parse(report);
+  return { passed: stats.expected, failed: stats.unexpected + stats.flaky, skipped: stats.skipped };
+}
+
+/** @param {string} report @returns {Counts} */
+function countConformance(report) {
+  /** @type {{ passed: number, failed: number }} */
+  const { passed, failed } = JSON.parse(report);
+  return { passed, failed, skipped: 0 };
+}
+
+/** @param {string} project @param {string} tier */
+const vitest = (project, tier = project) => [script("vitest/vitest.mjs"), "run", "--project", project, "--reporter=default", "--reporter=json", `--outputFile.json=${reportPath(tier)}`];
+
+/** @type {Tier[]} */
+const tiers = [
+  { name: "typecheck", commands: [[tsc, "-p", "."]] },
+  { name: "lint", commands: [[script("eslint/bin/eslint.js"), "--max-warnings", "0", "."]] },
+  { name: "unit", commands: [vitest("unit")], count: countVitest },
+  { name: "gpu-lavapipe", needs: ["lavapipe"], commands: [vitest("gpu", "gpu-lavapipe")], env: { NIBBLE_GPU: "lavapipe" }, count: countVitest },
+  { name: "gpu-swiftshader", needs: ["swiftshader"], commands: [vitest("gpu", "gpu-swiftshader")], env: { NIBBLE_GPU: "swiftshader" }, count: countVitest },
+  { name: "browser", needs: ["chromium"], commands: [vitest("browser")], count: countVitest },
+  {
+    name: "firefox",
+    needs: ["firefox", "lavapipe"],
+    commands: [[join(root, "test/conformance/firefox.mjs"), "--report", reportPath("firefox")]],
+    count: countConformance,
+  },
+  { name: "build", commands: [[vite, "build", "--mode", "library"], [tsc, "-p", "tsconfig.build.json"], [vite, "build"]] },
+  {
+    name: "e2e",
+    needs: ["chromium"],
+    commands: [[script("@playwright/test/cli.js"), "test", "--config", "test/e2e/playwright.config.ts", "--reporter=list,json"]],
+    env: { PLAYWRIGHT_JSON_OUTPUT_NAME: reportPath("e2e") },
+    count: countPlaywright,
+  },
+];
+
+/** @type {import("node:child_process").ChildProcess | null} */
+let running = null;
+/** Ends the running command with all its children: browsers, workers, servers. */
+function stopRunning() {
+  try {
+    if (running?.pid !== undefined) process.kill(process.platform === "win32" ? running.pid : -running.pid, "SIGKILL");
+  } catch {
+    // It ended by itself.
+  }
+}
+for (const signal of /** @type {const} */ (["SIGINT", "SIGTERM"])) {
+  process.on(signal, () => {
+    stopRunning();
+    process.exit(signal === "SIGINT" ? 130 : 143);
+  });
+}
+
+/**
+ * @param {string[]} args
+ * @param {Record<string, string>} env
+ * @returns {Promise<boolean>} true when it exited with 0 in time
+ */
+async function succeeds(args, env) {
+  const child = spawn(process.execPath, args, { cwd: root, env: { ...process.env, ...env }, stdio: ["ignore", "inherit", "inherit"], detached: process.platform !== "win32" });
+  running = child;
+  const limit = setTimeout(() => {
+    console.log(`Stopped after ${tierLimitMs / 1000} s.`);
+    stopRunning();
+  }, tierLimitMs);
+  return new Promise((resolve) => {
+    child.once("exit", (code) => {
+      clearTimeout(limit);
+      running = null;
+      resolve(code === 0);
+    });
+  });
+}
+
+/**
+ * @param {Tier} tier
+ * @param {Record<string, string | null>} found
+ * @returns {Promise<Counts>}
+ */
+async function runTier({ name, needs = [], commands, env = {}, count }, found) {
+  const missing = needs.filter((piece) => found[piece] === null);
+  for (const piece of missing) console.log(`${name} cannot run: ${pieces[piece].label} is missing; ${pieces[piece].hint}.`);
+  if (missing.length > 0) return { passed: 0, failed: 1, skipped: 0 };
+  let ok = true;
+  for (const command of commands) ok = ok && (await succeeds(command, env));
+  if (count === undefined) return { passed: ok ? 1 : 0, failed: ok ? 0 : 1, skipped: 0 };
+  let counts = { passed: 0, failed: 0, skipped: 0 };
+  try {
+    counts = count(readFileSync(reportPath(name), "utf8"));
+  } catch {
+    console.log(`${name} left no report.`);
+  }
+  // An unhandled error fails a run whose tests all passed; a tier that ran nothing proves nothing.
+  if (counts.failed === 0 && (!ok || counts.passed === 0)) counts.failed = 1;
+  return counts;
+}
+
+const chosen = process.argv.slice(2);
+const unknown = chosen.filter((name) => !tiers.some((tier) => tier.name === name));
+if (unknown.length > 0) {
+  console.error(`No tier is called ${unknown.join(", ")}; there are ${tiers.map((tier) => tier.name).join(", ")}.`);
+  process.exit(2);
+}
+
+const found = prepareEnvironment();
+/** @type {(Counts & { name: string, seconds: number })[]} */
+const rows = [];
+for (const tier of tiers.filter(({ name }) => chosen.length === 0 || chosen.includes(name))) {
+  console.log(`\n=== ${tier.name}`);
+  const startMs = performance.now();
+  rows.push({ name: tier.name, ...(await runTier(tier, found)), seconds: (performance.now() - startMs) / 1000 });
+}
+rmSync(reports, { recursive: true, force: true });
+
+/** @param {(string | number)[]} cells */
+const line = ([name, ...numbers]) => String(name).padEnd(18) + numbers.map((cell) => String(cell).padStart(9)).join("");
+console.log(`\n${line(["tier", "passed", "failed", "skipped", "seconds"])}`);
+for (const { name, passed, failed, skipped, seconds } of rows) console.log(line([name, passed, failed, skipped, seconds.toFixed(1)]));
+/** @param {"passed" | "failed"} key */
+const total = (key) => rows.reduce((sum, row) => sum + row[key], 0);
+console.log(`\n${total("passed")} passed, ${total("failed")} failed`);
+if (total("failed") > 0) process.exitCode = 1;

@@ -1,0 +1,110 @@
+import { playwright } from "@vitest/browser-playwright";
+import { cpSync } from "node:fs";
+import { resolve, sep } from "node:path";
+import type { Plugin, UserConfig } from "vite";
+import { defineConfig } from "vitest/config";
+import { chromiumFlags, findChromium, findLavapipe, findSwiftShader, vulkanEnvironment } from "./test/setup/locate.mjs";
+
+const root = import.meta.dirname;
+/** Users and the page import the package by name; here that is the source. */
+const alias = {
+  "nibble-webgpu/safetensors": resolve(root, "src/safetensors/index.ts"),
+  "nibble-webgpu": resolve(root, "src/index.ts"),
+};
+
+/** Serves models/ beside the page in development and copies it there in a build (the TypeScript in it is code, not content). */
+function modelFiles(): Plugin {
+  const models = resolve(root, "models");
+  return {
+    name: "nibble:models",
+    configureServer(server) {
+      server.middlewares.use((request, _response, next) => {
+        if (request.url?.startsWith("/models/") && !/\.ts(\?|$)/.test(request.url)) request.url = `/@fs${root.split(sep).join("/")}${request.url}`;
+        next();
+      });
+    },
+    writeBundle({ dir }) {
+      cpSync(models, resolve(dir ?? "dist-page", "models"), { recursive: true, filter: (path) => !path.endsWith(".ts") });
+    },
+  };
+}
+
+/** The page: demo/ becomes dist-page/, with relative addresses, so that it works in any folder of any server. */
+const page: UserConfig = {
+  root: resolve(root, "demo"),
+  base: "./",
+  resolve: { alias },
+  plugins: [modelFiles()],
+  server: { host: "127.0.0.1", fs: { allow: [root] } },
+  preview: { host: "127.0.0.1" },
+  build: { outDir: resolve(root, "dist-page"), emptyOutDir: true, target: "es2022", sourcemap: true, chunkSizeWarningLimit: 1500 /* kB; GPT-2's vocabulary is most of it */ },
+};
+
+/** The package: the library without its dependency, and the command line. */
+const library: UserConfig = {
+  root,
+  publicDir: false,
+  build: {
+    outDir: "dist",
+    target: "es2022",
+    minify: false,
+    sourcemap: true,
+    lib: {
+      entry: { index: "src/index.ts", safetensors: "src/safetensors/index.ts", cli: "src/cli/main.ts" },
+      formats: ["es"],
+    },
+    rolldownOptions: {
+      external: [/^node:/, /^gpt-tokenizer/, "webgpu"],
+      // What index.js and cli.js share; safetensors.js stays apart, so that it can be used without the engine.
+      output: { chunkFileNames: ({ name }) => ({ src: "engine.js", safetensors: "parser.js" })[name] ?? "[name].js" },
+    },
+  },
+};
+
+/** Which Vulkan driver Dawn uses in Node: NIBBLE_GPU=lavapipe (default), swiftshader, or system (whatever the machine has). */
+const dawnDriver = { lavapipe: findLavapipe, swiftshader: findSwiftShader, system: () => null }[process.env.NIBBLE_GPU ?? "lavapipe"];
+if (dawnDriver === undefined) throw new RangeError(`NIBBLE_GPU is "${process.env.NIBBLE_GPU}"; expected lavapipe, swiftshader or system.`);
+
+const tests = {
+  root,
+  resolve: { alias },
+  publicDir: false as const,
+  server: { host: "127.0.0.1" },
+  test: {
+    projects: [
+      { extends: true as const, test: { name: "unit", include: ["test/unit/**/*.test.ts"], environment: "node" } },
+      {
+        extends: true as const,
+        test: {
+          name: "gpu",
+          include: ["test/gpu/**/*.test.ts"],
+          environment: "node",
+          env: { ...vulkanEnvironment(dawnDriver()), NIBBLE_GPU: process.env.NIBBLE_GPU ?? "lavapipe" },
+          pool: "forks" as const,
+          fileParallelism: false, // a software driver takes every core by itself
+          testTimeout: 300_000,
+          hookTimeout: 120_000,
+        },
+      },
+      {
+        extends: true as const,
+        test: {
+          name: "browser",
+          include: ["test/browser/**/*.test.ts"],
+          fileParallelism: false,
+          testTimeout: 300_000,
+          hookTimeout: 120_000,
+          browser: {
+            enabled: true,
+            headless: true,
+            screenshotFailures: false,
+            provider: playwright({ launchOptions: { executablePath: findChromium() ?? undefined, args: chromiumFlags } }),
+            instances: [{ browser: "chromium" as const }],
+          },
+        },
+      },
+    ],
+  },
+};
+
+export default defineConfig(({ mode }) => (mode === "test" ? tests : mode === "library" ? library : page));
