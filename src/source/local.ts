@@ -1,0 +1,72 @@
+import { EngineError, throwIfAborted } from "../errors.ts";
+import type { ModelSource } from "../types.ts";
+import { readPieces } from "./readPieces.ts";
+import type { CheckpointSource, SourceFile } from "./types.ts";
+
+type Content = Blob | ArrayBuffer | Uint8Array;
+interface LocalEntry {
+  /** As the user sees it, folders included. */
+  path: string;
+  content: Content;
+}
+
+/** Files that were picked or dropped, or contents by file name. Throws TypeError for anything else, `checkpoint` for two files of one name. */
+export function localSource(source: Exclude<ModelSource, string | URL>, signal?: AbortSignal): CheckpointSource {
+  if (source instanceof Blob || source instanceof ArrayBuffer || ArrayBuffer.isView(source)) {
+    throw new TypeError(`source is a ${source.constructor.name}; expected a record that names it: { "config.json": …, "model.safetensors": … }.`);
+  }
+  const entries = Symbol.iterator in source ? [...source].map(fileEntry) : Object.entries(source).map(recordEntry);
+  if (entries.length === 0) throw new TypeError("source holds no files; expected config.json, model.safetensors and the like.");
+  const files = new Map<string, LocalEntry>();
+  for (const entry of checkpointFolder(entries)) {
+    const name = baseName(entry.path);
+    const other = files.get(name);
+    if (other) throw new EngineError("checkpoint", `Two files are named ${name}: ${other.path} and ${entry.path}; expected one checkpoint.`, { file: name });
+    files.set(name, entry);
+  }
+  return {
+    description: files.size === 1 ? [...files.keys()][0]! : `${files.size} files`,
+    safetensorsNames: [...files.keys()].filter((name) => name.endsWith(".safetensors")).sort(),
+    isLocal: true,
+    async open(name) {
+      const entry = files.get(name);
+      return entry ? localFile(name, entry.content, signal) : null;
+    },
+  };
+}
+
+export function localFile(name: string, content: Content, sourceSignal?: AbortSignal): SourceFile {
+  return {
+    name,
+    sizeBytes: content instanceof Blob ? content.size : content.byteLength,
+    async *stream({ signal = sourceSignal } = {}) {
+      throwIfAborted(signal);
+      const unreadable = (cause: unknown): EngineError =>
+        new EngineError("checkpoint", `${name} could not be read; was it changed or removed after it was chosen?`, { file: name }, { cause });
+      if (content instanceof Blob) yield* readPieces(content.stream(), signal, unreadable);
+      else yield content instanceof Uint8Array ? content : new Uint8Array(content);
+    },
+  };
+}
+
+function fileEntry(file: unknown, index: number): LocalEntry {
+  if (!(file instanceof File)) throw new TypeError(`source[${index}] is ${typeof file === "object" ? "not a File" : `a ${typeof file}`}; expected a File.`);
+  return { path: file.webkitRelativePath || file.name, content: file }; // the relative path is set where a folder was chosen
+}
+
+function recordEntry([path, content]: [string, unknown]): LocalEntry {
+  if (content instanceof Blob || content instanceof ArrayBuffer || content instanceof Uint8Array) return { path, content };
+  throw new TypeError(`source[${JSON.stringify(path)}] is ${content === null ? "null" : typeof content}; expected a Blob, ArrayBuffer or Uint8Array.`);
+}
+
+/** Of a folder with subfolders (a clone from the hub has onnx/config.json), the files beside the outermost config.json or .safetensors. */
+function checkpointFolder(entries: readonly LocalEntry[]): LocalEntry[] {
+  const depth = ({ path }: LocalEntry): number => path.split("/").length;
+  const marks = entries.filter(({ path }) => baseName(path) === "config.json" || path.endsWith(".safetensors"));
+  const outermost = Math.min(...(marks.length > 0 ? marks : entries).map(depth));
+  return entries.filter((entry) => depth(entry) === outermost);
+}
+
+function baseName(path: string): string {
+  return path.slice(path.lastIndexOf("/") + 1);
+}

@@ -1,0 +1,101 @@
+import type { LoadOptions, ModelSource } from "../types.ts";
+import { localSource } from "./local.ts";
+import { remoteSource, type RemoteFolder } from "./remote.ts";
+import type { CheckpointSource } from "./types.ts";
+
+export interface SourceOptions {
+  hub?: LoadOptions["hub"];
+  /** @default the global fetch */
+  fetch?: typeof fetch;
+  /** Ends every transfer of the source whose call brings no signal of its own. */
+  signal?: AbortSignal;
+}
+
+const defaultEndpoint = "https://huggingface.co";
+/** "owner/name" or "owner/name@revision". */
+const hubId = /^([\w.-]+)\/([\w.-]+)(?:@(.+))?$/;
+/** The page of a model on the hub, which people copy from the address bar. */
+const hubPagePath = /^\/([\w.-]+)\/([\w.-]+)(?:\/tree\/([^/]+))?\/?$/;
+
+/** Finds out what kind of source this is; opens and downloads nothing. Throws TypeError for what is none. */
+export function openSource(source: ModelSource, options: SourceOptions = {}): CheckpointSource {
+  if (typeof source === "string") return openString(source, options);
+  if (source instanceof URL) return openUrl(source, options);
+  if (typeof source === "object" && source !== null) return localSource(source, options.signal);
+  throw new TypeError(`source is ${source === null ? "null" : typeof source}; expected a hub id, a URL, files, or a record of file contents.`);
+}
+
+function openString(source: string, options: SourceOptions): CheckpointSource {
+  const hasScheme = /^[a-z][a-z0-9+.-]*:/i.test(source);
+  const isPath = !hasScheme && (/^\.{0,2}\//.test(source) || source.endsWith("/") || /\.safetensors(\?|#|$)/.test(source));
+  if (hasScheme || isPath) {
+    const url = parseUrl(source);
+    if (url) return openUrl(url, options);
+    throw new TypeError(`source ${JSON.stringify(source)} is not a URL${isPath ? " (a path needs a page it is relative to)" : ""}; expected an absolute http(s) URL.`);
+  }
+  const [, owner, name, revision] = hubId.exec(source) ?? [];
+  if (owner && name) return openHub(owner, name, revision, options);
+  const expected = '"owner/name", "owner/name@revision", or the URL of a folder or of one .safetensors';
+  throw new TypeError(`source ${JSON.stringify(source)} is neither a hub id nor a URL; expected ${expected}.`);
+}
+
+function openUrl(url: URL, options: SourceOptions): CheckpointSource {
+  if (url.protocol !== "https:" && url.protocol !== "http:") throw new TypeError(`source ${url.href} has the scheme ${url.protocol}; expected http: or https:.`);
+  const endpoint = hubEndpoint(options);
+  const [, owner, name, revision] = (url.origin === endpoint.origin && hubPagePath.exec(url.pathname)) || [];
+  if (owner && name) return openHub(owner, name, revision && decodeURIComponent(revision), options);
+
+  const slash = url.pathname.lastIndexOf("/") + 1;
+  const lastSegment = url.pathname.slice(slash);
+  const isFile = lastSegment.endsWith(".safetensors");
+  const folder = new URL(url); // keeps the query, where some servers expect their access key
+  folder.hash = "";
+  folder.pathname = isFile ? url.pathname.slice(0, slash) : url.pathname.replace(/\/*$/, "/");
+  return remoteSource(
+    {
+      description: folder.origin + folder.pathname + (isFile ? lastSegment : ""),
+      fileUrl: (file) => {
+        const target = new URL(folder);
+        target.pathname += isFile && file === decodeSegment(lastSegment) ? lastSegment : encodeURIComponent(file);
+        return target;
+      },
+      safetensorsNames: isFile ? [decodeSegment(lastSegment)] : [],
+      token: url.origin === endpoint.origin ? options.hub?.token : undefined,
+    },
+    options,
+  );
+}
+
+function openHub(owner: string, name: string, revision: string | undefined, options: SourceOptions): CheckpointSource {
+  const endpoint = hubEndpoint(options);
+  const version = revision ?? options.hub?.revision ?? "main";
+  const folder: RemoteFolder = {
+    description: `hub ${owner}/${name}@${version}`,
+    fileUrl: (file) => new URL(`${endpoint.href.replace(/\/+$/, "")}/${owner}/${name}/resolve/${encodeURIComponent(version)}/${encodeURIComponent(file)}`),
+    safetensorsNames: [],
+    token: options.hub?.token,
+  };
+  return remoteSource(folder, options);
+}
+
+function hubEndpoint(options: SourceOptions): URL {
+  const endpoint = options.hub?.endpoint ?? defaultEndpoint;
+  const url = parseUrl(endpoint);
+  if (url?.protocol === "https:" || url?.protocol === "http:") return url;
+  throw new TypeError(`hub.endpoint is ${JSON.stringify(endpoint)}; expected an http(s) URL.`);
+}
+
+/** Relative paths are relative to the page, or to the worker's script; in Node they are no URLs. */
+function parseUrl(text: string): URL | null {
+  const scope = globalThis as { document?: { baseURI: string }; location?: { href: string } };
+  const base = scope.document?.baseURI ?? scope.location?.href;
+  return URL.canParse(text, base) ? new URL(text, base) : null;
+}
+
+function decodeSegment(segment: string): string {
+  try {
+    return decodeURIComponent(segment);
+  } catch {
+    return segment; // a stray % is legal in a URL
+  }
+}
