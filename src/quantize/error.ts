@@ -1,0 +1,39 @@
+/** How far restored weights are from the original ones, all sums in f64. */
+export interface QuantizationError {
+  /** mean (w − w')² */
+  mse: number;
+  /** max |w − w'| */
+  maxAbs: number;
+  /** 10 · log10(Σw² / Σ(w − w')²), decibels; Infinity where nothing was lost. */
+  sqnrDb: number;
+  /** Σ w·w' / √(Σw² · Σw'²); 1 where both are all zero, 0 where one is. */
+  cosine: number;
+}
+
+/**
+ * @param original f32 [n], n ≥ 1
+ * @param restored f32 [n]
+ */
+export function quantizationError(original: Float32Array, restored: Float32Array): QuantizationError {
+  if (original.length !== restored.length) throw new RangeError(`restored has ${restored.length} values; expected ${original.length} as original has.`);
+  if (original.length === 0) throw new RangeError("original has 0 values; expected at least one.");
+  let errorSquares = 0;
+  let maxAbs = 0;
+  let squares = 0;
+  let restoredSquares = 0;
+  let products = 0;
+  for (let i = 0; i < original.length; i++) {
+    const w = original[i]!;
+    const r = restored[i]!;
+    const error = w - r;
+    errorSquares += error * error;
+    maxAbs = Math.max(maxAbs, Math.abs(error)); // not a comparison: NaN must show
+    squares += w * w;
+    restoredSquares += r * r;
+    products += w * r;
+  }
+  const sqnrDb = errorSquares === 0 ? Infinity : 10 * Math.log10(squares / errorSquares);
+  const norm = Math.sqrt(squares * restoredSquares);
+  const cosine = norm === 0 ? (squares === restoredSquares ? 1 : 0) : products / norm;
+  return { mse: errorSquares / original.length, maxAbs, sqnrDb, cosine };
+}
