@@ -1,0 +1,23 @@
+import bpeRanks from "gpt-tokenizer/bpeRanks/r50k_base"; // the vocabulary alone: its encoder needs quadratic time on long runs and overlooks special tokens after other text
+import type { Vocabulary } from "./bpe.ts";
+import { toByteString, utf8ByteString } from "./byteStrings.ts";
+
+export const END_OF_TEXT = "<|endoftext|>";
+
+let vocabulary: Vocabulary | undefined;
+
+/** GPT-2's own vocabulary, r50k_base with <|endoftext|>, 50,257 tokens; made on first use, then shared. Rank and id of a token are the same number. */
+export function gpt2Vocabulary(): Vocabulary {
+  if (vocabulary) return vocabulary;
+  const tokens = bpeRanks.map((token) => (typeof token === "string" ? utf8ByteString(token) : toByteString(token)));
+  const ids = new Map(tokens.map((token, id) => [token, id]));
+  const endOfTextId = tokens.push(END_OF_TEXT) - 1; // after the map: its bytes never merge into it
+  vocabulary = {
+    tokens,
+    byteIds: Array.from({ length: 256 }, (_, byte) => ids.get(String.fromCharCode(byte))!),
+    merges: { rank: (left, right) => ids.get(tokens[left]! + tokens[right]!) ?? -1, merged: (rank) => rank },
+    addedTokens: [{ content: END_OF_TEXT, id: endOfTextId, special: true }],
+    addPrefixSpace: false,
+  };
+  return vocabulary;
+}
