@@ -1,0 +1,52 @@
+import type { CheckpointTensor } from "../checkpoint/types.ts";
+import type { AdapterSummary, Gpt2Config, MemoryReport, QuantizedTensor } from "../types.ts";
+
+/** Per scored row of a comparison; all arrays have one element per row. */
+export interface RowComparison {
+  /** ln p(target), nats, of the baseline. */
+  baseLogProbs: Float32Array;
+  /** ln p(target), nats, of the candidate. */
+  logProbs: Float32Array;
+  /** KL(baseline ‖ candidate), nats. */
+  klDivergence: Float32Array;
+  /** 1 where both models' likeliest tokens agree (lowest id wins a tie). */
+  sameTop: Uint8Array;
+}
+
+/**
+ * The GPT-2 graph on one device. Tokens were validated by the caller: ids in 0…V − 1, positions within contextLength.
+ * One call at a time; every call rejects with signal.reason soon after an abort and leaves the backend usable.
+ */
+export interface Backend {
+  readonly adapter: AdapterSummary;
+  readonly memory: MemoryReport;
+  /** Resolves when the device is lost and was not disposed. */
+  readonly lost: Promise<import("../errors.ts").EngineError>;
+  /** Runs tokens at positions start, start + 1, …, appending to the KV cache (what lies behind is overwritten); f32 [V] logits after the last. */
+  forward(tokens: readonly number[], start: number, signal?: AbortSignal): Promise<Float32Array>;
+  /** Runs a window from position 0 and keeps its final hidden states (after lnF) for score() and compare(). */
+  encodeWindow(tokens: readonly number[], signal?: AbortSignal): Promise<void>;
+  /** ln p(targets[i]) under the logits of row from + i of the last window, nats, f32 [targets.length]. */
+  score(from: number, targets: readonly number[], signal?: AbortSignal): Promise<Float32Array>;
+  /** The same rows of this backend (the candidate) and of `baseline`, whose last window held the same tokens. Same kind of backend, same device. */
+  compare(baseline: Backend, from: number, targets: readonly number[], signal?: AbortSignal): Promise<RowComparison>;
+  dispose(): void;
+}
+
+/** Takes the tensors one by one while they stream in, then becomes a Backend. */
+export interface BackendBuilder {
+  /** Matrices (linear, embedding) come quantized; position and vector tensors come as f32. The builder copies what it keeps. */
+  add(tensor: CheckpointTensor, values: QuantizedTensor | Float32Array): Promise<void>;
+  /** Called when every tensor was added. */
+  finish(signal?: AbortSignal): Promise<Backend>;
+  /** Frees everything after a failure; idempotent. */
+  abandon(): void;
+}
+
+export interface BackendOptions {
+  config: Gpt2Config;
+  contextLength: number;
+  kvCache: "f32" | "f16" | "int8";
+  /** Sentences for model.adapter.notices. */
+  notices?: readonly string[];
+}

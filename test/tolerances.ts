@@ -1,0 +1,46 @@
+/** Every tolerance of the suites, each with its reason. A test that needs another adds it here. */
+export const tolerances = {
+  /** Oracle against the golden files: two float64 programs that differ in the order of their sums. */
+  oracleLogit: 1e-9,
+
+  /** Kernels against the f64 oracle on the same (dequantized) operands, by NMSE: f32 sums of K ≤ 6,400 terms err by at most √K · 2⁻²⁴ ≈ 5e-6 relative, squared 2e-11. */
+  kernelNmse: {
+    f32: 1e-10,
+    /** Storage formats restore their values exactly or within one f32 rounding; the sum dominates, as for f32. */
+    quantized: 1e-10,
+    /** exp and division of WGSL may be off by some units in the last place. */
+    attention: 1e-10,
+    /** A quotient within an ulp of a half may round to the neighbouring code: a few values off by 1/127 of a head's largest. Measured 1.3e-7. */
+    attentionInt8: 1e-6,
+    layerNorm: 1e-10,
+    activation: 1e-10,
+  },
+
+  /** GELU over max(1, |x|): exp within 3 + 2|x| ulp and a division within 2.5 ulp; measured 3.3e-7 on both software adapters. */
+  geluRelative: 1e-6,
+
+  /** ln p of one row from a max and a sum in f32: half an ulp of logits up to 64. */
+  rowLogProb: 1e-5,
+  /** KL of one row, relative: it keeps three digits even at 5e-7 nats, where logits near 32 carry an ulp of 2e-6. */
+  rowDivergenceRelative: 1e-2,
+
+  /** Mean NLL over thousands of tokens: the errors of single tokens average out. */
+  meanNll: 1e-5,
+
+  /** Logits of a whole model, absolute: design §6. Rounding of f32 activations and sums over the layers; the CPU backend, which sums in f64, stays within 2e-6 on the tiny checkpoints. */
+  logit: 2e-4,
+
+  /** Log-probabilities: a difference of two numbers that each carry the logits' error. */
+  logProb: 4e-4,
+
+  /** KL divergence, nats: errors of single logits average out under Σ p. */
+  klDivergence: 1e-4,
+
+  /**
+   * Logits under a rounded KV cache against the oracle with the same rounding: an f32 error of 1e-7 moves a few values across a rounding boundary,
+   * and each that moves is off by a whole step (f16: 2⁻¹⁰ relative; int8: 1/127 of the head's largest). Measured on the CPU backend: f16 3e-4, int8 2e-6 where nothing crossed;
+   * the rounding as a whole moves these logits by 3e-3 and 5e-2.
+   */
+  logitKvF16: 1e-3,
+  logitKvInt8: 1e-2,
+} as const;
