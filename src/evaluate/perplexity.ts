@@ -1,0 +1,128 @@
+import { EngineError, throwIfAborted } from "../errors.ts";
+import type { Backend } from "../model/backend.ts";
+import type { Tokenizer } from "../tokenizer/types.ts";
+import type { PerplexityProgress, PerplexityReport } from "../types.ts";
+import type { WindowPlan } from "./protocols.ts";
+import { perplexityOf, Sum } from "./statistics.ts";
+
+/** Rows per call to a backend: bounds what it computes before progress is reported and an abort is seen. */
+export const SCORE_BLOCK_ROWS = 128;
+
+/** How a measurement is watched and stopped. */
+export interface MeasureOptions {
+  /** After every block of rows; perplexity is the running value. */
+  onProgress?: (progress: PerplexityProgress) => void;
+  signal?: AbortSignal;
+}
+
+export interface PerplexityMeasurement {
+  report: PerplexityReport;
+  /** f64 [plan.scoredTokens]: −ln p of each scored token, nats, in the order of the plan. */
+  nlls: Float64Array;
+}
+
+/**
+ * Scores the tokens as planned. tokens: ids in 0…V − 1, those the plan was made for.
+ * byteLengths: u32 [tokens.length] from tokenByteLengths(), for bits per byte of the scored tokens; null where there is no text.
+ * Rejects with `shader` where a log-probability is not finite, with signal.reason on abort.
+ */
+export async function measurePerplexity(
+  backend: Backend,
+  tokens: readonly number[],
+  plan: WindowPlan,
+  byteLengths: Uint32Array | null,
+  { onProgress, signal }: MeasureOptions = {},
+): Promise<PerplexityMeasurement> {
+  const nlls = new NllCollector(plan, onProgress);
+  for (const block of scoreBlocks(tokens, plan)) {
+    throwIfAborted(signal);
+    if (block.window) await backend.encodeWindow(block.window, signal);
+    nlls.add(await backend.score(block.row, block.targets, signal), block.firstTarget);
+  }
+  return { report: reportOf(plan, nlls.values, byteLengths && scoredBytes(plan, byteLengths)), nlls: nlls.values };
+}
+
+export interface ScoreBlock {
+  /** The tokens of a window that begins with this block; absent while the window stays the same. */
+  window?: readonly number[];
+  /** First row of the block within the window. */
+  row: number;
+  /** The tokens that its rows predict. */
+  targets: readonly number[];
+  /** Index of the first of them in the text. */
+  firstTarget: number;
+}
+
+/** The plan cut into blocks of at most SCORE_BLOCK_ROWS rows. */
+export function* scoreBlocks(tokens: readonly number[], plan: WindowPlan): Generator<ScoreBlock, void, undefined> {
+  for (const { start, length, scoreFrom, scoreTo } of plan.windows) {
+    for (let row = scoreFrom; row < scoreTo; row += SCORE_BLOCK_ROWS) {
+      const firstTarget = start + row + 1;
+      const targets = tokens.slice(firstTarget, start + Math.min(row + SCORE_BLOCK_ROWS, scoreTo) + 1);
+      yield { window: row === scoreFrom ? tokens.slice(start, start + length) : undefined, row, targets, firstTarget };
+    }
+  }
+}
+
+/** Gathers the scores of a plan in order, checks that they are finite, and reports progress. */
+export class NllCollector {
+  /** f64 [plan.scoredTokens], nats. */
+  readonly values: Float64Array;
+  readonly #onProgress: MeasureOptions["onProgress"];
+  readonly #sum = new Sum();
+  #count = 0;
+
+  constructor(plan: WindowPlan, onProgress: MeasureOptions["onProgress"]) {
+    this.values = new Float64Array(plan.scoredTokens);
+    this.#onProgress = onProgress;
+  }
+
+  /** logProbs: f32 [rows of the block], nats; firstTarget: index in the text of the token that the first belongs to. */
+  add(logProbs: Float32Array, firstTarget: number): void {
+    checkFinite("Log-probability", logProbs, firstTarget);
+    for (const logProb of logProbs) {
+      this.values[this.#count++] = -logProb;
+      this.#sum.add(-logProb);
+    }
+    this.#onProgress?.({ scoredTokens: this.#count, totalTokens: this.values.length, perplexity: Math.exp(this.#sum.value / this.#count) });
+  }
+}
+
+/** values: f32 [rows of a block]; throws `shader` with the index in the text of the first token whose value is NaN or infinite. */
+export function checkFinite(quantity: string, values: Float32Array, firstTarget: number): void {
+  const i = values.findIndex((value) => !Number.isFinite(value));
+  if (i < 0) return;
+  throw new EngineError("shader", `${quantity} of token ${firstTarget + i} of the text is ${values[i]}; expected a finite number.`, {
+    token: firstTarget + i,
+    value: values[i],
+  });
+}
+
+/** UTF-8 bytes of each token, u32 [tokens.length]; a character split over several tokens counts where it ends, so that the sum is the text's length. */
+export function tokenByteLengths(tokens: readonly number[], tokenizer: Tokenizer): Uint32Array {
+  const encoder = new TextEncoder();
+  const stream = tokenizer.stream();
+  return Uint32Array.from(tokens, (token) => encoder.encode(stream.push(token)).length);
+}
+
+function scoredBytes(plan: WindowPlan, byteLengths: Uint32Array): number {
+  let bytes = 0;
+  for (const { start, scoreFrom, scoreTo } of plan.windows) {
+    for (let row = scoreFrom; row < scoreTo; row++) bytes += byteLengths[start + row + 1]!;
+  }
+  return bytes;
+}
+
+/** bitsPerByte = Σ nll / (ln 2 · bytes of the scored tokens). */
+function reportOf(plan: WindowPlan, nlls: Float64Array, bytes: number | null): PerplexityReport {
+  const estimate = perplexityOf(nlls);
+  return {
+    ...estimate,
+    bitsPerByte: bytes === null ? null : (estimate.nll * nlls.length) / (Math.LN2 * bytes),
+    scoredTokens: nlls.length,
+    windows: plan.windows.length,
+    protocol: plan.protocol,
+    windowTokens: plan.windowTokens,
+    strideTokens: plan.strideTokens,
+  };
+}

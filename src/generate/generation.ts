@@ -1,0 +1,149 @@
+import { EngineError, throwIfAborted } from "../errors.ts";
+import type { Backend } from "../model/backend.ts";
+import type { Tokenizer } from "../tokenizer/types.ts";
+import type { Completion, FinishReason, GeneratedToken, GenerateOptions, Generation, GenerationSummary, Gpt2Config } from "../types.ts";
+import { checkTokens, resolveGenerateOptions } from "./options.ts";
+import { Sampler } from "./sampler.ts";
+import { StopMatcher } from "./stopStrings.ts";
+
+export interface GenerationSetup {
+  backend: Backend;
+  tokenizer: Tokenizer;
+  config: Gpt2Config;
+  /** Positions the backend's KV cache holds. */
+  contextLength: number;
+  prompt: string | readonly number[];
+  options?: GenerateOptions;
+  /** Waits for this generation's turn on the backend, and gives the function that ends it. */
+  acquire: (signal?: AbortSignal) => Promise<() => void>;
+}
+
+/**
+ * A generation that starts when it is iterated, and can be iterated once. Wrong options or a wrong prompt throw here, as TypeError or RangeError;
+ * a prompt longer than the context rejects the first next() with `promptTooLong`. An abort rejects with signal.reason.
+ * However the loop ends, the backend is released and the summary is set. newTokens counts the tokens that were handed out;
+ * the end-of-text token is not one of them.
+ */
+export function createGeneration({ backend, tokenizer, config, contextLength, prompt, options, acquire }: GenerationSetup): Generation {
+  const { maxTokens, stop, signal, ...sampling } = resolveGenerateOptions(options, config.vocabSize);
+  const promptTokens = tokenizePrompt(prompt, tokenizer, config);
+  const endOfTextId = config.eosTokenId ?? tokenizer.endOfTextId;
+  let started = false;
+  let summary: GenerationSummary | null = null;
+
+  async function* run(): AsyncGenerator<GeneratedToken, void, undefined> {
+    let finishReason: FinishReason | null = null;
+    let newTokens = 0;
+    let startMs = NaN;
+    let firstTokenMs = NaN;
+    let lastTokenMs = NaN;
+    let release: (() => void) | undefined;
+    try {
+      throwIfAborted(signal);
+      if (promptTokens.length > contextLength) throw promptTooLong(promptTokens.length, contextLength);
+      if (maxTokens === 0) {
+        finishReason = "maxTokens";
+        return;
+      }
+      release = await acquire(signal);
+      const sampler = new Sampler(config.vocabSize, sampling, promptTokens);
+      const decoder = tokenizer.stream();
+      const matcher = new StopMatcher(stop);
+      const rest = (): string => matcher.push(decoder.flush()) + matcher.flush();
+      // A token whose text may be incomplete waits for the next sample: should that be the end of the text, it carries what was held back.
+      let waiting: GeneratedToken | null = null;
+
+      startMs = performance.now();
+      let logits = await backend.forward(promptTokens, 0, signal);
+      for (let sampled = 1; ; sampled++) {
+        throwIfAborted(signal);
+        const { id, logProb, top } = sampler.sample(logits);
+        if (sampled === 1) firstTokenMs = lastTokenMs = performance.now();
+        const ready: GeneratedToken[] = waiting ? [waiting] : [];
+        waiting = null;
+        const position = promptTokens.length + sampled - 1; // of the token just sampled
+        if (id === endOfTextId) {
+          finishReason = "endOfText";
+          const last = ready[0];
+          if (last) last.text += rest();
+        } else {
+          lastTokenMs = performance.now();
+          let text = matcher.push(decoder.push(id));
+          if (matcher.matched) finishReason = "stop";
+          else if (sampled === maxTokens) finishReason = "maxTokens";
+          else if (position === contextLength) finishReason = "contextFull";
+          if (finishReason) text += rest();
+          const token: GeneratedToken = { id, text, logProb };
+          if (sampling.logProbs > 0) token.top = top.map((ranked) => ({ ...ranked, text: tokenizer.decode([ranked.id]) }));
+          if (!finishReason && (matcher.holds || mayEndInsideCharacter(tokenizer, id))) waiting = token;
+          else ready.push(token);
+        }
+        for (const token of ready) {
+          newTokens++;
+          yield token;
+        }
+        if (finishReason) return;
+        throwIfAborted(signal);
+        logits = await backend.forward([id], position, signal);
+      }
+    } catch (error) {
+      finishReason = signal?.aborted ? "cancelled" : "failed";
+      throw signal?.aborted ? signal.reason : error;
+    } finally {
+      summary = {
+        finishReason: finishReason ?? "cancelled", // the consumer left the loop
+        promptTokens: promptTokens.length,
+        newTokens,
+        prefillMs: firstTokenMs - startMs || 0, // NaN where it never came to that
+        decodeMs: newTokens > 1 ? lastTokenMs - firstTokenMs : 0,
+      };
+      release?.();
+    }
+  }
+
+  return {
+    get summary() {
+      return summary;
+    },
+    [Symbol.asyncIterator]() {
+      if (started) throw new TypeError("This generation was iterated before; call generate() again for another.");
+      started = true;
+      return run();
+    },
+  };
+}
+
+/** Runs a generation to its end. */
+export async function complete(generation: Generation): Promise<Completion> {
+  let text = "";
+  const tokens: number[] = [];
+  for await (const token of generation) {
+    text += token.text;
+    tokens.push(token.id);
+  }
+  return { ...generation.summary!, text, tokens };
+}
+
+/** An empty prompt becomes the beginning-of-text token, as Hugging Face's generate() has it. */
+function tokenizePrompt(prompt: unknown, tokenizer: Tokenizer, config: Gpt2Config): readonly number[] {
+  if (typeof prompt !== "string" && !Array.isArray(prompt)) throw new TypeError(`prompt is ${typeof prompt}; expected a string or an array of token ids.`);
+  let tokens: unknown[] = typeof prompt === "string" ? tokenizer.encode(prompt) : [...(prompt as unknown[])];
+  if (tokens.length === 0) {
+    if (config.bosTokenId === null) throw new RangeError("prompt has no tokens, and the model has no beginning-of-text token; expected at least one token.");
+    tokens = [config.bosTokenId];
+  }
+  checkTokens("prompt", tokens, config.vocabSize);
+  return tokens;
+}
+
+/** Errs on the side of true: a token that ends with the last bytes of a character looks on its own as one that ends inside. */
+function mayEndInsideCharacter(tokenizer: Tokenizer, id: number): boolean {
+  return tokenizer.decode([id]).endsWith("\uFFFD");
+}
+
+function promptTooLong(promptTokens: number, contextLength: number): EngineError {
+  return new EngineError("promptTooLong", `The prompt has ${promptTokens} tokens; expected at most the context length of ${contextLength}.`, {
+    promptTokens,
+    contextLength,
+  });
+}
