@@ -1,0 +1,98 @@
+// y[m, n] = activate(Σ_k W[n, k] · x[m, k] + bias[n]) + residual[m, n] for run.count rows of x from run.row on.
+// x: f32 [rows, K padded]; codes, scales: packed [N, K]; aux: f32 gamma, beta [K padded] (unused here), bias [N]; residual, y: f32 [rows, y_stride], rows from 0.
+// One workgroup of 64 threads computes 32 rows × 64 outputs, a thread 4 × 8; each weight is dequantized once per tile, into workgroup memory.
+// Dispatch (⌈N / 64⌉, ⌈count / 32⌉). Oracle: test/reference/gpt2.ts, linear().
+#import "step"
+#import "matrix_shape"
+@group(0) @binding(0) var<uniform> run: Step;
+@group(0) @binding(1) var<uniform> shape: Shape;
+@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> codes: array<vec4<u32>>;
+@group(0) @binding(4) var<storage, read> scales: array<u32>;
+@group(0) @binding(5) var<storage, read> aux: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read> residual: array<f32>;
+@group(0) @binding(7) var<storage, read_write> y: array<f32>;
+#import "matrix"
+#import "activation"
+
+const BM = 32u;
+const BN = 64u;
+const BK = 32u;
+var<workgroup> a_tile: array<vec4<f32>, BM * BK / 4u>; // [m][k / 4]
+var<workgroup> b_tile: array<vec4<f32>, BN * BK / 4u>; // [k / 4][n]
+
+@compute @workgroup_size(64)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) t: u32) {
+#if CODE == lut4
+  load_table(t);
+#endif
+  let m0 = workgroup.y * BM;
+  let tx = t & 7u;
+  let ty = t >> 3u;
+  var sums: array<vec4<f32>, 8>; // [n][m]
+  for (var k4 = 0u; k4 < shape.x_stride; k4 += BK / 4u) {
+    for (var i = t; i < BM * BK / 4u; i += 64u) {
+      let m = m0 + i / (BK / 4u);
+      var value = vec4<f32>(0.0);
+      if (m < run.count) { value = x[(run.row + m) * shape.x_stride + k4 + i % (BK / 4u)]; }
+      a_tile[i] = value;
+    }
+    for (var i = t; i < BN * BK / CHUNK; i += 64u) { // row fastest, then chunk, then tile of 8 rows
+      let lane = i & 7u;
+      let chunk = (i >> 3u) % (BK / CHUNK);
+      let tile = (i >> 3u) / (BK / CHUNK);
+      let c = k4 / (CHUNK / 4u) + chunk;
+      let row = (workgroup.x * 8u + tile) * 8u + lane;
+      let w = codes[((workgroup.x * 8u + tile) * shape.chunks_per_row + c) * 8u + lane];
+#if SCALE == group || SCALE == nested
+      let group = c / shape.chunks_per_group;
+      let bias = zero_bias(row, group);
+      let scale = scale_at(row, group);
+#else
+      let bias = zero_bias(row, 0u);
+#endif
+      for (var j = 0u; j < CHUNK / 4u; j++) {
+#if SCALE == group || SCALE == nested
+        let value = dequantize(w, j, bias) * scale;
+#else
+        let value = dequantize(w, j, bias);
+#endif
+        b_tile[(chunk * (CHUNK / 4u) + j) * BN + tile * 8u + lane] = value;
+      }
+    }
+    workgroupBarrier();
+    for (var kq = 0u; kq < BK / 4u; kq++) {
+      let a0 = a_tile[(ty * 4u) * (BK / 4u) + kq];
+      let a1 = a_tile[(ty * 4u + 1u) * (BK / 4u) + kq];
+      let a2 = a_tile[(ty * 4u + 2u) * (BK / 4u) + kq];
+      let a3 = a_tile[(ty * 4u + 3u) * (BK / 4u) + kq];
+      for (var n = 0u; n < 8u; n++) {
+        let b = b_tile[kq * BN + n * 8u + tx];
+        sums[n] += vec4<f32>(dot(a0, b), dot(a1, b), dot(a2, b), dot(a3, b));
+      }
+    }
+    workgroupBarrier();
+  }
+  for (var i = 0u; i < 8u; i++) {
+    let row = workgroup.x * BN + i * 8u + tx;
+    if (row >= shape.rows) { continue; }
+    let n = shape.row_offset + row;
+    var sum = sums[i];
+#if SCALE == tensor || SCALE == channel
+    sum *= scale_at(row, 0u);
+#endif
+#if BIAS
+    sum += vec4<f32>(aux[shape.bias_base + (n >> 2u)][n & 3u]);
+#endif
+    for (var j = 0u; j < 4u; j++) {
+      let m = m0 + ty * 4u + j;
+      if (m < run.count) {
+        var value = activate(sum[j]);
+#if RESIDUAL
+        value += residual[m * shape.y_stride + n];
+#endif
+        y[m * shape.y_stride + n] = value;
+      }
+    }
+  }
+}

@@ -1,0 +1,118 @@
+// y[n] = activate(Σ_k W[n, k] · p(x)[k] + bias[n]) + residual[n], one row of x; p: nothing, layer norm, or the merge of attention's splits.
+// x: f32 [rows, K padded] (splits: see attention_decode.wgsl); codes, scales: packed [N, K]; aux: f32 gamma [K padded], beta [K padded], bias [N]; y: f32 [N].
+// One workgroup computes 8 · ROW_TILES outputs: thread t works on row t & 7 and every (WG / 8)-th chunk; dispatch ⌈N / (8 · ROW_TILES)⌉.
+// Oracle: test/reference/gpt2.ts, linear().
+#import "step"
+#import "matrix_shape"
+@group(0) @binding(0) var<uniform> run: Step;
+@group(0) @binding(1) var<uniform> shape: Shape;
+@group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read> codes: array<vec4<u32>>;
+@group(0) @binding(4) var<storage, read> scales: array<u32>;
+@group(0) @binding(5) var<storage, read> aux: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read> residual: array<f32>;
+@group(0) @binding(7) var<storage, read_write> y: array<f32>;
+#import "matrix"
+#import "activation"
+
+var<workgroup> partials: array<f32, WG * ROW_TILES>;
+
+#if PROLOGUE == none
+fn input(k4: u32) -> vec4<f32> { return x[run.row * shape.x_stride + k4]; }
+#else
+var<workgroup> prepared: array<vec4<f32>, PREPARED>;
+fn input(k4: u32) -> vec4<f32> { return prepared[k4]; }
+#endif
+
+#if PROLOGUE == layer_norm
+#import "row_moments"
+
+// prepared = (x − mean) / √(variance + ε) · gamma + beta.
+fn prepare(t: u32) {
+  let first = run.row * shape.x_stride;
+  let moments = row_moments(first, t);
+  for (var i = t; i < shape.x_stride; i += WG) { prepared[i] = (x[first + i] - moments.x) * moments.y * aux[i] + aux[shape.x_stride + i]; }
+  workgroupBarrier();
+}
+#elif PROLOGUE == merge
+// prepared[h, d] = Σ_s e^(m_s − m) o_s[d] / Σ_s e^(m_s − m) l_s over the splits s of head h.
+fn prepare(t: u32) {
+  for (var i = t; i < shape.x_stride; i += WG) {
+    var value = vec4<f32>(0.0);
+    for (var j = 0u; j < 4u; j++) {
+      let k = 4u * i + j;
+      if (k >= shape.columns) { break; }
+      let head = k / HEAD_SIZE;
+      let d = k % HEAD_SIZE;
+      var top = -3.0e38;
+      for (var s = 0u; s < run.splits; s++) { top = max(top, x[(head * MAX_SPLITS + s) * (HEAD_CHUNKS + 1u) + HEAD_CHUNKS].x); }
+      var numerator = 0.0;
+      var denominator = 0.0;
+      for (var s = 0u; s < run.splits; s++) {
+        let at = (head * MAX_SPLITS + s) * (HEAD_CHUNKS + 1u);
+        let state = x[at + HEAD_CHUNKS];
+        let weight = exp(state.x - top);
+        numerator += weight * x[at + (d >> 2u)][d & 3u];
+        denominator += weight * state.y;
+      }
+      value[j] = numerator / denominator;
+    }
+    prepared[i] = value;
+  }
+  workgroupBarrier();
+}
+#endif
+
+@compute @workgroup_size(WG)
+fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) t: u32) {
+#if CODE == lut4
+  load_table(t);
+#endif
+#if PROLOGUE != none
+  prepare(t);
+#endif
+  let lane = t & 7u;
+  let first_tile = workgroup.x * ROW_TILES;
+  for (var i = 0u; i < ROW_TILES; i++) {
+    let tile = first_tile + i;
+    let row = tile * 8u + lane;
+#if SCALE == group || SCALE == nested
+#else
+    let bias = zero_bias(row, 0u);
+#endif
+    var sum = 0.0;
+    for (var c = t >> 3u; c < shape.chunks_per_row; c += WG / 8u) {
+      let w = codes[(tile * shape.chunks_per_row + c) * 8u + lane];
+#if SCALE == group || SCALE == nested
+      let bias = zero_bias(row, c / shape.chunks_per_group);
+#endif
+      var s = 0.0;
+      for (var j = 0u; j < CHUNK / 4u; j++) { s += dot(dequantize(w, j, bias), input(c * (CHUNK / 4u) + j)); }
+#if SCALE == group || SCALE == nested
+      s *= scale_at(row, c / shape.chunks_per_group);
+#endif
+      sum += s;
+    }
+    partials[i * WG + t] = sum;
+  }
+  workgroupBarrier();
+  if (t < 8u * ROW_TILES) {
+    let row = (first_tile + (t >> 3u)) * 8u + (t & 7u);
+    var sum = 0.0;
+    for (var stripe = 0u; stripe < WG / 8u; stripe++) { sum += partials[(t >> 3u) * WG + stripe * 8u + (t & 7u)]; }
+#if SCALE == tensor || SCALE == channel
+    sum *= scale_at(row, 0u);
+#endif
+    if (row < shape.rows) {
+      let n = shape.row_offset + row;
+#if BIAS
+      sum += aux[shape.bias_base + (n >> 2u)][n & 3u];
+#endif
+      sum = activate(sum);
+#if RESIDUAL
+      sum += residual[n];
+#endif
+      y[n] = sum;
+    }
+  }
+}

@@ -1,0 +1,16 @@
+// Shape of a packed matrix (or of the rows of one), as the kernels that read it bind it.
+struct Shape {
+  rows: u32,             // outputs in this part
+  row_offset: u32,       // first of them in the matrix
+  columns: u32,          // inputs, without padding
+  chunks_per_row: u32,
+  groups_per_row: u32,
+  chunks_per_group: u32,
+  scale_base: u32,       // where scales, zero points and nested absmax begin in `scales`, in words
+  zero_base: u32,
+  nested_base: u32,
+  x_stride: u32,         // vec4s per row of x
+  y_stride: u32,         // f32s per row of y
+  bias_base: u32,        // where the bias begins in `aux`, in vec4s
+  epsilon: f32,          // of the layer norm in front
+};

@@ -1,0 +1,84 @@
+import { EngineError } from "../errors.ts";
+import { STAGE_COMPUTE } from "./constants.ts";
+import type { Gpu } from "./device.ts";
+import { preprocess, type ShaderConstants } from "./preprocess.ts";
+
+export type BindingKind = "uniform" | "read" | "write";
+
+/** A kernel before compilation: WGSL with its pieces, and what its group 0 binds, in order. */
+export interface KernelSource {
+  name: string;
+  wgsl: string;
+  pieces: Readonly<Record<string, string>>;
+  bindings: readonly BindingKind[];
+}
+
+export interface Kernel {
+  readonly name: string;
+  readonly pipeline: GPUComputePipeline;
+  /** Binds whole buffers, or ranges of them, in the order of KernelSource.bindings. */
+  bind(label: string, resources: readonly (GPUBuffer | GPUBufferBinding)[]): GPUBindGroup;
+}
+
+const BUFFER_TYPES: Record<BindingKind, GPUBufferBindingType> = { uniform: "uniform", read: "read-only-storage", write: "storage" };
+
+/** Compiles kernels for one device, each variant once; compiles in flight are shared. */
+export class KernelCompiler {
+  private readonly compiled = new Map<string, Promise<Kernel>>();
+
+  constructor(private readonly gpu: Gpu) {}
+
+  /** @throws EngineError shader, with WGSL line and column */
+  compile(source: KernelSource, constants: ShaderConstants): Promise<Kernel> {
+    const key = `${source.name} ${JSON.stringify(constants)}`;
+    let kernel = this.compiled.get(key);
+    if (!kernel) {
+      kernel = this.build(source, constants, key);
+      this.compiled.set(key, kernel);
+    }
+    return kernel;
+  }
+
+  private async build(source: KernelSource, constants: ShaderConstants, label: string): Promise<Kernel> {
+    const { device, counts } = this.gpu;
+    const code = preprocess(source.wgsl, constants, source.pieces);
+    const layout = device.createBindGroupLayout({
+      label,
+      entries: source.bindings.map((kind, binding) => ({ binding, visibility: STAGE_COMPUTE, buffer: { type: BUFFER_TYPES[kind] } })),
+    });
+    device.pushErrorScope("validation");
+    const module = device.createShaderModule({ label, code });
+    const moduleError = device.popErrorScope();
+    counts.pipelines++;
+    let pipeline: GPUComputePipeline;
+    try {
+      pipeline = await device.createComputePipelineAsync({ label, layout: device.createPipelineLayout({ label, bindGroupLayouts: [layout] }), compute: { module, entryPoint: "main" } });
+      await moduleError;
+    } catch (cause) {
+      throw await compileError(module, code, label, cause);
+    }
+    return {
+      name: source.name,
+      pipeline,
+      bind: (groupLabel, resources) =>
+        device.createBindGroup({
+          label: groupLabel,
+          layout,
+          entries: resources.map((resource, binding) => ({ binding, resource: "buffer" in resource ? resource : { buffer: resource } })),
+        }),
+    };
+  }
+}
+
+async function compileError(module: GPUShaderModule, code: string, label: string, cause: unknown): Promise<EngineError> {
+  const info = await module.getCompilationInfo().catch(() => null);
+  const message = info?.messages.find((m) => m.type === "error");
+  if (!message) return new EngineError("shader", `Kernel ${label} did not compile: ${(cause as Error).message}`, { kernel: label }, { cause });
+  const line = code.split("\n")[message.lineNum - 1]?.trim() ?? "";
+  return new EngineError(
+    "shader",
+    `Kernel ${label} did not compile: line ${message.lineNum}:${message.linePos}: ${message.message} in "${line}"`,
+    { kernel: label, line: message.lineNum, column: message.linePos, message: message.message },
+    { cause },
+  );
+}

@@ -1,0 +1,72 @@
+import { BufferUsage } from "../gpu/constants.ts";
+import type { Gpu, MemoryPurpose } from "../gpu/device.ts";
+import { CHUNK_VALUES, padTo, ROW_PADDING, type Encoding, type PackedMatrix } from "../quantize/pack.ts";
+
+/** Parts of a packed matrix on the device, each within the binding limit. */
+export interface GpuMatrixPart {
+  paddedRows: number;
+  /** Uniform `Shape` of matrix.wgsl, 64 bytes. */
+  shape: GPUBuffer;
+  /** vec4<u32> [paddedRows / 8][paddedColumns / E][8] */
+  codes: GPUBuffer;
+  /** u32 words: table, scales, zero points */
+  scales: GPUBuffer;
+}
+
+export interface GpuMatrix {
+  label: string;
+  encoding: Encoding;
+  rows: number;
+  columns: number;
+  paddedColumns: number;
+  parts: readonly GpuMatrixPart[];
+}
+
+export interface MatrixUse {
+  /** f32s per row of the output. */
+  yStride: number;
+  /** Where the bias begins in the op's `aux` buffer, in vec4s. */
+  biasBase: number;
+  /** Of the layer norm in front. */
+  epsilon: number;
+}
+
+/** Uploads a packed matrix; its shape uniforms are made for the one place of the graph where it stands. */
+export async function uploadMatrix(gpu: Gpu, label: string, packed: PackedMatrix, purpose: MemoryPurpose, use: MatrixUse): Promise<GpuMatrix> {
+  const chunkValues = CHUNK_VALUES[packed.encoding.code];
+  const parts: GpuMatrixPart[] = [];
+  for (const [index, part] of packed.parts.entries()) {
+    const name = packed.parts.length === 1 ? label : `${label}.part${index}`;
+    const codes = gpu.createBuffer(`${name}.codes`, part.codes.byteLength, BufferUsage.storage | BufferUsage.copyDst, purpose);
+    const scales = gpu.createBuffer(`${name}.scales`, part.scales.byteLength, BufferUsage.storage | BufferUsage.copyDst, "scales");
+    const shape = gpu.createBuffer(`${name}.shape`, 64, BufferUsage.uniform | BufferUsage.copyDst, "scales");
+    await gpu.settle();
+    await gpu.upload(codes, part.codes);
+    await gpu.upload(scales, part.scales);
+    const words = new Uint32Array(16);
+    words.set([
+      part.rows,
+      part.rowOffset,
+      packed.columns,
+      packed.paddedColumns / chunkValues,
+      packed.groupsPerRow,
+      packed.chunksPerGroup,
+      part.bases.scale,
+      part.bases.zero,
+      part.bases.nestedAbsmax,
+      packed.paddedColumns / 4,
+      use.yStride,
+      use.biasBase,
+    ]);
+    new Float32Array(words.buffer)[12] = use.epsilon;
+    await gpu.upload(shape, words);
+    parts.push({ paddedRows: padTo(part.rows, ROW_PADDING), shape, codes, scales });
+  }
+  const { encoding, rows, columns, paddedColumns } = packed;
+  return { label, encoding, rows, columns, paddedColumns, parts };
+}
+
+/** The shader constants that select how a matrix is read. */
+export function encodingConstants({ code, scale, zero }: Encoding): { CODE: string; SCALE: string; ZERO: string; CHUNK: number } {
+  return { CODE: code, SCALE: scale, ZERO: zero, CHUNK: CHUNK_VALUES[code] };
+}

@@ -1,0 +1,50 @@
+import activation from "../../shaders/activation.wgsl?raw";
+import attentionDecode from "../../shaders/attention_decode.wgsl?raw";
+import attentionPrefill from "../../shaders/attention_prefill.wgsl?raw";
+import embed from "../../shaders/embed.wgsl?raw";
+import gemm from "../../shaders/gemm.wgsl?raw";
+import gemv from "../../shaders/gemv.wgsl?raw";
+import half from "../../shaders/half.wgsl?raw";
+import kvAppend from "../../shaders/kv_append.wgsl?raw";
+import kvCache from "../../shaders/kv_cache.wgsl?raw";
+import kvShape from "../../shaders/kv_shape.wgsl?raw";
+import kvWrite from "../../shaders/kv_write.wgsl?raw";
+import layerNorm from "../../shaders/layer_norm.wgsl?raw";
+import matrix from "../../shaders/matrix.wgsl?raw";
+import matrixShape from "../../shaders/matrix_shape.wgsl?raw";
+import rowDivergence from "../../shaders/row_divergence.wgsl?raw";
+import rowMoments from "../../shaders/row_moments.wgsl?raw";
+import rowSoftmax from "../../shaders/row_softmax.wgsl?raw";
+import rowSums from "../../shaders/row_sums.wgsl?raw";
+import step from "../../shaders/step.wgsl?raw";
+import type { BindingKind, KernelSource } from "../gpu/pipeline.ts";
+
+const pieces = {
+  step,
+  matrix_shape: matrixShape,
+  matrix,
+  activation,
+  row_moments: rowMoments,
+  half,
+  kv_shape: kvShape,
+  kv_cache: kvCache,
+  kv_append: kvAppend,
+  row_softmax: rowSoftmax,
+};
+
+function kernel(name: string, wgsl: string, ...bindings: BindingKind[]): KernelSource {
+  return { name, wgsl, pieces, bindings };
+}
+
+/** Every kernel with what its group 0 binds, in the order of its WGSL header. */
+export const kernels = {
+  gemv: kernel("gemv", gemv, "uniform", "uniform", "read", "read", "read", "read", "read", "write"),
+  gemm: kernel("gemm", gemm, "uniform", "uniform", "read", "read", "read", "read", "read", "write"),
+  embed: kernel("embed", embed, "uniform", "uniform", "read", "read", "read", "read", "write"),
+  layerNorm: kernel("layer_norm", layerNorm, "uniform", "uniform", "read", "read", "write"),
+  kvWrite: kernel("kv_write", kvWrite, "uniform", "uniform", "read", "write", "write"),
+  attentionDecode: kernel("attention_decode", attentionDecode, "uniform", "uniform", "read", "write", "write", "write"),
+  attentionPrefill: kernel("attention_prefill", attentionPrefill, "uniform", "uniform", "read", "read", "read", "write"),
+  rowSums: kernel("row_sums", rowSums, "uniform", "read", "read", "write"),
+  rowDivergence: kernel("row_divergence", rowDivergence, "uniform", "read", "read", "read", "read", "write"),
+} as const;

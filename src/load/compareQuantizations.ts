@@ -1,0 +1,132 @@
+import { openCheckpoint } from "../checkpoint/openCheckpoint.ts";
+import { EngineError } from "../errors.ts";
+import { emptyRow, measureRow } from "../evaluate/comparison.ts";
+import { planWindows, type WindowPlan } from "../evaluate/protocols.ts";
+import { checkTokens } from "../generate/options.ts";
+import { Gpu } from "../gpu/device.ts";
+import type { Backend } from "../model/backend.ts";
+import { presets, resolveRecipe } from "../quantize/recipes.ts";
+import { materialize } from "../source/materialize.ts";
+import { openSource } from "../source/openSource.ts";
+import { createTokenizer } from "../tokenizer/index.ts";
+import type { CompareOptions, Comparison, ComparisonRow, CompareProgress, ModelSource, PresetName, QuantizationRecipe, QuantizationReport } from "../types.ts";
+import { chooseBackend, createBuilder } from "./openBackend.ts";
+import { checkLoadOptions, resolveContextLength, resolveKvCache } from "./options.ts";
+import { ProgressMeter } from "./progress.ts";
+import { quantizeInto } from "./quantizeInto.ts";
+
+/** Of a row's progress bar, what loading takes. */
+const LOAD_SHARE = 0.2;
+/** Enough to time, little enough not to matter beside the scoring. */
+const TIMED_PREFILL_TOKENS = 128;
+const TIMED_DECODE_TOKENS = 4;
+
+interface Entry {
+  name: string;
+  /** As given; what cannot run has an error instead of a resolved recipe. */
+  given: PresetName | QuantizationRecipe;
+}
+
+/**
+ * Measures one checkpoint under several recipes on the same tokens, one row after the other, the baseline first.
+ * The checkpoint is downloaded once. Baseline and candidate are resident together, so that distributions are compared without storing logits.
+ * A recipe that cannot run gives a row with `error`; a baseline that cannot run ends the comparison.
+ * @throws TypeError or RangeError for wrong options; EngineError as loadModel; signal.reason on abort. Leaving the loop frees everything.
+ */
+export async function* compareQuantizations(source: ModelSource, options: CompareOptions): AsyncGenerator<ComparisonRow, Comparison> {
+  const { signal, hub, fetch } = options;
+  signal?.throwIfAborted();
+  checkLoadOptions(options);
+  const entries = namedEntries(options);
+  const local = await materialize(openSource(source, { hub, fetch, signal }), { signal });
+  const checkpoint = await openCheckpoint(local, { signal });
+  const { config } = checkpoint;
+  const contextLength = resolveContextLength(options.contextLength, config);
+  const tokenizer = createTokenizer(checkpoint.tokenizerFiles, config);
+  const tokens = typeof options.text === "string" ? tokenizer.encode(options.text) : options.text;
+  checkTokens("text", tokens, config.vocabSize);
+  const plan = planWindows(tokens.length, options, contextLength);
+
+  const choice = await chooseBackend(options, config);
+  /** The device stays with the comparison; each model keeps a ledger of its own on it. */
+  const open = async (recipe: QuantizationRecipe, progress: ProgressMeter): Promise<{ backend: Backend; report: QuantizationReport }> => {
+    const own = choice.kind === "webgpu" ? { ...choice, gpu: await Gpu.open({ device: choice.gpu.device, largestTensorBytes: 0 }) } : choice;
+    const builder = createBuilder(own, { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe) });
+    try {
+      const report = await quantizeInto(builder, checkpoint, recipe, progress, signal);
+      return { report, backend: await builder.finish(signal) };
+    } catch (error) {
+      builder.abandon();
+      throw error;
+    }
+  };
+
+  const rows: ComparisonRow[] = [];
+  let baseline: Backend | null = null;
+  try {
+    for (const [row, { name, given }] of entries.entries()) {
+      const state: CompareProgress = { name, row, rows: entries.length, stage: "load", fraction: 0, scoredTokens: 0, totalTokens: plan.scoredTokens, perplexity: null };
+      const report = (change: Partial<CompareProgress>): void => options.onProgress?.(Object.assign(state, change) && { ...state });
+      report({});
+      let backend: Backend | null = null;
+      try {
+        const loaded = await open(resolveRecipe(given), new ProgressMeter(({ fraction }) => report({ fraction: LOAD_SHARE * fraction })));
+        backend = loaded.backend;
+        const measures = await measureRow(backend, baseline, tokens, plan, {
+          signal,
+          onProgress: ({ scoredTokens, totalTokens, perplexity }) =>
+            report({ stage: "score", scoredTokens, perplexity, fraction: LOAD_SHARE + ((1 - LOAD_SHARE) * scoredTokens) / totalTokens }),
+        });
+        const speed = await measureSpeed(backend, tokens.slice(0, Math.min(TIMED_PREFILL_TOKENS, contextLength - TIMED_DECODE_TOKENS - 1)), signal);
+        const { recipe, bytes, bitsPerWeight, quantizeMs, tensors } = loaded.report;
+        rows.push({ name, recipe, bytes, bitsPerWeight, quantizeMs, tensors, ...measures, ...speed });
+      } catch (error) {
+        if (signal?.aborted || !(error instanceof EngineError) || !baseline) throw error;
+        rows.push(emptyRow(name, typeof given === "string" ? presets[given] : given, error));
+      } finally {
+        if (baseline) backend?.dispose();
+        else baseline = backend;
+      }
+      yield rows.at(-1)!;
+    }
+    return comparisonOf(rows, plan, baseline!);
+  } finally {
+    baseline?.dispose();
+    if (choice.kind === "webgpu") choice.gpu.dispose();
+  }
+}
+
+/** Baseline first, then the recipes in their order; a recipe named like the baseline is the baseline and stands once. */
+function namedEntries({ recipes, baseline = "f32" }: CompareOptions): Entry[] {
+  if (!Array.isArray(recipes)) throw new TypeError("recipes is not an array; expected preset names or recipes with a name.");
+  const entries: Entry[] = [];
+  for (const given of [baseline, ...(recipes as readonly (PresetName | QuantizationRecipe)[])]) {
+    const name = typeof given === "string" ? given : given?.name;
+    if (typeof name !== "string" || name === "") throw new TypeError("A recipe has no name; expected a preset name or a recipe with a name.");
+    if (typeof given === "string" && !Object.hasOwn(presets, given)) resolveRecipe(given); // throws, naming what is known
+    const first = entries[0];
+    if (first && name === first.name) continue;
+    if (entries.some((entry) => entry.name === name)) throw new TypeError(`recipes has two recipes named "${name}"; expected names to differ.`);
+    entries.push({ name, given });
+  }
+  return entries;
+}
+
+/** Tokens per second of prefill (all prompt tokens until the logits are here) and of decode, warmed up. */
+async function measureSpeed(backend: Backend, prompt: readonly number[], signal: AbortSignal | undefined): Promise<Pick<ComparisonRow, "prefillTokensPerSecond" | "decodeTokensPerSecond">> {
+  if (prompt.length === 0) return { prefillTokensPerSecond: NaN, decodeTokensPerSecond: NaN }; // a context too short to time
+  await backend.forward(prompt.slice(0, 2), 0, signal); // the kernels' first run is not what a user sees
+  const startMs = performance.now();
+  await backend.forward(prompt, 0, signal);
+  const prefillMs = performance.now() - startMs;
+  await backend.forward([prompt[0]!], prompt.length, signal); // which token is decoded does not change the time
+  const decodeStartMs = performance.now();
+  for (let i = 1; i <= TIMED_DECODE_TOKENS; i++) await backend.forward([prompt[0]!], prompt.length + i, signal);
+  const decodeMs = performance.now() - decodeStartMs;
+  return { prefillTokensPerSecond: (1000 * prompt.length) / prefillMs, decodeTokensPerSecond: (1000 * TIMED_DECODE_TOKENS) / decodeMs };
+}
+
+function comparisonOf(rows: readonly ComparisonRow[], plan: WindowPlan, { adapter }: Backend): Comparison {
+  const { protocol, windowTokens, strideTokens, windows, scoredTokens } = plan;
+  return { rows, protocol, windowTokens, strideTokens, windows: windows.length, scoredTokens, adapter };
+}

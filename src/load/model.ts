@@ -1,0 +1,115 @@
+import { EngineError } from "../errors.ts";
+import { measurePerplexity, tokenByteLengths } from "../evaluate/perplexity.ts";
+import { planWindows } from "../evaluate/protocols.ts";
+import { complete, createGeneration } from "../generate/generation.ts";
+import { checkTokens } from "../generate/options.ts";
+import { Turnstile } from "../generate/queue.ts";
+import type { Backend } from "../model/backend.ts";
+import type { Tokenizer } from "../tokenizer/types.ts";
+import type { AdapterSummary, Completion, GenerateOptions, Generation, Gpt2Config, MemoryReport, Model, PerplexityOptions, PerplexityReport, QuantizationReport } from "../types.ts";
+
+export interface ModelParts {
+  config: Gpt2Config;
+  contextLength: number;
+  backend: Backend;
+  tokenizer: Tokenizer;
+  quantization: QuantizationReport;
+}
+
+/** A loaded model: the public face of one backend. Calls take turns on it, in the order in which they were made. */
+export class LoadedModel implements Model {
+  readonly config: Gpt2Config;
+  readonly quantization: QuantizationReport;
+  readonly lost: Promise<EngineError>;
+  readonly #parts: ModelParts;
+  readonly #turnstile = new Turnstile();
+  #disposed = false;
+
+  constructor(parts: ModelParts) {
+    this.#parts = parts;
+    this.config = parts.config;
+    this.quantization = parts.quantization;
+    this.lost = parts.backend.lost;
+  }
+
+  get memory(): MemoryReport {
+    return this.#parts.backend.memory;
+  }
+
+  get adapter(): AdapterSummary {
+    return this.#parts.backend.adapter;
+  }
+
+  encode(text: string, options?: { specialTokens?: "parse" | "text" }): number[] {
+    return this.#parts.tokenizer.encode(text, options);
+  }
+
+  decode(tokens: readonly number[]): string {
+    return this.#parts.tokenizer.decode(tokens);
+  }
+
+  generate(prompt: string | readonly number[], options?: GenerateOptions): Generation {
+    return createGeneration({ ...this.#parts, prompt, options, acquire: (signal) => this.#acquire(signal) });
+  }
+
+  complete(prompt: string | readonly number[], options?: GenerateOptions): Promise<Completion> {
+    return complete(this.generate(prompt, options));
+  }
+
+  async logits(tokens: readonly number[], { signal }: { signal?: AbortSignal } = {}): Promise<Float32Array> {
+    this.#checkWindow(tokens);
+    return this.#inTurn(signal, () => this.#parts.backend.forward(tokens, 0, signal));
+  }
+
+  async tokenLogProbs(tokens: readonly number[], { signal }: { signal?: AbortSignal } = {}): Promise<Float32Array> {
+    this.#checkWindow(tokens);
+    if (tokens.length === 1) return new Float32Array(0);
+    return this.#inTurn(signal, async () => {
+      await this.#parts.backend.encodeWindow(tokens, signal);
+      return this.#parts.backend.score(0, tokens.slice(1), signal);
+    });
+  }
+
+  async perplexity(text: string | readonly number[], options: PerplexityOptions = {}): Promise<PerplexityReport> {
+    const { contextLength, tokenizer, backend, config } = this.#parts;
+    const tokens = typeof text === "string" ? tokenizer.encode(text) : text;
+    checkTokens("text", tokens, config.vocabSize);
+    const plan = planWindows(tokens.length, options, contextLength);
+    const byteLengths = typeof text === "string" ? tokenByteLengths(tokens, tokenizer) : null;
+    return this.#inTurn(options.signal, async () => (await measurePerplexity(backend, tokens, plan, byteLengths, options)).report);
+  }
+
+  dispose(): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    this.#turnstile.dispose();
+    this.#parts.backend.dispose();
+  }
+
+  [Symbol.dispose](): void {
+    this.dispose();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.dispose();
+  }
+
+  #acquire(signal: AbortSignal | undefined): Promise<() => void> {
+    return this.#turnstile.acquire(signal);
+  }
+
+  async #inTurn<T>(signal: AbortSignal | undefined, work: () => Promise<T>): Promise<T> {
+    const release = await this.#acquire(signal);
+    try {
+      return await work();
+    } finally {
+      release();
+    }
+  }
+
+  #checkWindow(tokens: readonly number[]): void {
+    const { contextLength, config } = this.#parts;
+    checkTokens("tokens", tokens, config.vocabSize);
+    if (tokens.length < 1 || tokens.length > contextLength) throw new RangeError(`tokens has length ${tokens.length}; expected 1…${contextLength} (contextLength).`);
+  }
+}

@@ -1,0 +1,35 @@
+import { EngineError } from "../errors.ts";
+import { findAdapter, Gpu, isFallbackAdapter } from "../gpu/device.ts";
+import type { BackendBuilder, BackendOptions } from "../model/backend.ts";
+import { createCpuBuilder } from "../model/cpu.ts";
+import { createGpuBuilder, largestTensorBytes } from "../model/gpu.ts";
+import type { Gpt2Config, LoadOptions } from "../types.ts";
+
+type BackendChoice = { kind: "webgpu"; gpu: Gpu } | { kind: "cpu"; notices: readonly string[] };
+
+export type BackendRequest = Pick<LoadOptions, "backend" | "gpu" | "device">;
+
+/**
+ * Decides where the model runs, before any weight is read. "auto" takes WebGPU on a real adapter and the CPU where there is none or only a
+ * software one (its kernels are slower than plain TypeScript), and says so in the notices.
+ * @throws EngineError unsupported, when "webgpu" was asked for and there is no adapter or device
+ */
+export async function chooseBackend({ backend = "auto", gpu, device }: BackendRequest, config: Gpt2Config): Promise<BackendChoice> {
+  if (backend === "cpu") return { kind: "cpu", notices: [] };
+  const open = async (): Promise<BackendChoice> => ({ kind: "webgpu", gpu: await Gpu.open({ gpu, device, largestTensorBytes: largestTensorBytes(config) }) });
+  if (backend === "webgpu" || device) return open();
+  const adapter = await findAdapter(gpu).catch(() => null);
+  if (!adapter) return { kind: "cpu", notices: ["No WebGPU adapter was found; running on the CPU."] };
+  if (isFallbackAdapter(adapter.info, adapter)) return { kind: "cpu", notices: [`The only WebGPU adapter is software (${adapter.info.description || adapter.info.vendor}); running on the CPU.`] };
+  try {
+    return await open();
+  } catch (error) {
+    if (!(error instanceof EngineError)) throw error;
+    return { kind: "cpu", notices: [`${error.message} Running on the CPU.`] };
+  }
+}
+
+/** The choice's builder. On WebGPU the builder, and later the backend, owns `gpu`. */
+export function createBuilder(choice: BackendChoice, options: BackendOptions): BackendBuilder {
+  return choice.kind === "webgpu" ? createGpuBuilder(choice.gpu, options) : createCpuBuilder({ ...options, notices: choice.notices });
+}

@@ -1,0 +1,27 @@
+import { EngineError } from "../errors.ts";
+import type { Gpt2Config, LoadOptions, QuantizationRecipe } from "../types.ts";
+
+/** Checks the options that do not depend on the checkpoint. Throws TypeError or RangeError naming the option, `unsupported` for what arrives later. */
+export function checkLoadOptions(options: Pick<LoadOptions, "backend" | "kvCache" | "integrity" | "cache">): void {
+  oneOf("backend", options.backend, ["auto", "webgpu", "cpu"]);
+  oneOf("kvCache", options.kvCache, ["f32", "f16", "int8"]);
+  if (options.integrity && Object.keys(options.integrity).length > 0) throw new EngineError("unsupported", "integrity is set, but this version does not check hashes yet; leave it out.", { option: "integrity" });
+  if (typeof options.cache === "object") throw new EngineError("unsupported", "cache is an object, but this version does not cache weights yet; leave it out.", { option: "cache" });
+  else oneOf("cache", options.cache, ["opfs", "none"]);
+}
+
+/** contextLength within the model's positions. */
+export function resolveContextLength(contextLength: number | undefined, { nPositions }: Gpt2Config): number {
+  if (contextLength === undefined) return nPositions;
+  if (!Number.isInteger(contextLength) || contextLength < 1 || contextLength > nPositions) throw new RangeError(`contextLength is ${contextLength}; expected an integer in 1…${nPositions} (nPositions).`);
+  return contextLength;
+}
+
+/** f32 weights deserve an f32 cache; elsewhere halves cost nothing that shows. */
+export function resolveKvCache(kvCache: LoadOptions["kvCache"], recipe: QuantizationRecipe): "f32" | "f16" | "int8" {
+  return kvCache ?? (recipe.linear.type === "f32" ? "f32" : "f16");
+}
+
+function oneOf(option: string, value: unknown, allowed: readonly string[]): void {
+  if (value !== undefined && !allowed.includes(value as string)) throw new TypeError(`${option} is ${JSON.stringify(value)}; expected one of ${allowed.map((a) => `"${a}"`).join(", ")}.`);
+}

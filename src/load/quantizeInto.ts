@@ -1,0 +1,62 @@
+import { EngineError } from "../errors.ts";
+import type { Checkpoint } from "../checkpoint/types.ts";
+import type { BackendBuilder } from "../model/backend.ts";
+import { Pacer } from "../model/cpu/pacer.ts";
+import { quantizationError } from "../quantize/error.ts";
+import { dequantizeTensor, quantizeTensor } from "../quantize/nearest.ts";
+import { CODE_BITS } from "../quantize/formats.ts";
+import { formatOf, unmatchedOverrides } from "../quantize/recipes.ts";
+import type { QuantizationRecipe, QuantizationReport, QuantizedTensor, StoredBytes, TensorReport } from "../types.ts";
+import type { ProgressMeter } from "./progress.ts";
+
+/**
+ * Streams a checkpoint into a backend, one tensor at a time: read, quantize, measure the error, hand over, drop.
+ * Throws RangeError for an override that matches no matrix; EngineError quantize names the tensor.
+ */
+export async function quantizeInto(builder: BackendBuilder, checkpoint: Checkpoint, recipe: QuantizationRecipe, progress: ProgressMeter, signal: AbortSignal | undefined): Promise<QuantizationReport> {
+  const matrices = checkpoint.tensors.filter(({ kind }) => kind === "linear" || kind === "embedding");
+  const [unmatched] = unmatchedOverrides(recipe, matrices.map(({ name }) => name));
+  if (unmatched !== undefined) throw new RangeError(`quantization.overrides has "${unmatched}", which matches no matrix of this checkpoint; names look like "${matrices[0]!.name}".`);
+
+  const bytes: StoredBytes = { weights: 0, embedding: 0, scales: 0, total: 0 };
+  const tensors: TensorReport[] = [];
+  const pacer = new Pacer();
+  let linearWeights = 0;
+  let linearBytes = 0;
+  let quantizeMs = 0;
+  let done = 0;
+  const read = checkpoint.read({ signal, onBytes: ({ file, loadedBytes, totalBytes }) => progress.downloaded(file, loadedBytes, totalBytes) });
+  for await (const { tensor, values } of read) {
+    if (tensor.kind === "position" || tensor.kind === "vector") {
+      await builder.add(tensor, values);
+      bytes[tensor.kind === "position" ? "embedding" : "scales"] += values.byteLength;
+    } else {
+      const startMs = performance.now();
+      const quantized = quantizeNamed(tensor.name, values, tensor.shape, recipe, tensor.kind);
+      quantizeMs += performance.now() - startMs;
+      const { format, shape, storedBytes } = quantized;
+      tensors.push({ name: tensor.name, shape, format, bytes: storedBytes, ...quantizationError(values, dequantizeTensor(quantized)) });
+      await builder.add(tensor, quantized);
+      const codeBytes = Math.ceil((values.length * CODE_BITS[format.type]) / 8);
+      bytes[tensor.kind === "linear" ? "weights" : "embedding"] += codeBytes;
+      bytes.scales += storedBytes - codeBytes;
+      if (tensor.kind === "linear") {
+        linearWeights += values.length;
+        linearBytes += storedBytes;
+      }
+    }
+    progress.tensorDone(++done, checkpoint.tensors.length);
+    if (pacer.isDue()) await pacer.rest(signal);
+  }
+  bytes.total = bytes.weights + bytes.embedding + bytes.scales;
+  return { recipe, bytes, bitsPerWeight: (8 * linearBytes) / linearWeights, tensors, quantizeMs };
+}
+
+function quantizeNamed(name: string, values: Float32Array, shape: readonly [number, number], recipe: QuantizationRecipe, kind: "linear" | "embedding"): QuantizedTensor {
+  try {
+    return quantizeTensor(values, shape, formatOf(recipe, name, kind));
+  } catch (error) {
+    if (!(error instanceof EngineError)) throw error;
+    throw new EngineError(error.code, `Tensor "${name}": ${error.message}`, { ...error.details, tensor: name }, { cause: error });
+  }
+}

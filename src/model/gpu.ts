@@ -1,0 +1,405 @@
+import type { CheckpointTensor } from "../checkpoint/types.ts";
+import { EngineError } from "../errors.ts";
+import { BufferUsage } from "../gpu/constants.ts";
+import type { Gpu, MemoryPurpose } from "../gpu/device.ts";
+import { KernelCompiler } from "../gpu/pipeline.ts";
+import { attentionShape, bindDecodeAttention, bindPrefillAttention, cacheBytes, headChunks, maxSplits, SPLIT_POSITIONS, type AttentionForm } from "../kernels/attention.ts";
+import { bindEmbedding } from "../kernels/embedding.ts";
+import { bindLayerNorm } from "../kernels/layerNorm.ts";
+import { bindGemm, bindGemv, fitsPrologue, type LinearForm } from "../kernels/linear.ts";
+import { uploadMatrix, type GpuMatrix } from "../kernels/matrix.ts";
+import { sequence, type Op } from "../kernels/op.ts";
+import { bindRowDivergence, bindRowSums, type RowSumsBuffers } from "../kernels/rows.ts";
+import { COLUMN_PADDING, packTensor, padTo } from "../quantize/pack.ts";
+import type { AdapterSummary, Gpt2Config, MemoryReport, QuantizedTensor } from "../types.ts";
+import type { Backend, BackendBuilder, BackendOptions, RowComparison } from "./backend.ts";
+
+/** Tokens per prefill submit: bounds the time of one dispatch (drivers reset after about 2 s) and the activations. */
+const CHUNK_TOKENS = 256;
+/** Rows of logits that exist at a time while scoring; 64 × 50,257 f32 are 12.9 MB. */
+const SCORE_ROWS = 64;
+
+const { storage, uniform, copySrc, copyDst, mapRead } = BufferUsage;
+
+export interface GpuBackendOptions extends BackendOptions {
+  /** Cuts matrices into parts of at most so many bytes; the device's binding limit where it is smaller. For tests. */
+  maxPartBytes?: number;
+}
+
+/** Bytes of the largest single tensor in any format (wte as f32): what Gpu.open should ask for. */
+export function largestTensorBytes(config: Gpt2Config): number {
+  const matrix = (rows: number, columns: number): number => padTo(rows, 64) * padTo(columns, COLUMN_PADDING) * 4;
+  return Math.max(matrix(config.vocabSize, config.nEmbd), matrix(config.nPositions, config.nEmbd), matrix(config.nInner, config.nEmbd), matrix(config.nEmbd, config.nInner));
+}
+
+/** Takes tensors as they stream in, packs and uploads matrices at once, and keeps the small f32 vectors until finish(). */
+export function createGpuBuilder(gpu: Gpu, options: GpuBackendOptions): BackendBuilder {
+  const { config } = options;
+  const C = config.nEmbd;
+  const strides = stridesOf(config);
+  const maxPartBytes = Math.min(options.maxPartBytes ?? Infinity, gpu.maxBindingBytes);
+  const matrices = new Map<string, GpuMatrix>();
+  const vectors = new Map<string, Float32Array>();
+  let wpe: GPUBuffer | null = null;
+
+  return {
+    async add(tensor: CheckpointTensor, values: QuantizedTensor | Float32Array): Promise<void> {
+      if (tensor.kind === "position") {
+        const rows = Math.min(tensor.shape[0], options.contextLength);
+        const padded = new Float32Array(rows * strides.c);
+        for (let r = 0; r < rows; r++) padded.set((values as Float32Array).subarray(r * C, (r + 1) * C), r * strides.c);
+        wpe = gpu.createBuffer("wpe", padded.byteLength, storage | copyDst, "embedding");
+        await gpu.settle();
+        await gpu.upload(wpe, padded);
+      } else if (tensor.kind === "vector") {
+        vectors.set(tensor.name, (values as Float32Array).slice());
+      } else {
+        const label = tensor.name.replace(/\.weight$/, "");
+        const packed = packTensor(values as QuantizedTensor, maxPartBytes);
+        const purpose: MemoryPurpose = tensor.kind === "embedding" ? "embedding" : "weights";
+        const behindNorm = tensor.kind === "embedding" || label.endsWith("c_attn") || label.endsWith("c_fc");
+        matrices.set(label, await uploadMatrix(gpu, label, packed, purpose, {
+          yStride: padTo(tensor.shape[0], COLUMN_PADDING),
+          biasBase: behindNorm ? packed.paddedColumns / 2 : 0, // gamma and beta come before it
+          epsilon: config.layerNormEpsilon,
+        }));
+      }
+    },
+    async finish(): Promise<Backend> {
+      const get = <T>(map: Map<string, T>, name: string): T => {
+        const found = map.get(name);
+        if (found === undefined) throw new EngineError("checkpoint", `Tensor "${name}" was not given.`, { tensor: name });
+        return found;
+      };
+      if (!wpe) throw new EngineError("checkpoint", 'Tensor "wpe.weight" was not given.', { tensor: "wpe.weight" });
+      const backend = new GpuBackend(gpu, options, (name) => get(matrices, name), (name) => get(vectors, name), wpe);
+      await backend.build();
+      return backend;
+    },
+    abandon: () => gpu.dispose(),
+  };
+}
+
+/** f32s per row of each activation: widths padded so that a row is whole 32-value chunks, the padding zero. */
+function stridesOf(config: Gpt2Config): { c: number; qkv: number; inner: number; vocabulary: number } {
+  return {
+    c: padTo(config.nEmbd, COLUMN_PADDING),
+    qkv: padTo(3 * config.nEmbd, COLUMN_PADDING),
+    inner: padTo(config.nInner, COLUMN_PADDING),
+    vocabulary: padTo(config.vocabSize, COLUMN_PADDING),
+  };
+}
+
+/** GPT-2 on WebGPU: a decode graph of 5 · L + 2 dispatches for one token, a prefill graph for many, and the head in blocks of rows for scoring. */
+class GpuBackend implements Backend {
+  readonly adapter: AdapterSummary;
+  readonly lost: Promise<EngineError>;
+  private readonly compiler: KernelCompiler;
+  private readonly config: Gpt2Config;
+  private readonly chunkTokens: number;
+  private disposed = false;
+  /** One token from embedding to the last residual; null where a row does not fit the fused kernels. */
+  private decode: Op | null = null;
+  private prefill!: Op;
+  /** Logits of row headStep.row of the residual stream. */
+  private lastLogits!: Op;
+  /** Final layer norm of a chunk into the window's hidden states. */
+  private keepHidden!: Op;
+  private scoring: Promise<Scoring> | null = null;
+  private splits = 1;
+  private window: number[] = [];
+  private divergence: { baseline: GpuBackend; op: Op } | null = null;
+  private readonly step: GPUBuffer;
+  private readonly headStep: GPUBuffer;
+  private readonly tokens: GPUBuffer;
+  private readonly logitsRow: GPUBuffer;
+  private readonly staging: GPUBuffer;
+  private readonly hidden: GPUBuffer;
+  private finalAux!: GPUBuffer;
+
+  constructor(
+    readonly gpu: Gpu,
+    private readonly options: GpuBackendOptions,
+    private readonly matrix: (name: string) => GpuMatrix,
+    private readonly vector: (name: string) => Float32Array,
+    private readonly wpe: GPUBuffer,
+  ) {
+    this.config = options.config;
+    this.adapter = gpu.summary(options.notices ?? []);
+    this.lost = gpu.lost;
+    this.compiler = new KernelCompiler(gpu);
+    this.chunkTokens = Math.min(CHUNK_TOKENS, options.contextLength);
+    const strides = stridesOf(this.config);
+    this.step = this.buffer("step", 16, uniform | copyDst);
+    this.headStep = this.buffer("headStep", 16, uniform | copyDst);
+    this.tokens = this.buffer("tokens", this.chunkTokens * 4, storage | copyDst);
+    this.logitsRow = this.buffer("logits", strides.vocabulary * 4, storage | copySrc);
+    this.staging = this.buffer("logits.staging", strides.vocabulary * 4, mapRead | copyDst, "staging");
+    this.hidden = this.buffer("hidden", options.contextLength * strides.c * 4, storage);
+  }
+
+  get memory(): MemoryReport {
+    return this.gpu.memory;
+  }
+
+  /** Lays out activations and caches, compiles every kernel and binds the graph. */
+  async build(): Promise<void> {
+    const { config, options, compiler, chunkTokens, step, headStep } = this;
+    const { nHead: H, nEmbd: C, nLayer: L } = config;
+    const D = C / H;
+    const strides = stridesOf(config);
+    const form: AttentionForm = { heads: H, headSize: D, positions: options.contextLength, kv: options.kvCache };
+    const fused = fitsPrologue(C);
+    const splits = maxSplits(options.contextLength);
+
+    const none = this.buffer("none", 16, storage);
+    const x = this.buffer("x", chunkTokens * strides.c * 4, storage);
+    const x2 = this.buffer("x2", chunkTokens * strides.c * 4, storage);
+    const normed = this.buffer("normed", chunkTokens * strides.c * 4, storage);
+    const qkv = this.buffer("qkv", chunkTokens * strides.qkv * 4, storage);
+    const mixed = this.buffer("mixed", chunkTokens * strides.c * 4, storage);
+    const inner = this.buffer("inner", chunkTokens * strides.inner * 4, storage);
+    const partials = this.buffer("attention.partials", H * splits * (headChunks(D) + 1) * 16, storage);
+
+    const decode: Promise<Op>[] = [];
+    const prefill: Promise<Op>[] = [];
+    const embedding = bindEmbedding(compiler, this.matrix("wte"), { run: step, tokens: this.tokens, wpe: this.wpe, x });
+    decode.push(embedding);
+    prefill.push(embedding);
+
+    for (let i = 0; i < L; i++) {
+      const h = `h.${i}`;
+      const [cAttn, cProj, cFc, mlpProj] = ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"].map((name) => this.matrix(`${h}.${name}`)) as [GpuMatrix, GpuMatrix, GpuMatrix, GpuMatrix];
+      const attnAux = this.aux(`${h}.attn`, `${h}.ln_1`, `${h}.attn.c_attn.bias`);
+      const projAux = this.aux(`${h}.attn.c_proj`, null, `${h}.attn.c_proj.bias`);
+      const fcAux = this.aux(`${h}.mlp`, `${h}.ln_2`, `${h}.mlp.c_fc.bias`);
+      const mlpProjAux = this.aux(`${h}.mlp.c_proj`, null, `${h}.mlp.c_proj.bias`);
+      const bytes = cacheBytes(form);
+      const cache = this.buffer(`${h}.kv`, bytes.cache, storage, "kvCache");
+      const kvScales = bytes.scales > 0 ? this.buffer(`${h}.kv.scales`, bytes.scales, storage, "kvCache") : this.buffer(`${h}.kv.none`, 16, storage, "kvCache");
+      const shape = this.buffer(`${h}.attn.shape`, 32, uniform | copyDst);
+      const scale = (config.scaleAttnWeights ? 1 / Math.sqrt(D) : 1) / (config.scaleAttnByInverseLayerIdx ? i + 1 : 1);
+      await this.gpu.upload(shape, attentionShape(form, { qkv: strides.qkv, y: strides.c }, scale));
+
+      const plain: LinearForm = { activation: "none", bias: true, residual: false };
+      const residual: LinearForm = { ...plain, residual: true };
+      const activated: LinearForm = { ...plain, activation: config.activation };
+      const attention = { run: step, shape, qkv, cache, kvScales };
+      if (fused) {
+        decode.push(
+          bindGemv(compiler, `${h}.attn.c_attn`, cAttn, plain, { type: "layer_norm" }, { run: step, x, aux: attnAux, residual: none, y: qkv }),
+          bindDecodeAttention(compiler, `${h}.attn`, form, { ...attention, y: partials }, () => this.splits),
+          bindGemv(compiler, `${h}.attn.c_proj`, cProj, residual, { type: "merge", headSize: D, maxSplits: splits }, { run: step, x: partials, aux: projAux, residual: x, y: x2 }),
+          bindGemv(compiler, `${h}.mlp.c_fc`, cFc, activated, { type: "layer_norm" }, { run: step, x: x2, aux: fcAux, residual: none, y: inner }),
+          bindGemv(compiler, `${h}.mlp.c_proj`, mlpProj, residual, { type: "none" }, { run: step, x: inner, aux: mlpProjAux, residual: x2, y: x }),
+        );
+      }
+      prefill.push(
+        bindLayerNorm(compiler, `${h}.ln_1`, { run: step, shape: cAttn.parts[0]!.shape, x, aux: attnAux, y: normed }, { keepPosition: false }),
+        bindGemm(compiler, `${h}.attn.c_attn`, cAttn, plain, { run: step, x: normed, aux: attnAux, residual: none, y: qkv }),
+        bindPrefillAttention(compiler, `${h}.attn`, form, { ...attention, y: mixed }),
+        bindGemm(compiler, `${h}.attn.c_proj`, cProj, residual, { run: step, x: mixed, aux: projAux, residual: x, y: x2 }),
+        bindLayerNorm(compiler, `${h}.ln_2`, { run: step, shape: cFc.parts[0]!.shape, x: x2, aux: fcAux, y: normed }, { keepPosition: false }),
+        bindGemm(compiler, `${h}.mlp.c_fc`, cFc, activated, { run: step, x: normed, aux: fcAux, residual: none, y: inner }),
+        bindGemm(compiler, `${h}.mlp.c_proj`, mlpProj, residual, { run: step, x: inner, aux: mlpProjAux, residual: x2, y: x }),
+      );
+    }
+
+    const head = this.head();
+    const finalAux = this.aux("ln_f", "ln_f", null);
+    this.finalAux = finalAux;
+    const headForm: LinearForm = { activation: "none", bias: false, residual: false };
+    const keepHidden = bindLayerNorm(compiler, "ln_f", { run: step, shape: head.parts[0]!.shape, x, aux: finalAux, y: this.hidden }, { keepPosition: true });
+    const logits = fused
+      ? bindGemv(compiler, "head", head, headForm, { type: "layer_norm" }, { run: headStep, x, aux: finalAux, residual: none, y: this.logitsRow })
+      : Promise.all([
+          bindLayerNorm(compiler, "ln_f.last", { run: step, shape: head.parts[0]!.shape, x, aux: finalAux, y: normed }, { keepPosition: false }),
+          bindGemv(compiler, "head", head, headForm, { type: "none" }, { run: headStep, x: normed, aux: finalAux, residual: none, y: this.logitsRow }),
+        ]).then(([norm, gemv]) => ({ record: (pass: GPUComputePassEncoder, rows: number) => (norm.record(pass, rows), gemv.record(pass, 1)) }));
+
+    const [prefillOps, decodeOps, keep, last] = await Promise.all([Promise.all(prefill), fused ? Promise.all(decode) : null, keepHidden, logits]);
+    await embedding;
+    this.prefill = sequence(prefillOps);
+    this.decode = decodeOps && sequence(decodeOps);
+    this.keepHidden = keep;
+    this.lastLogits = last;
+    await this.gpu.settle();
+  }
+
+  async forward(tokens: readonly number[], start: number, signal?: AbortSignal): Promise<Float32Array> {
+    this.assertUsable();
+    this.window = [];
+    await this.runChunks(tokens, start, signal, (pass, count, isLast) => {
+      if (isLast) this.lastLogits.record(pass, count);
+    }, true);
+    const bytes = await this.gpu.read(this.staging, this.config.vocabSize * 4);
+    signal?.throwIfAborted();
+    return new Float32Array(bytes);
+  }
+
+  async encodeWindow(tokens: readonly number[], signal?: AbortSignal): Promise<void> {
+    this.assertUsable();
+    this.window = [];
+    await this.runChunks(tokens, 0, signal, (pass, count) => this.keepHidden.record(pass, count), false);
+    this.window = [...tokens];
+  }
+
+  async score(first: number, targets: readonly number[], signal?: AbortSignal): Promise<Float32Array> {
+    const scoring = await this.openScoring();
+    const out = new Float32Array(targets.length);
+    for (let i = 0; i < targets.length; i += SCORE_ROWS) {
+      signal?.throwIfAborted();
+      const block = targets.slice(i, i + SCORE_ROWS);
+      this.writeScoreBlock(scoring, first + i, block);
+      this.gpu.submit("score", (pass) => scoring.record(pass, block.length), (encoder) => {
+        encoder.copyBufferToBuffer(scoring.sums.sums, 0, scoring.staging, 0, block.length * 16);
+      });
+      out.set(logProbsOf(new Float32Array(await this.gpu.read(scoring.staging, block.length * 16)), block.length, 0), i);
+    }
+    signal?.throwIfAborted();
+    return out;
+  }
+
+  async compare(baseline: Backend, first: number, targets: readonly number[], signal?: AbortSignal): Promise<RowComparison> {
+    if (!(baseline instanceof GpuBackend) || baseline.gpu.device !== this.gpu.device) throw new TypeError("compare: the baseline must live on the same device.");
+    const [base, own] = [await baseline.openScoring(), await this.openScoring()];
+    if (this.divergence?.baseline !== baseline) this.divergence = { baseline, op: await bindRowDivergence(this.compiler, base.sums, own.sums, own.divergence) };
+    const { op } = this.divergence;
+    const n = targets.length;
+    const rows: RowComparison = { baseLogProbs: new Float32Array(n), logProbs: new Float32Array(n), klDivergence: new Float32Array(n), sameTop: new Uint8Array(n) };
+    for (let i = 0; i < n; i += SCORE_ROWS) {
+      signal?.throwIfAborted();
+      const block = targets.slice(i, i + SCORE_ROWS);
+      const count = block.length;
+      baseline.writeScoreBlock(base, first + i, block);
+      this.writeScoreBlock(own, first + i, block);
+      this.gpu.submit("compare", (pass) => {
+        base.record(pass, count);
+        own.record(pass, count);
+        op.record(pass, count);
+      }, (encoder) => {
+        encoder.copyBufferToBuffer(base.sums.sums, 0, own.staging, 0, count * 16);
+        encoder.copyBufferToBuffer(own.sums.sums, 0, own.staging, count * 16, count * 16);
+        encoder.copyBufferToBuffer(own.divergence, 0, own.staging, count * 32, count * 4);
+      });
+      const read = new Float32Array(await this.gpu.read(own.staging, count * 36));
+      rows.baseLogProbs.set(logProbsOf(read, count, 0), i);
+      rows.logProbs.set(logProbsOf(read, count, count * 4), i);
+      for (let r = 0; r < count; r++) {
+        rows.sameTop[i + r] = read[r * 4 + 3] === read[(count + r) * 4 + 3] ? 1 : 0;
+        rows.klDivergence[i + r] = read[count * 8 + r]!;
+      }
+    }
+    signal?.throwIfAborted();
+    return rows;
+  }
+
+  dispose(): void {
+    this.disposed = true;
+    this.gpu.dispose();
+  }
+
+  /** Runs tokens through the body in chunks, one submit each; `finish` records what follows the body. */
+  private async runChunks(tokens: readonly number[], start: number, signal: AbortSignal | undefined, finish: (pass: GPUComputePassEncoder, count: number, isLast: boolean) => void, copyLogits: boolean): Promise<void> {
+    const { queue } = this.gpu.device;
+    for (let at = 0; at < tokens.length; at += this.chunkTokens) {
+      signal?.throwIfAborted();
+      const chunk = Uint32Array.from(tokens.slice(at, at + this.chunkTokens));
+      const count = chunk.length;
+      const isLast = at + count === tokens.length;
+      this.splits = Math.ceil((start + at + count) / SPLIT_POSITIONS);
+      queue.writeBuffer(this.tokens, 0, chunk);
+      queue.writeBuffer(this.step, 0, Uint32Array.of(start + at, count, 0, this.splits));
+      queue.writeBuffer(this.headStep, 0, Uint32Array.of(start + at, 1, count - 1, this.splits));
+      const body = count === 1 && this.decode ? this.decode : this.prefill;
+      this.gpu.submit(count === 1 ? "decode" : "prefill", (pass) => {
+        body.record(pass, count);
+        finish(pass, count, isLast);
+      }, (encoder) => {
+        if (copyLogits && isLast) encoder.copyBufferToBuffer(this.logitsRow, 0, this.staging, 0, this.config.vocabSize * 4);
+      });
+      if (!isLast) await queue.onSubmittedWorkDone(); // an abort between chunks takes effect, and the queue stays short
+    }
+    this.gpu.throwFailure();
+  }
+
+  private head(): GpuMatrix {
+    return this.matrix(this.config.tieWordEmbeddings ? "wte" : "lm_head");
+  }
+
+  /** Buffers and kernels for scoring, made on first use: a page that only generates never pays for them. */
+  private openScoring(): Promise<Scoring> {
+    this.assertUsable();
+    if (this.window.length === 0) throw new Error("score() and compare() need encodeWindow() first.");
+    this.scoring ??= this.buildScoring().catch((error: unknown) => {
+      this.scoring = null;
+      throw error;
+    });
+    return this.scoring;
+  }
+
+  private async buildScoring(): Promise<Scoring> {
+    const { vocabulary } = stridesOf(this.config);
+    const rows = Math.min(SCORE_ROWS, this.options.contextLength);
+    const scoreStep = this.buffer("score.step", 16, uniform | copyDst);
+    const sums: RowSumsBuffers = {
+      rows: this.buffer("score.rows", 16, uniform | copyDst),
+      logits: this.buffer("score.logits", rows * vocabulary * 4, storage),
+      expected: this.buffer("score.expected", rows * 4, storage | copyDst),
+      sums: this.buffer("score.sums", rows * 16, storage | copySrc),
+    };
+    const divergence = this.buffer("score.divergence", rows * 4, storage | copySrc);
+    const staging = this.buffer("score.staging", rows * 36, mapRead | copyDst, "staging");
+    const none = this.buffer("score.none", 16, storage);
+    await this.gpu.settle();
+    await this.gpu.upload(sums.rows, Uint32Array.of(this.config.vocabSize, vocabulary, 0, 0));
+    const ops = await Promise.all([
+      bindGemm(this.compiler, "head", this.head(), { activation: "none", bias: false, residual: false }, { run: scoreStep, x: this.hidden, aux: this.finalAux, residual: none, y: sums.logits }),
+      bindRowSums(this.compiler, sums),
+    ]);
+    return { step: scoreStep, sums, divergence, staging, record: (pass, count) => sequence(ops).record(pass, count) };
+  }
+
+  private writeScoreBlock(scoring: Scoring, first: number, targets: readonly number[]): void {
+    if (first < 0 || first + targets.length > this.window.length) throw new RangeError(`Rows ${first}…${first + targets.length - 1} are outside the window of ${this.window.length} tokens.`);
+    const { queue } = this.gpu.device;
+    queue.writeBuffer(scoring.step, 0, Uint32Array.of(0, targets.length, first, 0));
+    queue.writeBuffer(scoring.sums.expected, 0, Uint32Array.from(targets));
+  }
+
+  /** gamma [C padded], beta [C padded] of a norm and bias [N padded], one after the other in one buffer. */
+  private aux(label: string, norm: string | null, bias: string | null): GPUBuffer {
+    const { c } = stridesOf(this.config);
+    const biasValues = bias ? this.vector(bias) : new Float32Array(0);
+    const values = new Float32Array((norm ? 2 * c : 0) + padTo(biasValues.length, 4));
+    if (norm) {
+      values.set(this.vector(`${norm}.weight`), 0);
+      values.set(this.vector(`${norm}.bias`), c);
+    }
+    values.set(biasValues, norm ? 2 * c : 0);
+    const buffer = this.buffer(`${label}.aux`, values.byteLength, storage | copyDst, "scales");
+    this.gpu.device.queue.writeBuffer(buffer, 0, values);
+    return buffer;
+  }
+
+  private buffer(label: string, sizeBytes: number, usage: number, purpose: MemoryPurpose = "activations"): GPUBuffer {
+    return this.gpu.createBuffer(label, sizeBytes, usage, purpose);
+  }
+
+  private assertUsable(): void {
+    if (this.disposed) throw new EngineError("disposed", "The model was disposed.");
+    this.gpu.throwFailure();
+  }
+}
+
+interface Scoring extends Op {
+  step: GPUBuffer;
+  sums: RowSumsBuffers;
+  divergence: GPUBuffer;
+  staging: GPUBuffer;
+}
+
+/** ln p(expected) = logit − max − ln Σ of each row, the logarithm in f64. sums: f32 [rows][4] at `offset` */
+function logProbsOf(sums: Float32Array, rows: number, offset: number): Float32Array {
+  return Float32Array.from({ length: rows }, (_, r) => sums[offset + r * 4 + 2]! - sums[offset + r * 4]! - Math.log(sums[offset + r * 4 + 1]!));
+}

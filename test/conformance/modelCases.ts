@@ -1,0 +1,180 @@
+import { Gpu } from "../../src/gpu/device.ts";
+import type { Backend } from "../../src/model/backend.ts";
+import { createGpuBuilder, type GpuBackendOptions } from "../../src/model/gpu.ts";
+import { resolveRecipe } from "../../src/quantize/recipes.ts";
+import type { Gpt2Config, PresetName, QuantizationRecipe } from "../../src/types.ts";
+import { seededCheckpoint, tinyCheckpoints, type TinyCheckpointName } from "../fixtures/seededCheckpoint.ts";
+import { klDivergence, kvRoundings, logSoftmax, referenceLogits, type ReferenceWeights } from "../reference/gpt2.ts";
+import { maxAbsError } from "../reference/metrics.ts";
+import { addReferenceWeights, dequantizedWeights, referenceCheckpoint } from "../reference/weights.ts";
+import { tolerances } from "../tolerances.ts";
+import { requireAtMost, type ConformanceCase } from "./case.ts";
+
+/** The presets whose activations are float: all that run today. */
+export const floatPresets = ["f32", "f16", "int8", "int8-zeropoint", "int8-absmax-tensor", "int8-zeropoint-tensor", "int4", "nf4", "nf4-dq", "fp4"] as const satisfies readonly PresetName[];
+
+/** Every group size, block and mode that no preset uses. */
+const otherRecipes: readonly QuantizationRecipe[] = [
+  { name: "int8 group 32", linear: { type: "int8", mode: "absmax", granularity: { group: 32 } }, embedding: { type: "int8", mode: "zeropoint", granularity: { group: 64 } } },
+  { name: "int8 zero-point group 128", linear: { type: "int8", mode: "zeropoint", granularity: { group: 128 } }, embedding: { type: "f32" } },
+  { name: "int4 absmax channel", linear: { type: "int4", mode: "absmax", granularity: "channel" }, embedding: { type: "int4", mode: "absmax", granularity: { group: 64 } } },
+  { name: "int4 zero-point tensor", linear: { type: "int4", mode: "zeropoint", granularity: "tensor" }, embedding: { type: "int4", mode: "zeropoint", granularity: "channel" } },
+  { name: "nf4 block 32", linear: { type: "nf4", block: 32 }, embedding: { type: "nf4", block: 64, doubleQuantization: true } },
+  { name: "nf4 block 256 dq", linear: { type: "nf4", block: 256, doubleQuantization: true }, embedding: { type: "fp4", block: 128 } },
+  { name: "fp4 dq", linear: { type: "fp4", block: 64, doubleQuantization: true } },
+  { name: "mixed", linear: { type: "nf4", block: 64 }, overrides: { "h.0.*": { type: "int8", mode: "absmax", granularity: "channel" }, "*.mlp.c_proj.weight": { type: "f16" } } },
+];
+
+interface Loaded {
+  config: Gpt2Config;
+  /** What the oracle runs on: matrices passed through quantization and back. */
+  weights: ReferenceWeights;
+  backend: Backend;
+  gpu: Gpu;
+}
+
+/** Builds a model on the device without the loader: the oracle's own reader, quantizeTensor, the builder. */
+export async function buildOnGpu(device: GPUDevice, files: Readonly<Record<string, Uint8Array>>, recipe: QuantizationRecipe, options: Partial<GpuBackendOptions> = {}): Promise<Loaded> {
+  const { config, weights } = referenceCheckpoint(files);
+  const gpu = await Gpu.open({ device, largestTensorBytes: 0 });
+  const builder = createGpuBuilder(gpu, { config, contextLength: config.nPositions, kvCache: "f32", ...options });
+  await addReferenceWeights(builder, weights, recipe);
+  return { config, weights: dequantizedWeights(weights, recipe), backend: await builder.finish(), gpu };
+}
+
+/** Token ids that cover the vocabulary's ends and repeat now and then. */
+export function formulaTokens(count: number, vocabSize: number): number[] {
+  return Array.from({ length: count }, (_, i) => (i === 0 ? vocabSize - 1 : (i * i * 31 + i * 7) % vocabSize));
+}
+
+interface AgreementOptions {
+  tokens: number;
+  /** Tokens run together first; the rest one by one through the decode graph. */
+  prefill: number;
+  tolerance?: number;
+  kv?: keyof typeof kvRoundings;
+}
+
+/** Prefill, then decode step by step, then window scores: all against the oracle. */
+async function agreesWithOracle({ config, weights, backend, gpu }: Loaded, { tokens: count, prefill, tolerance = tolerances.logit, kv }: AgreementOptions): Promise<string> {
+  const { vocabSize: V } = config;
+  const tokens = formulaTokens(count, V);
+  const logits = referenceLogits(config, weights, tokens, kv ? { kvRounding: kvRoundings[kv] } : {});
+  const row = (t: number): Float64Array => logits.subarray(t * V, (t + 1) * V);
+  const found: string[] = [];
+  let prefillError = maxAbsError(await backend.forward(tokens.slice(0, prefill), 0), row(prefill - 1));
+  found.push(requireAtMost("prefill", prefillError, tolerance));
+  let decodeError = 0;
+  for (let t = prefill; t < count; t++) decodeError = Math.max(decodeError, maxAbsError(await backend.forward([tokens[t]!], t), row(t)));
+  if (prefill < count) found.push(requireAtMost("decode", decodeError, tolerance));
+  prefillError = maxAbsError(await backend.forward(tokens, 0), row(count - 1));
+  found.push(requireAtMost("all at once", prefillError, tolerance));
+  if (count > 1) {
+    await backend.encodeWindow(tokens);
+    const scores = await backend.score(0, tokens.slice(1));
+    const expected = Float64Array.from({ length: count - 1 }, (_, t) => logSoftmax(row(t))[tokens[t + 1]!]!);
+    found.push(requireAtMost("scores", maxAbsError(scores, expected), 2 * tolerance));
+    const later = await backend.score(count - 2, [tokens[0]!]);
+    requireAtMost("score of a later row", Math.abs(later[0]! - logSoftmax(row(count - 2))[tokens[0]!]!), 2 * tolerance);
+  }
+  const { memory } = gpu;
+  backend.dispose();
+  if (memory.total === 0 || gpu.memory.total !== 0) throw new Error(`live bytes ${memory.total} before and ${gpu.memory.total} after dispose; expected some and none`);
+  return found.join(", ");
+}
+
+const lengths: Readonly<Record<TinyCheckpointName, AgreementOptions>> = {
+  width2: { tokens: 16, prefill: 5 },
+  width100: { tokens: 40, prefill: 35 },
+  oneLayer: { tokens: 8, prefill: 1 },
+  fullVocabulary: { tokens: 20, prefill: 18 },
+  context300: { tokens: 40, prefill: 37 },
+};
+
+const checkpointCases = (Object.keys(tinyCheckpoints) as TinyCheckpointName[]).flatMap((name) =>
+  floatPresets.map(
+    (preset): ConformanceCase => ({
+      name: `model: ${name} as ${preset} agrees with the oracle on its dequantized weights`,
+      run: async (device) => agreesWithOracle(await buildOnGpu(device, seededCheckpoint(tinyCheckpoints[name]), resolveRecipe(preset)), lengths[name]),
+    }),
+  ),
+);
+
+const recipeCases = otherRecipes.map(
+  (recipe): ConformanceCase => ({
+    name: `model: width100 as ${recipe.name} agrees with the oracle on its dequantized weights`,
+    run: async (device) => agreesWithOracle(await buildOnGpu(device, seededCheckpoint(tinyCheckpoints.width100), recipe), { tokens: 12, prefill: 10 }),
+  }),
+);
+
+const otherCases: readonly ConformanceCase[] = [
+  {
+    name: "model: context300 in two chunks and three attention splits agrees with the oracle",
+    run: async (device) => agreesWithOracle(await buildOnGpu(device, seededCheckpoint(tinyCheckpoints.context300), resolveRecipe("f32")), { tokens: 300, prefill: 297 }),
+  },
+  ...(["f16", "int8"] as const).map(
+    (kv): ConformanceCase => ({
+      name: `model: context300 with an ${kv} KV cache agrees with the oracle under the same rounding`,
+      run: async (device) =>
+        agreesWithOracle(await buildOnGpu(device, seededCheckpoint(tinyCheckpoints.context300), resolveRecipe("f32"), { kvCache: kv }), {
+          tokens: 150,
+          prefill: 145,
+          kv,
+          tolerance: kv === "f16" ? tolerances.logitKvF16 : tolerances.logitKvInt8,
+        }),
+    }),
+  ),
+  {
+    name: "model: matrices cut into parts of one strip give bit for bit the same logits as whole ones",
+    run: async (device) => {
+      const files = seededCheckpoint(tinyCheckpoints.width100);
+      const tokens = formulaTokens(9, tinyCheckpoints.width100.vocabSize);
+      for (const preset of ["f32", "int8-zeropoint", "nf4-dq"] as const) {
+        const recipe: QuantizationRecipe = { ...resolveRecipe(preset), embedding: resolveRecipe(preset).linear };
+        const run = async (maxPartBytes?: number): Promise<number[]> => {
+          const { backend } = await buildOnGpu(device, files, recipe, { maxPartBytes });
+          const logits = [...(await backend.forward(tokens.slice(0, 8), 0)), ...(await backend.forward(tokens.slice(8), 8))];
+          await backend.encodeWindow(tokens);
+          logits.push(...(await backend.score(0, tokens.slice(1))));
+          backend.dispose();
+          return logits;
+        };
+        const [whole, parts] = [await run(), await run(1)];
+        const wrong = whole.findIndex((value, i) => value !== parts[i]);
+        if (wrong !== -1) throw new Error(`${preset}: value ${wrong} is ${parts[wrong]} in parts and ${whole[wrong]} whole`);
+      }
+      return "bit-identical";
+    },
+  },
+  {
+    name: "model: compare() of two recipes on one device agrees with the oracle",
+    run: async (device) => {
+      const files = seededCheckpoint(tinyCheckpoints.width100);
+      const [base, candidate] = [await buildOnGpu(device, files, resolveRecipe("f32")), await buildOnGpu(device, files, resolveRecipe("nf4"))];
+      const { config } = base;
+      const tokens = formulaTokens(40, config.vocabSize);
+      const row = (logits: Float64Array, t: number): Float64Array => logits.subarray(t * config.vocabSize, (t + 1) * config.vocabSize);
+      const a = referenceLogits(config, base.weights, tokens);
+      const b = referenceLogits(config, candidate.weights, tokens);
+      await base.backend.encodeWindow(tokens);
+      await candidate.backend.encodeWindow(tokens);
+      const rows = await candidate.backend.compare(base.backend, 3, tokens.slice(4));
+      const expected = (logits: Float64Array) => Float64Array.from({ length: 36 }, (_, i) => logSoftmax(row(logits, 3 + i))[tokens[4 + i]!]!);
+      const divergences = Float64Array.from({ length: 36 }, (_, i) => klDivergence(row(a, 3 + i), row(b, 3 + i)));
+      const top = (logits: Float64Array, t: number): number => row(logits, t).reduce((best, value, i, all) => (value > all[best]! ? i : best), 0);
+      const sameTop = Array.from({ length: 36 }, (_, i) => (top(a, 3 + i) === top(b, 3 + i) ? 1 : 0));
+      if (!sameTop.includes(0) || !sameTop.includes(1)) throw new Error("the case needs rows of both kinds");
+      if (rows.sameTop.join() !== sameTop.join()) throw new Error(`sameTop is ${rows.sameTop.join("")}; expected ${sameTop.join("")}`);
+      const found = [
+        requireAtMost("baseline", maxAbsError(rows.baseLogProbs, expected(a)), tolerances.logProb),
+        requireAtMost("candidate", maxAbsError(rows.logProbs, expected(b)), tolerances.logProb),
+        requireAtMost("KL", maxAbsError(rows.klDivergence, divergences), tolerances.klDivergence),
+      ];
+      base.backend.dispose();
+      candidate.backend.dispose();
+      return found.join(", ");
+    },
+  },
+];
+
+export const modelCases: readonly ConformanceCase[] = [...checkpointCases, ...recipeCases, ...otherCases];

@@ -1,0 +1,76 @@
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { loadModel, type Model } from "../../src/index.ts";
+import { embeddedModel, evaluationText, golden, type GoldenPerplexity, type GoldenPrompt, type GoldenWindow } from "../fixtures/embeddedModel.ts";
+import { adapterName, requireGpu } from "../gpu.ts";
+import { maxAbsError } from "../reference/metrics.ts";
+import { tolerances } from "../tolerances.ts";
+
+describe("the embedded model in f32 on WebGPU", async () => {
+  const adapter = await adapterName();
+  let model: Model;
+  beforeAll(async () => {
+    model = await loadModel(await embeddedModel(), { backend: "webgpu", gpu: requireGpu(), quantization: "f32" });
+  });
+  afterAll(() => model?.dispose());
+
+  test.each(["prompt-1", "prompt-7", "prompt-64", "prompt-232", "prompt-256"])("reproduces the golden logits of %s", async (name) => {
+    const { tokens, top20, logSumExp } = await golden<GoldenPrompt>(name);
+    const logits = await model.logits(tokens);
+    expect(maxAbsError(top20.map(([id]) => logits[id]!), top20.map(([, logit]) => logit))).toBeLessThan(tolerances.logit);
+    const top = [...logits.keys()].sort((a, b) => logits[b]! - logits[a]! || a - b).slice(0, 20);
+    expect(top).toEqual(top20.map(([id]) => id));
+    const sum = logits.reduce((total, logit) => total + Math.exp(logit - logits[top[0]!]!), 0);
+    expect(Math.abs(logits[top[0]!]! + Math.log(sum) - logSumExp)).toBeLessThan(tolerances.logit);
+  });
+
+  test.each(["prompt-1", "prompt-7", "prompt-64", "prompt-232", "prompt-256"])("continues %s greedily as the golden file has it, token for token", async (name) => {
+    const { tokens, greedy, greedyText } = await golden<GoldenPrompt>(name);
+    const completion = await model.complete(tokens, { temperature: 0, maxTokens: greedy.length });
+    expect(completion.tokens).toEqual(greedy.filter((id) => id !== model.config.eosTokenId));
+    expect(completion.text).toBe(greedyText.replaceAll("<|endoftext|>", ""));
+  });
+
+  test("reproduces the golden negative log-likelihoods of a window", async () => {
+    const { tokens, nll } = await golden<GoldenWindow>("window-nll");
+    const logProbs = await model.tokenLogProbs(tokens);
+    expect(maxAbsError(logProbs, nll.map((value) => -value))).toBeLessThan(tolerances.logProb);
+  });
+
+  test("gives the same tokens with the KV cache as without it", async () => {
+    const prompt = model.encode("One day, a small green frog");
+    const { tokens } = await model.complete(prompt, { temperature: 0, maxTokens: 12 });
+    const without: number[] = [];
+    for (let i = 0; i < tokens.length; i++) {
+      const logits = await model.logits([...prompt, ...without]);
+      without.push(logits.indexOf(Math.max(...logits)));
+    }
+    expect(without).toEqual(tokens);
+  });
+
+  test("draws the same tokens from the same seed and others from another", async () => {
+    const draw = async (seed: number) => (await model.complete("Once upon a time", { temperature: 0.8, topK: 40, seed, maxTokens: 16 })).tokens;
+    const first = await draw(7);
+    expect(await draw(7)).toEqual(first);
+    expect(await draw(8)).not.toEqual(first);
+  });
+
+  test("agrees with the CPU backend", async () => {
+    using cpu = await loadModel(await embeddedModel(), { backend: "cpu", quantization: "f32" });
+    const tokens = model.encode("Tom and his dog went to the park.");
+    expect(maxAbsError(await model.logits(tokens), await cpu.logits(tokens))).toBeLessThan(tolerances.logit);
+    const options = { temperature: 0.8, topK: 40, seed: 3, maxTokens: 24 };
+    expect((await model.complete(tokens, options)).tokens).toEqual((await cpu.complete(tokens, options)).tokens);
+  });
+
+  // The whole text is some 17,000 token positions: a minute on lavapipe, half an hour on SwiftShader.
+  test.runIf(adapter !== "swiftshader").each(["disjoint", "strided"] as const)("reproduces the golden perplexity of the evaluation text, %s", async (protocol) => {
+    const expected = (await golden<GoldenPerplexity>("stories-eval"))[protocol];
+    const { bytes } = await golden<GoldenPerplexity>("stories-eval");
+    const report = await model.perplexity(await evaluationText(), { protocol });
+    expect(report).toMatchObject({ protocol, windowTokens: 256, windows: expected.windows, scoredTokens: expected.scoredTokens });
+    expect(Math.abs(report.nll - expected.nll)).toBeLessThan(tolerances.meanNll);
+    expect(report.perplexity.toPrecision(6)).toBe(expected.perplexity.toPrecision(6));
+    expect(report.standardError.toPrecision(4)).toBe(expected.standardError.toPrecision(4));
+    expect(report.bitsPerByte).toBeGreaterThan((0.97 * expected.nll * expected.scoredTokens) / (Math.LN2 * bytes));
+  });
+});
