@@ -10,13 +10,15 @@
 @group(0) @binding(3) var<storage, read_write> cache: array<CacheChunk>;
 @group(0) @binding(4) var<storage, read_write> kv_scales: array<f32>;
 @group(0) @binding(5) var<storage, read_write> y: array<vec4<f32>>;
+#import "loop_bound"
 #import "kv_cache"
 #import "kv_append"
 
 const WG = 64u;
+#import "workgroup_sum"
+#import "workgroup_max"
 var<workgroup> query: array<vec4<f32>, HEAD_CHUNKS>;
 var<workgroup> weights: array<f32, SPLIT>;
-var<workgroup> reduced: array<f32, WG>;
 var<workgroup> stripes: array<vec4<f32>, WG>;
 
 @compute @workgroup_size(WG)
@@ -32,30 +34,18 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   var top = -3.0e38;
   for (var p = first + t; p < end; p += WG) {
     var score = 0.0;
-    for (var i = 0u; i < HEAD_CHUNKS; i++) { score += dot(query[i], cached(1u, head, p, i)); }
+    for (var i = 0u; i < loop_bound(HEAD_CHUNKS); i++) { score += dot(query[i], cached(1u, head, p, i)); }
     weights[p - first] = score;
     top = max(top, score);
   }
-  reduced[t] = top;
-  workgroupBarrier();
-  for (var half = WG / 2u; half > 0u; half >>= 1u) {
-    if (t < half) { reduced[t] = max(reduced[t], reduced[t + half]); }
-    workgroupBarrier();
-  }
-  top = reduced[0];
-  workgroupBarrier();
+  top = workgroup_max(top, t);
   var sum = 0.0;
   for (var p = first + t; p < end; p += WG) {
     let weight = exp(weights[p - first] - top);
     weights[p - first] = weight;
     sum += weight;
   }
-  reduced[t] = sum;
-  workgroupBarrier();
-  for (var half = WG / 2u; half > 0u; half >>= 1u) {
-    if (t < half) { reduced[t] += reduced[t + half]; }
-    workgroupBarrier();
-  }
+  sum = workgroup_sum(sum, t);
 
   let to = (head * MAX_SPLITS + workgroup.y) * (HEAD_CHUNKS + 1u);
   for (var i0 = 0u; i0 < HEAD_CHUNKS; i0 += LANES) { // LANES chunks of v at a time, the positions in WG / LANES stripes
@@ -73,5 +63,5 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     }
     workgroupBarrier();
   }
-  if (t == 0u) { y[to + HEAD_CHUNKS] = vec4<f32>(top, reduced[0], 0.0, 0.0); }
+  if (t == 0u) { y[to + HEAD_CHUNKS] = vec4<f32>(top, sum, 0.0, 0.0); }
 }

@@ -10,6 +10,7 @@
 @group(0) @binding(3) var<storage, read> cache: array<CacheChunk>;
 @group(0) @binding(4) var<storage, read> kv_scales: array<f32>;
 @group(0) @binding(5) var<storage, read_write> y: array<f32>;
+#import "loop_bound"
 #import "kv_cache"
 
 const WG = 4u * TILE;
@@ -58,7 +59,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
       var score = -3.0e38;
       if (p0 + j <= position && t0 + query < run.count) {
         score = 0.0;
-        for (var i = 0u; i < HEAD_CHUNKS; i++) {
+        for (var i = 0u; i < loop_bound(HEAD_CHUNKS); i++) {
 #if STAGED
           score += dot(q_tile[query * HEAD_CHUNKS + i], k_tile[j * HEAD_CHUNKS + i]);
 #else
@@ -70,16 +71,16 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     }
     workgroupBarrier();
     var tile_top = top;
-    for (var j = 0u; j < TILE; j++) { tile_top = max(tile_top, scores[query * TILE + j]); }
+    for (var j = 0u; j < loop_bound(TILE); j++) { tile_top = max(tile_top, scores[query * TILE + j]); }
     let decay = exp(max(top - tile_top, -80.0)); // of what was summed under the old maximum; nothing was at first
     top = tile_top;
     sum *= decay;
-    for (var i = 0u; i < QUARTER; i++) { o[i] *= decay; }
-    for (var j = 0u; j < TILE; j++) {
+    for (var i = 0u; i < loop_bound(QUARTER); i++) { o[i] *= decay; }
+    for (var j = 0u; j < loop_bound(TILE); j++) {
       if (p0 + j > position) { break; }
       let weight = exp(scores[query * TILE + j] - top);
       sum += weight;
-      for (var i = 0u; i < QUARTER; i++) {
+      for (var i = 0u; i < loop_bound(QUARTER); i++) {
         let chunk = lane * QUARTER + i;
         if (chunk < HEAD_CHUNKS) {
 #if STAGED
@@ -94,8 +95,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   }
   if (t0 + query >= run.count) { return; }
   let to = (t0 + query) * attention.y_stride + head * HEAD_SIZE;
-  for (var i = 0u; i < QUARTER; i++) {
-    for (var j = 0u; j < 4u; j++) {
+  for (var i = 0u; i < loop_bound(QUARTER); i++) {
+    for (var j = 0u; j < loop_bound(4u); j++) {
       let d = 4u * (lane * QUARTER + i) + j;
       if (d < HEAD_SIZE) { y[to + d] = o[i][j] / sum; }
     }

@@ -13,6 +13,7 @@
 @group(0) @binding(6) var<storage, read> residual: array<f32>;
 @group(0) @binding(7) var<storage, read_write> y: array<f32>;
 #import "matrix"
+#import "loop_bound"
 #import "activation"
 
 const BM = 32u;
@@ -51,7 +52,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
 #else
       let bias = zero_bias(row, 0u);
 #endif
-      for (var j = 0u; j < CHUNK / 4u; j++) {
+      for (var j = 0u; j < loop_bound(CHUNK / 4u); j++) {
 #if SCALE == group || SCALE == nested
         let value = dequantize(w, j, bias) * scale;
 #else
@@ -61,7 +62,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
       }
     }
     workgroupBarrier();
-    for (var kq = 0u; kq < BK / 4u; kq++) {
+    for (var kq = 0u; kq < loop_bound(BK / 4u); kq++) {
       let a0 = a_tile[(ty * 4u) * (BK / 4u) + kq];
       let a1 = a_tile[(ty * 4u + 1u) * (BK / 4u) + kq];
       let a2 = a_tile[(ty * 4u + 2u) * (BK / 4u) + kq];
@@ -73,7 +74,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     }
     workgroupBarrier();
   }
-  for (var i = 0u; i < 8u; i++) {
+  for (var i = 0u; i < loop_bound(8u); i++) {
     let row = workgroup.x * BN + i * 8u + tx;
     if (row >= shape.rows) { continue; }
     let n = shape.row_offset + row;

@@ -13,6 +13,7 @@
 @group(0) @binding(6) var<storage, read> residual: array<f32>;
 @group(0) @binding(7) var<storage, read_write> y: array<f32>;
 #import "matrix"
+#import "loop_bound"
 #import "activation"
 
 var<workgroup> partials: array<f32, WG * ROW_TILES>;
@@ -37,20 +38,21 @@ fn prepare(t: u32) {
 #elif PROLOGUE == merge
 // prepared[h, d] = Σ_s e^(m_s − m) o_s[d] / Σ_s e^(m_s − m) l_s over the splits s of head h.
 fn prepare(t: u32) {
+  let chunks = (shape.head_size + 3u) / 4u;
   for (var i = t; i < shape.x_stride; i += WG) {
     var value = vec4<f32>(0.0);
-    for (var j = 0u; j < 4u; j++) {
+    for (var j = 0u; j < loop_bound(4u); j++) {
       let k = 4u * i + j;
       if (k >= shape.columns) { break; }
-      let head = k / HEAD_SIZE;
-      let d = k % HEAD_SIZE;
+      let head = k / shape.head_size;
+      let d = k % shape.head_size;
       var top = -3.0e38;
-      for (var s = 0u; s < run.splits; s++) { top = max(top, x[(head * MAX_SPLITS + s) * (HEAD_CHUNKS + 1u) + HEAD_CHUNKS].x); }
+      for (var s = 0u; s < run.splits; s++) { top = max(top, x[(head * shape.max_splits + s) * (chunks + 1u) + chunks].x); }
       var numerator = 0.0;
       var denominator = 0.0;
       for (var s = 0u; s < run.splits; s++) {
-        let at = (head * MAX_SPLITS + s) * (HEAD_CHUNKS + 1u);
-        let state = x[at + HEAD_CHUNKS];
+        let at = (head * shape.max_splits + s) * (chunks + 1u);
+        let state = x[at + chunks];
         let weight = exp(state.x - top);
         numerator += weight * x[at + (d >> 2u)][d & 3u];
         denominator += weight * state.y;
@@ -73,7 +75,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
 #endif
   let lane = t & 7u;
   let first_tile = workgroup.x * ROW_TILES;
-  for (var i = 0u; i < ROW_TILES; i++) {
+  let tiles = min(ROW_TILES, (shape.rows + 7u) / 8u - first_tile);
+  for (var i = 0u; i < tiles; i++) {
     let tile = first_tile + i;
     let row = tile * 8u + lane;
 #if SCALE == group || SCALE == nested
@@ -87,7 +90,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
       let bias = zero_bias(row, c / shape.chunks_per_group);
 #endif
       var s = 0.0;
-      for (var j = 0u; j < CHUNK / 4u; j++) { s += dot(dequantize(w, j, bias), input(c * (CHUNK / 4u) + j)); }
+      for (var j = 0u; j < loop_bound(CHUNK / 4u); j++) { s += dot(dequantize(w, j, bias), input(c * (CHUNK / 4u) + j)); }
 #if SCALE == group || SCALE == nested
       s *= scale_at(row, c / shape.chunks_per_group);
 #endif
@@ -96,10 +99,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     partials[i * WG + t] = sum;
   }
   workgroupBarrier();
-  if (t < 8u * ROW_TILES) {
+  if (t < 8u * tiles) {
     let row = (first_tile + (t >> 3u)) * 8u + (t & 7u);
     var sum = 0.0;
-    for (var stripe = 0u; stripe < WG / 8u; stripe++) { sum += partials[(t >> 3u) * WG + stripe * 8u + (t & 7u)]; }
+    for (var stripe = 0u; stripe < loop_bound(WG / 8u); stripe++) { sum += partials[(t >> 3u) * WG + stripe * 8u + (t & 7u)]; }
 #if SCALE == tensor || SCALE == channel
     sum *= scale_at(row, 0u);
 #endif

@@ -5,7 +5,7 @@
 fn projected(part: u32, head: u32, t: u32, i: u32) -> vec4<f32> {
   let first = t * attention.qkv_stride + (part * attention.heads + head) * HEAD_SIZE + 4u * i;
   var value = vec4<f32>(0.0);
-  for (var j = 0u; j < 4u; j++) {
+  for (var j = 0u; j < loop_bound(4u); j++) {
     if (4u * i + j < HEAD_SIZE) { value[j] = qkv[first + j]; }
   }
   return value;

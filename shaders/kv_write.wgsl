@@ -8,6 +8,7 @@
 @group(0) @binding(2) var<storage, read> qkv: array<f32>;
 @group(0) @binding(3) var<storage, read_write> cache: array<CacheChunk>;
 @group(0) @binding(4) var<storage, read_write> kv_scales: array<f32>;
+#import "loop_bound"
 #import "kv_cache"
 #import "kv_append"
 

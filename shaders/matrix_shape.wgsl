@@ -13,4 +13,6 @@ struct Shape {
   y_stride: u32,         // f32s per row of y
   bias_base: u32,        // where the bias begins in `aux`, in vec4s
   epsilon: f32,          // of the layer norm in front
+  head_size: u32,        // of the attention whose splits the merge prologue joins, and how many splits it may have
+  max_splits: u32,
 };

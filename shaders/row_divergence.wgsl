@@ -26,6 +26,6 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let log_p = a[first + v] - log_a;
     sum += exp(log_p) * excess(log_p - (b[first + v] - log_b));
   }
-  let divergence = total(sum, t);
+  let divergence = workgroup_sum(sum, t);
   if (t == 0u) { y[workgroup.x] = divergence; }
 }

@@ -1,5 +1,5 @@
 // Per row of logits l [V]: max m, Σ e^(l − m), l[target], and the index of the max (lowest on a tie): ln p(target) = l[target] − m − ln Σ.
-// logits: f32 [count, stride]; expected: u32 [count]; y: vec4 [count] = (m, Σ, l[target], bits of the index).
+// logits: f32 [count, stride]; expected: u32 [count]; y: vec4 [count] = (m, Σ, l[target], the index).
 // One workgroup per row; dispatch count. Oracle: test/reference/gpt2.ts, logSoftmax().
 #import "row_softmax"
 @group(0) @binding(0) var<uniform> rows: Rows;
@@ -10,15 +10,16 @@
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) t: u32) {
   let first = workgroup.x * rows.stride;
-  var best = vec2<f32>(-3.0e38, 0.0);
-  var best_index = 0u;
+  var best = -3.0e38;
+  var best_index = rows.vocabulary;
   for (var v = t; v < rows.vocabulary; v += WG) {
     let l = logits[first + v];
-    if (l > best.x) { best.x = l; best_index = v; }
+    if (l > best) { best = l; best_index = v; }
   }
-  let top = highest(best.x, best_index, t);
+  let top = workgroup_max(best, t);
+  let index = workgroup_max(select(-3.0e38, -f32(best_index), best == top), t); // the lowest of those that have it
   var sum = 0.0;
-  for (var v = t; v < rows.vocabulary; v += WG) { sum += exp(logits[first + v] - top.value); }
-  let normalizer = total(sum, t);
-  if (t == 0u) { y[workgroup.x] = vec4<f32>(top.value, normalizer, logits[first + expected[workgroup.x]], f32(top.index)); }
+  for (var v = t; v < rows.vocabulary; v += WG) { sum += exp(logits[first + v] - top); }
+  let normalizer = workgroup_sum(sum, t);
+  if (t == 0u) { y[workgroup.x] = vec4<f32>(top, normalizer, logits[first + expected[workgroup.x]], -index); }
 }

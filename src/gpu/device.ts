@@ -18,6 +18,9 @@ const UPLOAD_SLICE_BYTES = 4 * 2 ** 20;
 /** Bytes handed to the queue before we wait for it, so that staging memory stays bounded. */
 const UPLOAD_WINDOW_BYTES = 32 * 2 ** 20;
 
+/** How often we ask a waiting browser to look. */
+const NUDGE_MS = 4;
+
 /** `requestAdapter` of the given or the global GPU; null where there is none. */
 export async function findAdapter(gpu: GPU | undefined): Promise<GPUAdapter | null> {
   const found = gpu ?? (globalThis.navigator as Navigator | undefined)?.gpu;
@@ -51,14 +54,16 @@ export class Gpu {
     readonly device: GPUDevice,
     private readonly ownsDevice: boolean,
     private readonly info: GPUAdapterInfo,
-    private readonly fallback: boolean,
+    /** A software adapter. */
+    readonly isFallback: boolean,
     requestedLimits: Record<string, number>,
   ) {
     this.limits = requestedLimits;
     this.lost = new Promise((resolve) => {
       void device.lost.then((lost) => {
+        if (this.disposed) return;
         this.failure = new EngineError("deviceLost", `The GPU device was lost (${lost.reason || "unknown"}): ${lost.message || "no message"}`, { reason: lost.reason, message: lost.message });
-        if (!this.disposed) resolve(this.failure);
+        resolve(this.failure);
       });
     });
     device.addEventListener("uncapturederror", this.onUncapturedError);
@@ -96,7 +101,7 @@ export class Gpu {
 
   summary(notices: readonly string[], features: readonly string[] = []): AdapterSummary {
     const { vendor, architecture, description } = this.info;
-    return { backend: "webgpu", vendor, architecture, description, isFallback: this.fallback, features, limits: this.limits, notices };
+    return { backend: "webgpu", vendor, architecture, description, isFallback: this.isFallback, features, limits: this.limits, notices };
   }
 
   get memory(): MemoryReport {
@@ -145,7 +150,7 @@ export class Gpu {
       this.device.queue.writeBuffer(buffer, offset, slice);
       sinceWait += slice.length;
       if (sinceWait >= UPLOAD_WINDOW_BYTES) {
-        await this.device.queue.onSubmittedWorkDone();
+        await this.idle();
         if (signal?.aborted) throw signal.reason;
         sinceWait = 0;
       }
@@ -166,8 +171,9 @@ export class Gpu {
   /** Maps a MAP_READ buffer, copies its first `sizeBytes` out, unmaps. */
   async read(staging: GPUBuffer, sizeBytes: number): Promise<ArrayBuffer> {
     try {
-      await staging.mapAsync(MAP_MODE_READ, 0, Math.ceil(sizeBytes / 4) * 4);
+      await this.nudged(staging.mapAsync(MAP_MODE_READ, 0, Math.ceil(sizeBytes / 4) * 4));
     } catch (cause) {
+      if (this.disposed) throw new EngineError("disposed", "The model was disposed while it was at work.");
       await this.settle();
       throw new EngineError("deviceLost", `Reading back "${staging.label}" failed: ${(cause as Error).message}`, { label: staging.label }, { cause });
     }
@@ -175,6 +181,21 @@ export class Gpu {
     staging.unmap();
     this.throwFailure();
     return copy;
+  }
+
+  /** Waits until what was submitted is done. */
+  idle(): Promise<unknown> {
+    return this.nudged(this.device.queue.onSubmittedWorkDone());
+  }
+
+  /** Waits for the queue's work; Firefox looks for it only every 100 ms, unless something is submitted. */
+  private async nudged<T>(work: Promise<T>): Promise<T> {
+    const nudge = setInterval(() => this.device.queue.submit([]), NUDGE_MS);
+    try {
+      return await work;
+    } finally {
+      clearInterval(nudge);
+    }
   }
 
   /** Waits for what WebGPU reports late. @throws EngineError outOfMemory, shader or deviceLost */

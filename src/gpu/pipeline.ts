@@ -22,11 +22,21 @@ export interface Kernel {
 
 const BUFFER_TYPES: Record<BindingKind, GPUBufferBindingType> = { uniform: "uniform", read: "read-only-storage", write: "storage" };
 
+/** What each device has compiled: two models on one device share their kernels. */
+const compiledByDevice = new WeakMap<GPUDevice, Map<string, Promise<Kernel>>>();
+
 /** Compiles kernels for one device, each variant once; compiles in flight are shared. */
 export class KernelCompiler {
-  private readonly compiled = new Map<string, Promise<Kernel>>();
+  private readonly compiled: Map<string, Promise<Kernel>>;
 
-  constructor(private readonly gpu: Gpu) {}
+  /** rolled: loops are kept from being unrolled, which software drivers compile for seconds. */
+  constructor(
+    private readonly gpu: Gpu,
+    readonly rolled: boolean = gpu.isFallback,
+  ) {
+    this.compiled = compiledByDevice.get(gpu.device) ?? new Map<string, Promise<Kernel>>();
+    compiledByDevice.set(gpu.device, this.compiled);
+  }
 
   /** @throws EngineError shader, with WGSL line and column */
   compile(source: KernelSource, constants: ShaderConstants): Promise<Kernel> {

@@ -56,7 +56,7 @@ export function attentionShape({ heads, positions }: AttentionForm, strides: { q
 /** Appends the token's k and v, then one partial softmax per (head, split); gemv's merge prologue joins them. */
 export async function bindDecodeAttention(compiler: KernelCompiler, label: string, form: AttentionForm, buffers: AttentionBuffers, splits: () => number): Promise<Op> {
   const kernel = await compiler.compile(kernels.attentionDecode, {
-    ...headConstants(form),
+    ...headConstants(compiler, form),
     SPLIT: SPLIT_POSITIONS,
     MAX_SPLITS: maxSplits(form.positions),
     LANES: Math.min(64, headChunks(form.headSize)),
@@ -69,8 +69,8 @@ export async function bindDecodeAttention(compiler: KernelCompiler, label: strin
 export async function bindPrefillAttention(compiler: KernelCompiler, label: string, form: AttentionForm, buffers: AttentionBuffers): Promise<Op> {
   const { tile, staged } = prefillTile(form.headSize);
   const [write, attend] = await Promise.all([
-    compiler.compile(kernels.kvWrite, headConstants(form)),
-    compiler.compile(kernels.attentionPrefill, { ...headConstants(form), TILE: tile, STAGED: staged }),
+    compiler.compile(kernels.kvWrite, headConstants(compiler, form)),
+    compiler.compile(kernels.attentionPrefill, { ...headConstants(compiler, form), TILE: tile, STAGED: staged }),
   ]);
   const { run, shape, qkv, cache, kvScales, y } = buffers;
   return sequence([
@@ -79,8 +79,8 @@ export async function bindPrefillAttention(compiler: KernelCompiler, label: stri
   ]);
 }
 
-function headConstants({ headSize, kv }: AttentionForm): Record<string, string | number> {
-  return { HEAD_SIZE: headSize, HEAD_CHUNKS: headChunks(headSize), KV: kv };
+function headConstants({ rolled }: KernelCompiler, { headSize, kv }: AttentionForm): Record<string, string | number | boolean> {
+  return { HEAD_SIZE: headSize, HEAD_CHUNKS: headChunks(headSize), KV: kv, ROLLED: rolled };
 }
 
 /** The largest square of queries × positions whose q, k and v fit in workgroup memory; heads too large for any read them in place. */

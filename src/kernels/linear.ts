@@ -1,5 +1,6 @@
 import type { KernelCompiler } from "../gpu/pipeline.ts";
 import type { Activation } from "../types.ts";
+import { COLUMN_PADDING, padTo } from "../quantize/pack.ts";
 import { encodingConstants, type GpuMatrix } from "./matrix.ts";
 import { dispatchOp, sequence, type Op } from "./op.ts";
 import { kernels } from "./sources.ts";
@@ -31,45 +32,50 @@ export interface LinearForm {
   residual: boolean;
 }
 
-export type Prologue = { type: "none" } | { type: "layer_norm" } | { type: "merge"; headSize: number; maxSplits: number };
+/** What happens to x first. "merge" joins what attention_decode wrote; its matrix was uploaded with that attention in its shape. */
+export type Prologue = "none" | "layer_norm" | "merge";
 
 /** A row of `columns` inputs that a prologue prepares must fit in workgroup memory beside the partial sums. */
 export function fitsPrologue(columns: number): boolean {
-  return Math.ceil(columns / 32) * 32 * 4 + GEMV_THREADS * (GEMV_ROW_TILES + 1) * 4 + 64 <= WORKGROUP_MEMORY_BYTES;
+  return preparedChunks(padTo(columns, COLUMN_PADDING)) * 16 + GEMV_THREADS * (GEMV_ROW_TILES + 1) * 4 + 64 <= WORKGROUP_MEMORY_BYTES;
+}
+
+/** vec4s of workgroup memory for a row; at least 1 KB, so that small models of different widths share a kernel. */
+function preparedChunks(paddedColumns: number): number {
+  return Math.max(64, paddedColumns / 4);
 }
 
 /** y = activate(W · prologue(x) + bias) + residual for one row of x. */
 export async function bindGemv(compiler: KernelCompiler, label: string, matrix: GpuMatrix, form: LinearForm, prologue: Prologue, buffers: LinearBuffers): Promise<Op> {
   const kernel = await compiler.compile(kernels.gemv, {
-    ...linearConstants(matrix, form),
-    PROLOGUE: prologue.type,
+    ...linearConstants(compiler, matrix, form),
+    PROLOGUE: prologue,
     WG: GEMV_THREADS,
     ROW_TILES: GEMV_ROW_TILES,
-    ...(prologue.type === "none" ? {} : { PREPARED: matrix.paddedColumns / 4 }),
-    ...(prologue.type === "merge" ? { HEAD_SIZE: prologue.headSize, HEAD_CHUNKS: Math.ceil(prologue.headSize / 4), MAX_SPLITS: prologue.maxSplits } : {}),
+    ...(prologue === "none" ? {} : { PREPARED: preparedChunks(matrix.paddedColumns) }),
   });
   const { run, x, aux, residual, y } = buffers;
   return sequence(
     matrix.parts.map((part) => {
       const group = kernel.bind(`${label}.gemv`, [run, part.shape, x, part.codes, part.scales, aux, residual, y]);
-      return dispatchOp(kernel, group, () => [part.paddedRows / (8 * GEMV_ROW_TILES)]);
+      return dispatchOp(kernel, group, () => [Math.ceil(part.rows / (8 * GEMV_ROW_TILES))]);
     }),
   );
 }
 
 /** The same for many rows of x, without a prologue. */
 export async function bindGemm(compiler: KernelCompiler, label: string, matrix: GpuMatrix, form: LinearForm, buffers: LinearBuffers): Promise<Op> {
-  const kernel = await compiler.compile(kernels.gemm, linearConstants(matrix, form));
+  const kernel = await compiler.compile(kernels.gemm, linearConstants(compiler, matrix, form));
   const { run, x, aux, residual, y } = buffers;
   return sequence(
     matrix.parts.map((part) => {
       const group = kernel.bind(`${label}.gemm`, [run, part.shape, x, part.codes, part.scales, aux, residual, y]);
-      return dispatchOp(kernel, group, (rows) => [part.paddedRows / GEMM_COLUMNS, Math.ceil(rows / GEMM_ROWS)]);
+      return dispatchOp(kernel, group, (rows) => [Math.ceil(part.rows / GEMM_COLUMNS), Math.ceil(rows / GEMM_ROWS)]);
     }),
   );
 }
 
-function linearConstants(matrix: GpuMatrix, { activation, bias, residual }: LinearForm): Record<string, string | number | boolean> {
+function linearConstants({ rolled }: KernelCompiler, matrix: GpuMatrix, { activation, bias, residual }: LinearForm): Record<string, string | number | boolean> {
   // gelu_pytorch_tanh is gelu_new by another name.
-  return { ...encodingConstants(matrix.encoding), ACTIVATION: activation === "gelu_pytorch_tanh" ? "gelu_new" : activation, BIAS: bias, RESIDUAL: residual };
+  return { ...encodingConstants(matrix.encoding), ACTIVATION: activation === "gelu_pytorch_tanh" ? "gelu_new" : activation, BIAS: bias, RESIDUAL: residual, ROLLED: rolled };
 }

@@ -1,10 +1,11 @@
 import { BufferUsage } from "../gpu/constants.ts";
 import type { Gpu, MemoryPurpose } from "../gpu/device.ts";
-import { CHUNK_VALUES, padTo, ROW_PADDING, type Encoding, type PackedMatrix } from "../quantize/pack.ts";
+import { CHUNK_VALUES, type Encoding, type PackedMatrix } from "../quantize/pack.ts";
 
 /** Parts of a packed matrix on the device, each within the binding limit. */
 export interface GpuMatrixPart {
-  paddedRows: number;
+  /** Outputs in this part. */
+  rows: number;
   /** Uniform `Shape` of matrix.wgsl, 64 bytes. */
   shape: GPUBuffer;
   /** vec4<u32> [paddedRows / 8][paddedColumns / E][8] */
@@ -29,6 +30,9 @@ export interface MatrixUse {
   biasBase: number;
   /** Of the layer norm in front. */
   epsilon: number;
+  /** Of the attention whose splits a merge prologue joins. */
+  headSize?: number;
+  maxSplits?: number;
 }
 
 /** Uploads a packed matrix; its shape uniforms are made for the one place of the graph where it stands. */
@@ -59,8 +63,9 @@ export async function uploadMatrix(gpu: Gpu, label: string, packed: PackedMatrix
       use.biasBase,
     ]);
     new Float32Array(words.buffer)[12] = use.epsilon;
+    words.set([use.headSize ?? 0, use.maxSplits ?? 0], 13);
     await gpu.upload(shape, words);
-    parts.push({ paddedRows: padTo(part.rows, ROW_PADDING), shape, codes, scales });
+    parts.push({ rows: part.rows, shape, codes, scales });
   }
   const { encoding, rows, columns, paddedColumns } = packed;
   return { label, encoding, rows, columns, paddedColumns, parts };

@@ -10,12 +10,15 @@ import kvCache from "../../shaders/kv_cache.wgsl?raw";
 import kvShape from "../../shaders/kv_shape.wgsl?raw";
 import kvWrite from "../../shaders/kv_write.wgsl?raw";
 import layerNorm from "../../shaders/layer_norm.wgsl?raw";
+import loopBound from "../../shaders/loop_bound.wgsl?raw";
 import matrix from "../../shaders/matrix.wgsl?raw";
 import matrixShape from "../../shaders/matrix_shape.wgsl?raw";
 import rowDivergence from "../../shaders/row_divergence.wgsl?raw";
 import rowMoments from "../../shaders/row_moments.wgsl?raw";
 import rowSoftmax from "../../shaders/row_softmax.wgsl?raw";
 import rowSums from "../../shaders/row_sums.wgsl?raw";
+import workgroupMax from "../../shaders/workgroup_max.wgsl?raw";
+import workgroupSum from "../../shaders/workgroup_sum.wgsl?raw";
 import step from "../../shaders/step.wgsl?raw";
 import type { BindingKind, KernelSource } from "../gpu/pipeline.ts";
 
@@ -23,6 +26,7 @@ const pieces = {
   step,
   matrix_shape: matrixShape,
   matrix,
+  loop_bound: loopBound,
   activation,
   row_moments: rowMoments,
   half,
@@ -30,6 +34,8 @@ const pieces = {
   kv_cache: kvCache,
   kv_append: kvAppend,
   row_softmax: rowSoftmax,
+  workgroup_sum: workgroupSum,
+  workgroup_max: workgroupMax,
 };
 
 function kernel(name: string, wgsl: string, ...bindings: BindingKind[]): KernelSource {

@@ -21,6 +21,9 @@ const LOAD_SHARE = 0.2;
 const TIMED_PREFILL_TOKENS = 128;
 const TIMED_DECODE_TOKENS = 4;
 
+/** Of loading the first row, what the download takes. */
+const DOWNLOAD_SHARE = 0.5;
+
 interface Entry {
   name: string;
   /** As given; what cannot run has an error instead of a resolved recipe. */
@@ -38,7 +41,9 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
   signal?.throwIfAborted();
   checkLoadOptions(options);
   const entries = namedEntries(options);
-  const local = await materialize(openSource(source, { hub, fetch, signal }), { signal });
+  const meter = new CompareMeter(entries, options.onProgress);
+  const onBytes = ({ loadedBytes, totalBytes }: { loadedBytes: number; totalBytes: number | null }): void => meter.report({ fraction: (LOAD_SHARE * DOWNLOAD_SHARE * loadedBytes) / (totalBytes ?? Infinity) });
+  const local = await materialize(openSource(source, { hub, fetch, signal }), { signal, onBytes });
   const checkpoint = await openCheckpoint(local, { signal });
   const { config } = checkpoint;
   const contextLength = resolveContextLength(options.contextLength, config);
@@ -65,17 +70,15 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
   let baseline: Backend | null = null;
   try {
     for (const [row, { name, given }] of entries.entries()) {
-      const state: CompareProgress = { name, row, rows: entries.length, stage: "load", fraction: 0, scoredTokens: 0, totalTokens: plan.scoredTokens, perplexity: null };
-      const report = (change: Partial<CompareProgress>): void => options.onProgress?.(Object.assign(state, change) && { ...state });
-      report({});
+      meter.startRow(row, plan.scoredTokens);
       let backend: Backend | null = null;
       try {
-        const loaded = await open(resolveRecipe(given), new ProgressMeter(({ fraction }) => report({ fraction: LOAD_SHARE * fraction })));
+        const loaded = await open(resolveRecipe(given), new ProgressMeter(({ fraction }) => meter.report({ fraction: LOAD_SHARE * fraction })));
         backend = loaded.backend;
         const measures = await measureRow(backend, baseline, tokens, plan, {
           signal,
           onProgress: ({ scoredTokens, totalTokens, perplexity }) =>
-            report({ stage: "score", scoredTokens, perplexity, fraction: LOAD_SHARE + ((1 - LOAD_SHARE) * scoredTokens) / totalTokens }),
+            meter.report({ stage: "score", scoredTokens, perplexity, fraction: LOAD_SHARE + ((1 - LOAD_SHARE) * scoredTokens) / totalTokens }),
         });
         const speed = await measureSpeed(backend, tokens.slice(0, Math.min(TIMED_PREFILL_TOKENS, contextLength - TIMED_DECODE_TOKENS - 1)), signal);
         const { recipe, bytes, bitsPerWeight, quantizeMs, tensors } = loaded.report;
@@ -93,6 +96,33 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
   } finally {
     baseline?.dispose();
     if (choice.kind === "webgpu") choice.gpu.dispose();
+  }
+}
+
+/** The progress of the row at work; its fraction never falls. */
+class CompareMeter {
+  #state: CompareProgress;
+
+  constructor(
+    private readonly entries: readonly Entry[],
+    private readonly onProgress: CompareOptions["onProgress"],
+  ) {
+    this.#state = this.#initial(0, 0);
+  }
+
+  startRow(row: number, totalTokens: number): void {
+    const { fraction } = this.#state;
+    this.#state = this.#initial(row, totalTokens);
+    this.report({ fraction: row === 0 ? fraction : 0 }); // the download counts for the first row
+  }
+
+  report(change: Partial<CompareProgress>): void {
+    this.#state = { ...this.#state, ...change, fraction: Math.max(this.#state.fraction, change.fraction ?? 0) };
+    this.onProgress?.(this.#state);
+  }
+
+  #initial(row: number, totalTokens: number): CompareProgress {
+    return { name: this.entries[row]!.name, row, rows: this.entries.length, stage: "load", fraction: 0, scoredTokens: 0, totalTokens, perplexity: null };
   }
 }
 

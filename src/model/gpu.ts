@@ -62,6 +62,8 @@ export function createGpuBuilder(gpu: Gpu, options: GpuBackendOptions): BackendB
           yStride: padTo(tensor.shape[0], COLUMN_PADDING),
           biasBase: behindNorm ? packed.paddedColumns / 2 : 0, // gamma and beta come before it
           epsilon: config.layerNormEpsilon,
+          headSize: C / config.nHead,
+          maxSplits: maxSplits(options.contextLength),
         }));
       }
     },
@@ -187,11 +189,11 @@ class GpuBackend implements Backend {
       const attention = { run: step, shape, qkv, cache, kvScales };
       if (fused) {
         decode.push(
-          bindGemv(compiler, `${h}.attn.c_attn`, cAttn, plain, { type: "layer_norm" }, { run: step, x, aux: attnAux, residual: none, y: qkv }),
+          bindGemv(compiler, `${h}.attn.c_attn`, cAttn, plain, "layer_norm", { run: step, x, aux: attnAux, residual: none, y: qkv }),
           bindDecodeAttention(compiler, `${h}.attn`, form, { ...attention, y: partials }, () => this.splits),
-          bindGemv(compiler, `${h}.attn.c_proj`, cProj, residual, { type: "merge", headSize: D, maxSplits: splits }, { run: step, x: partials, aux: projAux, residual: x, y: x2 }),
-          bindGemv(compiler, `${h}.mlp.c_fc`, cFc, activated, { type: "layer_norm" }, { run: step, x: x2, aux: fcAux, residual: none, y: inner }),
-          bindGemv(compiler, `${h}.mlp.c_proj`, mlpProj, residual, { type: "none" }, { run: step, x: inner, aux: mlpProjAux, residual: x2, y: x }),
+          bindGemv(compiler, `${h}.attn.c_proj`, cProj, residual, "merge", { run: step, x: partials, aux: projAux, residual: x, y: x2 }),
+          bindGemv(compiler, `${h}.mlp.c_fc`, cFc, activated, "layer_norm", { run: step, x: x2, aux: fcAux, residual: none, y: inner }),
+          bindGemv(compiler, `${h}.mlp.c_proj`, mlpProj, residual, "none", { run: step, x: inner, aux: mlpProjAux, residual: x2, y: x }),
         );
       }
       prefill.push(
@@ -211,10 +213,10 @@ class GpuBackend implements Backend {
     const headForm: LinearForm = { activation: "none", bias: false, residual: false };
     const keepHidden = bindLayerNorm(compiler, "ln_f", { run: step, shape: head.parts[0]!.shape, x, aux: finalAux, y: this.hidden }, { keepPosition: true });
     const logits = fused
-      ? bindGemv(compiler, "head", head, headForm, { type: "layer_norm" }, { run: headStep, x, aux: finalAux, residual: none, y: this.logitsRow })
+      ? bindGemv(compiler, "head", head, headForm, "layer_norm", { run: headStep, x, aux: finalAux, residual: none, y: this.logitsRow })
       : Promise.all([
           bindLayerNorm(compiler, "ln_f.last", { run: step, shape: head.parts[0]!.shape, x, aux: finalAux, y: normed }, { keepPosition: false }),
-          bindGemv(compiler, "head", head, headForm, { type: "none" }, { run: headStep, x: normed, aux: finalAux, residual: none, y: this.logitsRow }),
+          bindGemv(compiler, "head", head, headForm, "none", { run: headStep, x: normed, aux: finalAux, residual: none, y: this.logitsRow }),
         ]).then(([norm, gemv]) => ({ record: (pass: GPUComputePassEncoder, rows: number) => (norm.record(pass, rows), gemv.record(pass, 1)) }));
 
     const [prefillOps, decodeOps, keep, last] = await Promise.all([Promise.all(prefill), fused ? Promise.all(decode) : null, keepHidden, logits]);
@@ -318,7 +320,7 @@ class GpuBackend implements Backend {
       }, (encoder) => {
         if (copyLogits && isLast) encoder.copyBufferToBuffer(this.logitsRow, 0, this.staging, 0, this.config.vocabSize * 4);
       });
-      if (!isLast) await queue.onSubmittedWorkDone(); // an abort between chunks takes effect, and the queue stays short
+      if (!isLast) await this.gpu.idle(); // an abort between chunks takes effect, and the queue stays short
     }
     this.gpu.throwFailure();
   }

@@ -1,8 +1,10 @@
-import { describe, expect, test } from "vitest";
-import { cases, runCase } from "../conformance/suite.ts";
+import { afterAll, describe, expect, test } from "vitest";
+import { cases, ConformanceRunner } from "../conformance/suite.ts";
 
 describe("conformance in Chromium", () => {
+  const runner = new ConformanceRunner(navigator.gpu);
+  afterAll(() => runner.dispose());
   test.each(cases.map((each) => [each.name, each] as const))("%s", async (_, each) => {
-    expect(await runCase(navigator.gpu, each)).toMatchObject({ ok: true });
+    expect(await runner.run(each)).toMatchObject({ ok: true });
   });
 });

@@ -9,7 +9,7 @@ import puppeteer from "puppeteer-core";
 import { createServer } from "vite";
 import { findFirefox, findLavapipe, vulkanEnvironment } from "../setup/locate.mjs";
 
-const limitMs = Number(process.env.FIREFOX_LIMIT_MS ?? 300_000);
+const limitMs = Number(process.env.FIREFOX_LIMIT_MS ?? 450_000);
 
 const preferences = {
   "dom.webgpu.enabled": true,

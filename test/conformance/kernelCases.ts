@@ -4,7 +4,7 @@ import { KernelCompiler } from "../../src/gpu/pipeline.ts";
 import { attentionShape, bindDecodeAttention, bindPrefillAttention, cacheBytes, headChunks, maxSplits, SPLIT_POSITIONS, type AttentionForm, type KvFormat } from "../../src/kernels/attention.ts";
 import { bindEmbedding } from "../../src/kernels/embedding.ts";
 import { bindLayerNorm } from "../../src/kernels/layerNorm.ts";
-import { bindGemm, bindGemv, type Prologue } from "../../src/kernels/linear.ts";
+import { bindGemm, bindGemv } from "../../src/kernels/linear.ts";
 import { uploadMatrix } from "../../src/kernels/matrix.ts";
 import type { Op } from "../../src/kernels/op.ts";
 import { bindRowDivergence, bindRowSums, type RowSumsBuffers } from "../../src/kernels/rows.ts";
@@ -23,12 +23,12 @@ const { storage, uniform, copySrc, copyDst, mapRead } = BufferUsage;
 /** A device with what a kernel case needs around one op: inputs from arrays, one run, the output back. */
 class Workbench {
   readonly compiler: KernelCompiler;
-  private constructor(readonly gpu: Gpu) {
-    this.compiler = new KernelCompiler(gpu);
+  private constructor(readonly gpu: Gpu, rolled: boolean | undefined) {
+    this.compiler = new KernelCompiler(gpu, rolled);
   }
 
-  static async open(device: GPUDevice): Promise<Workbench> {
-    return new Workbench(await Gpu.open({ device, largestTensorBytes: 0 }));
+  static async open(device: GPUDevice, rolled?: boolean): Promise<Workbench> {
+    return new Workbench(await Gpu.open({ device, largestTensorBytes: 0 }), rolled);
   }
 
   input(values: Float32Array<ArrayBuffer> | Uint32Array<ArrayBuffer>, usage: number = storage): GPUBuffer {
@@ -103,11 +103,13 @@ interface LinearCase {
   prologue?: "layer_norm";
   /** Moves all weights, so that zero points leave the range of int8. */
   weightMean?: number;
+  /** The variant whose loops are kept from being unrolled; default: what the engine chooses for the adapter. */
+  rolled?: boolean;
 }
 
 /** y = activate(W p(x) + b) + r for every row by gemm, and for the last row by gemv, against f64. */
-async function linearError(device: GPUDevice, { N, K, T, format, activation, residual, prologue, weightMean = 0 }: LinearCase): Promise<{ gemm: number; gemv: number }> {
-  const bench = await Workbench.open(device);
+async function linearError(device: GPUDevice, { N, K, T, format, activation, residual, prologue, weightMean = 0, rolled }: LinearCase): Promise<{ gemm: number; gemv: number }> {
+  const bench = await Workbench.open(device, rolled);
   const weights = quantizeTensor(gaussian(N * K, 0.3, weightMean, N + K), [N, K], format);
   const w = dequantizeTensor(weights);
   const x = gaussian(T * K, 1, 0.2, 7);
@@ -148,8 +150,7 @@ async function linearError(device: GPUDevice, { N, K, T, format, activation, res
     found.gemm = nmse(unpadRows(await bench.run([gemm], T, y, T * padTo(N, 32)), T, N), expected);
   }
   const y = bench.output(padTo(N, 32));
-  const first: Prologue = { type: prologue ?? "none" };
-  const gemv = await bindGemv(bench.compiler, "gemv", matrix, form, first, { ...shared, run: bench.step(0, 1, T - 1), residual: bench.input(padRows(r.subarray((T - 1) * N), N)), y });
+  const gemv = await bindGemv(bench.compiler, "gemv", matrix, form, prologue ?? "none", { ...shared, run: bench.step(0, 1, T - 1), residual: bench.input(padRows(r.subarray((T - 1) * N), N)), y });
   found.gemv = nmse((await bench.run([gemv], 1, y, padTo(N, 32))).subarray(0, N), expected.subarray((T - 1) * N));
   bench.gpu.dispose();
   return found;
@@ -182,8 +183,8 @@ const epilogueCases = (["gelu_new", "gelu", "relu", "gelu_pytorch_tanh"] as cons
 
 // ---------------------------------------------------------------- attention
 
-async function attentionError(device: GPUDevice, { headSize: D, kv, S }: { headSize: number; kv: KvFormat; S: number }): Promise<{ prefill: number; decode: number }> {
-  const bench = await Workbench.open(device);
+async function attentionError(device: GPUDevice, { headSize: D, kv, S, rolled }: { headSize: number; kv: KvFormat; S: number; rolled?: boolean }): Promise<{ prefill: number; decode: number }> {
+  const bench = await Workbench.open(device, rolled);
   const H = 2;
   const C = H * D;
   const form: AttentionForm = { heads: H, headSize: D, positions: S, kv };
@@ -232,10 +233,10 @@ async function attentionError(device: GPUDevice, { headSize: D, kv, S }: { headS
     const decode = await bindDecodeAttention(bench.compiler, "decode", form, { ...shared, run: bench.step(t, 1, 0, splits), qkv: from(t), y: partials }, () => splits);
     // The merge of the splits is a prologue of gemv; an identity matrix shows it bare.
     const identity = quantizeTensor(Float32Array.from({ length: C * C }, (_, i) => (i % (C + 1) === 0 ? 1 : 0)), [C, C], { type: "f32" });
-    const matrix = await uploadMatrix(bench.gpu, "identity", packTensor(identity, 2 ** 27), "weights", { yStride: strides.y, biasBase: 0, epsilon: 0 });
+    const matrix = await uploadMatrix(bench.gpu, "identity", packTensor(identity, 2 ** 27), "weights", { yStride: strides.y, biasBase: 0, epsilon: 0, headSize: D, maxSplits: maxSplits(S) });
     const none = bench.input(new Float32Array(strides.y));
     const merged = bench.output(strides.y);
-    const merge = await bindGemv(bench.compiler, "merge", matrix, { activation: "none", bias: false, residual: false }, { type: "merge", headSize: D, maxSplits: maxSplits(S) }, { run: bench.step(t, 1, 0, splits), x: partials, aux: none, residual: none, y: merged });
+    const merge = await bindGemv(bench.compiler, "merge", matrix, { activation: "none", bias: false, residual: false }, "merge", { run: bench.step(t, 1, 0, splits), x: partials, aux: none, residual: none, y: merged });
     found.decode = nmse((await bench.run([decode, merge], 1, merged, strides.y)).subarray(0, C), expected.subarray(t * C, (t + 1) * C));
   }
   bench.gpu.dispose();
@@ -269,6 +270,30 @@ const otherCases: readonly ConformanceCase[] = [
     },
   },
   {
+    name: "kernel: gemv and gemm agree with f64 whether their loops are unrolled or not",
+    run: async (device) => {
+      let worst = 0;
+      for (const rolled of [true, false]) {
+        for (const format of [{ type: "f16" }, { type: "int4", mode: "zeropoint", granularity: { group: 32 } }] as const) {
+          const { gemm, gemv } = await linearError(device, { N: 65, K: 100, T: 33, format, activation: "gelu_new", residual: true, rolled });
+          worst = Math.max(worst, gemm, gemv);
+        }
+      }
+      return requireAtMost("NMSE", worst, tolerances.kernelNmse.quantized);
+    },
+  },
+  {
+    name: "kernel: attention agrees with f64 whether its loops are unrolled or not",
+    run: async (device) => {
+      let worst = 0;
+      for (const rolled of [true, false]) {
+        const { prefill, decode } = await attentionError(device, { headSize: 20, kv: "f16", S: 34, rolled });
+        worst = Math.max(worst, prefill, decode);
+      }
+      return requireAtMost("NMSE", worst, tolerances.kernelNmse.attention);
+    },
+  },
+  {
     name: "kernel: gemv and gemm take zero points beyond the range of int8",
     run: async (device) => {
       const format: TensorFormat = { type: "int8", mode: "zeropoint", granularity: { group: 32 } };
@@ -285,7 +310,7 @@ const otherCases: readonly ConformanceCase[] = [
       const matrix = await uploadMatrix(bench.gpu, "w", packTensor(quantizeTensor(inputs, [N, 1], { type: "f32" }), 2 ** 27), "weights", { yStride: 32, biasBase: 0, epsilon: 0 });
       const none = bench.input(new Float32Array(32));
       const y = bench.output(32);
-      const op = await bindGemv(bench.compiler, "gelu", matrix, { activation: "gelu_new", bias: false, residual: false }, { type: "none" }, { run: bench.step(0, 1), x: bench.input(padRows(Float32Array.of(1), 1)), aux: none, residual: none, y });
+      const op = await bindGemv(bench.compiler, "gelu", matrix, { activation: "gelu_new", bias: false, residual: false }, "none", { run: bench.step(0, 1), x: bench.input(padRows(Float32Array.of(1), 1)), aux: none, residual: none, y });
       const found = await bench.run([op], 1, y, 32);
       bench.gpu.dispose();
       const errors = [...inputs].map((x, i) => Math.abs(found[i]! - activate("gelu_new", x)) / Math.max(1, Math.abs(x)));

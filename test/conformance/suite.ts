@@ -21,38 +21,49 @@ export const cases: readonly ConformanceCase[] = [...kernelCases, ...modelCases]
 
 /** Every kernel, and every preset on the tiny checkpoints, against the f64 oracle. Rejects where there is no adapter. */
 export async function runConformance(gpu: GPU, options: ConformanceOptions = {}): Promise<ConformanceResult[]> {
+  const runner = new ConformanceRunner(gpu);
   const results: ConformanceResult[] = [];
   for (const each of cases) {
     if (options.filter !== undefined && !each.name.includes(options.filter)) continue;
-    const result = await runCase(gpu, each);
+    const result = await runner.run(each);
     results.push(result);
     options.onCase?.(result);
   }
+  runner.dispose();
   return results;
 }
 
-/** Runs one case on a fresh device. */
-export async function runCase(gpu: GPU, { name, run }: ConformanceCase): Promise<ConformanceResult> {
-  const startMs = performance.now();
-  const outcome = await runOnFreshDevice(gpu, run).then(
-    (detail) => ({ ok: true, detail }),
-    (error: unknown) => ({ ok: false, detail: error instanceof Error ? `${error.name}: ${error.message}` : String(error) }),
-  );
-  return { name, ...outcome, ms: performance.now() - startMs };
-}
+/** Runs cases on one device, so that kernels which several of them use are compiled once; a case that fails takes the device with it. */
+export class ConformanceRunner {
+  private device: GPUDevice | null = null;
+  private errors: string[] = [];
 
-async function runOnFreshDevice(gpu: GPU, run: ConformanceCase["run"]): Promise<string> {
-  const adapter = await gpu.requestAdapter();
-  if (adapter === null) throw new Error("No WebGPU adapter.");
-  const device = await adapter.requestDevice();
-  const errors: string[] = [];
-  device.addEventListener("uncapturederror", (event) => errors.push(event.error.message));
-  try {
-    const detail = await run(device);
-    await device.queue.onSubmittedWorkDone();
-    if (errors.length > 0) throw new Error(`WebGPU reported: ${errors.join("; ")}`);
-    return detail;
-  } finally {
-    device.destroy();
+  constructor(private readonly gpu: GPU) {}
+
+  async run({ name, run }: ConformanceCase): Promise<ConformanceResult> {
+    const startMs = performance.now();
+    try {
+      const device = (this.device ??= await this.openDevice());
+      const detail = await run(device);
+      if (this.errors.length > 0) throw new Error(`WebGPU reported: ${this.errors.join("; ")}`);
+      return { name, ok: true, detail, ms: performance.now() - startMs };
+    } catch (error) {
+      this.dispose();
+      return { name, ok: false, detail: error instanceof Error ? `${error.name}: ${error.message}` : String(error), ms: performance.now() - startMs };
+    }
+  }
+
+  dispose(): void {
+    this.device?.destroy();
+    this.device = null;
+  }
+
+  private async openDevice(): Promise<GPUDevice> {
+    const adapter = await this.gpu.requestAdapter();
+    if (adapter === null) throw new Error("No WebGPU adapter.");
+    const device = await adapter.requestDevice();
+    this.errors = [];
+    device.addEventListener("uncapturederror", (event) => this.errors.push(event.error.message));
+    return device;
   }
 }

@@ -1,9 +1,11 @@
-import { describe, expect, test } from "vitest";
-import { cases, runCase } from "../conformance/suite.ts";
+import { afterAll, describe, expect, test } from "vitest";
+import { cases, ConformanceRunner } from "../conformance/suite.ts";
 import { requireGpu } from "../gpu.ts";
 
 describe("conformance on Dawn in Node", () => {
+  const runner = new ConformanceRunner(requireGpu());
+  afterAll(() => runner.dispose());
   test.each(cases.map((each) => [each.name, each] as const))("%s", async (_, each) => {
-    expect(await runCase(requireGpu(), each)).toMatchObject({ ok: true });
+    expect(await runner.run(each)).toMatchObject({ ok: true });
   });
 });

@@ -1,0 +1,202 @@
+import { describe, expect, test } from "vitest";
+import { compareQuantizations, loadModel, type ComparisonRow } from "../../src/index.ts";
+import { Gpu } from "../../src/gpu/device.ts";
+import { createGpuBuilder } from "../../src/model/gpu.ts";
+import { resolveRecipe } from "../../src/quantize/recipes.ts";
+import { gpt2SmallShape, seededCheckpoint, tinyCheckpoints } from "../fixtures/seededCheckpoint.ts";
+import { adapterName, gpuTest, requireGpu } from "../gpu.ts";
+import { referenceLogits } from "../reference/gpt2.ts";
+import { maxAbsError } from "../reference/metrics.ts";
+import { addReferenceWeights, dequantizedWeights, referenceCheckpoint } from "../reference/weights.ts";
+import { tolerances } from "../tolerances.ts";
+
+const adapter = await adapterName();
+const files = seededCheckpoint(tinyCheckpoints.width100);
+const V = tinyCheckpoints.width100.vocabSize;
+const tokens = Array.from({ length: 20 }, (_, i) => (i * 37 + 5) % V);
+
+/** Bytes of live buffers, counted at the device and not by the engine. */
+function watchBuffers(device: GPUDevice): { liveBytes: number; created: number } {
+  const watch = { liveBytes: 0, created: 0 };
+  const create = device.createBuffer.bind(device);
+  device.createBuffer = (descriptor) => {
+    const buffer = create(descriptor);
+    watch.liveBytes += descriptor.size;
+    watch.created++;
+    const destroy = buffer.destroy.bind(buffer);
+    let live = true;
+    buffer.destroy = () => {
+      if (live) watch.liveBytes -= descriptor.size;
+      live = false;
+      return destroy();
+    };
+    return buffer;
+  };
+  return watch;
+}
+
+describe("a model on WebGPU", () => {
+  gpuTest("reports exactly the bytes that are live on the device, and none after 50 loads and disposals", async ({ device }) => {
+    const watch = watchBuffers(device);
+    const tiny = seededCheckpoint(tinyCheckpoints.oneLayer);
+    for (let i = 0; i < 50; i++) {
+      const model = await loadModel(tiny, { backend: "webgpu", device, quantization: i % 2 ? "nf4" : "int8" });
+      const { memory } = model;
+      expect(memory.total).toBe(watch.liveBytes);
+      expect(memory.total).toBe(memory.weights + memory.embedding + memory.scales + memory.kvCache + memory.activations + memory.staging);
+      if (i % 10 === 0) {
+        await model.complete([1, 2], { maxTokens: 3 });
+        await model.tokenLogProbs([1, 2, 3]);
+        expect(model.memory.total).toBe(watch.liveBytes);
+      }
+      model.dispose();
+      expect(model.memory.total).toBe(0);
+      expect(watch.liveBytes).toBe(0);
+    }
+  });
+
+  gpuTest("creates no buffer while generating", async ({ device }) => {
+    const watch = watchBuffers(device);
+    using model = await loadModel(files, { backend: "webgpu", device });
+    const { created } = watch;
+    await model.complete(tokens, { maxTokens: 20 });
+    expect(watch.created).toBe(created);
+  });
+
+  gpuTest("decodes in 5 L + 2 dispatches and one submit a token", async ({ device }) => {
+    const { config, weights } = referenceCheckpoint(files);
+    const gpu = await Gpu.open({ device, largestTensorBytes: 0 });
+    const builder = createGpuBuilder(gpu, { config, contextLength: 64, kvCache: "f16" });
+    await addReferenceWeights(builder, weights, resolveRecipe("nf4"));
+    const backend = await builder.finish();
+    await backend.forward(tokens, 0);
+    const counts = { ...gpu.counts };
+    let dispatches = 0;
+    const createEncoder = device.createCommandEncoder.bind(device);
+    device.createCommandEncoder = (descriptor) => {
+      const encoder = createEncoder(descriptor);
+      const begin = encoder.beginComputePass.bind(encoder);
+      encoder.beginComputePass = (passDescriptor) => {
+        const pass = begin(passDescriptor);
+        const dispatch = pass.dispatchWorkgroups.bind(pass);
+        pass.dispatchWorkgroups = (...grid) => (dispatches++, dispatch(...grid));
+        return pass;
+      };
+      return encoder;
+    };
+    await backend.forward([1], 20);
+    expect(dispatches).toBe(5 * config.nLayer + 2);
+    expect(gpu.counts).toEqual({ ...counts, submits: counts.submits + 1 });
+    backend.dispose();
+  });
+
+  gpuTest("frees everything when a load fails, is aborted, or meets a broken tensor", async ({ device }) => {
+    const watch = watchBuffers(device);
+    const short = { ...files, "model.safetensors": files["model.safetensors"].subarray(0, -5) };
+    await expect(loadModel(short, { backend: "webgpu", device })).rejects.toMatchObject({ code: "checkpoint" });
+    expect(watch.liveBytes).toBe(0);
+    const controller = new AbortController();
+    const reason = new Error("enough");
+    await expect(loadModel(files, { backend: "webgpu", device, signal: controller.signal, onProgress: ({ fraction }) => fraction > 0.5 && controller.abort(reason) })).rejects.toBe(reason);
+    expect(watch.created).toBeGreaterThan(0);
+    expect(watch.liveBytes).toBe(0);
+    using model = await loadModel(files, { backend: "webgpu", device }); // and the device still works
+    expect(await model.logits(tokens)).toHaveLength(V);
+  });
+
+  gpuTest("rejects with signal.reason when aborted in the middle of a prefill, and works on", async ({ device }) => {
+    const long = seededCheckpoint(tinyCheckpoints.context300);
+    using model = await loadModel(long, { backend: "webgpu", device });
+    const prompt = Array.from({ length: 290 }, (_, i) => i);
+    const expected = await model.logits(prompt);
+    const controller = new AbortController();
+    const reason = new Error("enough");
+    const running = model.logits(prompt, { signal: controller.signal });
+    queueMicrotask(() => controller.abort(reason));
+    await expect(running).rejects.toBe(reason);
+    expect(await model.logits(prompt)).toEqual(expected); // bit for bit
+  });
+
+  gpuTest("stays usable when the caller brings the device, which is the caller's to destroy", async ({ device }) => {
+    const model = await loadModel(files, { backend: "webgpu", device });
+    model.dispose();
+    using next = await loadModel(files, { device });
+    expect(next.adapter.backend).toBe("webgpu");
+    expect(await next.logits(tokens)).toHaveLength(V);
+  });
+
+  test("rejects with `disposed`, and its running calls end, when it is disposed at work", async () => {
+    const model = await loadModel(files, { backend: "webgpu", gpu: requireGpu() });
+    const generation = model.generate(tokens, { maxTokens: 40 });
+    let waiting: Promise<unknown> = Promise.resolve();
+    const running = (async () => {
+      for await (const _ of generation) {
+        if (generation.summary === null) waiting = Promise.allSettled([model.logits(tokens)]);
+        model.dispose();
+      }
+    })();
+    await expect(running).rejects.toMatchObject({ name: "EngineError", code: "disposed" });
+    expect(generation.summary).toMatchObject({ finishReason: "failed", newTokens: 1 });
+    expect(await waiting).toMatchObject([{ status: "rejected", reason: { name: "EngineError", code: "disposed" } }]);
+  });
+
+  test("rejects with `deviceLost` when the device goes away, and says so in `lost`", async () => {
+    const found = await requireGpu().requestAdapter();
+    const device = await found!.requestDevice();
+    const model = await loadModel(files, { backend: "webgpu", device });
+    await model.logits(tokens);
+    device.destroy();
+    expect(await model.lost).toMatchObject({ name: "EngineError", code: "deviceLost" });
+    await expect(model.logits(tokens)).rejects.toMatchObject({ code: "deviceLost" });
+    model.dispose();
+  });
+
+  test("falls to the CPU under backend auto where the only adapter is software", async () => {
+    using model = await loadModel(files, { gpu: requireGpu() });
+    expect(model.adapter.backend).toBe(adapter === "hardware" ? "webgpu" : "cpu");
+    if (adapter !== "hardware") expect(model.adapter.notices[0]).toMatch(/software.*running on the CPU/);
+  });
+
+  gpuTest("compares recipes on one device as the CPU does, and frees everything", async ({ device }) => {
+    const watch = watchBuffers(device);
+    const text = Array.from({ length: 90 }, (_, i) => (i * i * 13 + 7) % V);
+    const options = { text, windowTokens: 32, recipes: ["int8", "nf4-dq"], kvCache: "f32" } as const;
+    const rows: Record<"webgpu" | "cpu", ComparisonRow[]> = { webgpu: [], cpu: [] };
+    for await (const row of compareQuantizations(files, { ...options, backend: "webgpu", device })) rows.webgpu.push(row);
+    for await (const row of compareQuantizations(files, { ...options, backend: "cpu" })) rows.cpu.push(row);
+    expect(watch.liveBytes).toBe(0);
+    for (const [i, row] of rows.webgpu.entries()) {
+      const other = rows.cpu[i]!;
+      expect(row.name).toBe(other.name);
+      expect(row.bytes).toEqual(other.bytes);
+      expect(Math.abs(row.perplexity / other.perplexity - 1)).toBeLessThan(tolerances.meanNll);
+      expect(Math.abs(row.klDivergence.mean - other.klDivergence.mean)).toBeLessThan(tolerances.klDivergence);
+      expect(row.sameTopToken).toEqual(other.sameTopToken);
+    }
+  });
+
+  // 124M parameters: seconds on lavapipe, minutes on SwiftShader.
+  test.runIf(adapter !== "swiftshader")("runs a seeded checkpoint of true 124M shape as int8 and nf4 as the oracle does on sampled logits", async () => {
+    const large = seededCheckpoint(gpt2SmallShape);
+    const { config, weights } = referenceCheckpoint(large);
+    const prompt = [464, 3290, 373, 50256, 11];
+    for (const quantization of ["int8", "nf4"] as const) {
+      using model = await loadModel(large, { backend: "webgpu", gpu: requireGpu(), quantization, kvCache: "f32", contextLength: 128 });
+      const logits = await model.logits(prompt);
+      const expected = referenceLogits(config, dequantizedWeights(weights, resolveRecipe(quantization)), prompt, { rows: [prompt.length - 1] });
+      const sampled = Array.from({ length: 1000 }, (_, i) => (i * 50_257) / 1000).map(Math.floor);
+      expect(maxAbsError(sampled.map((id) => logits[id]!), sampled.map((id) => expected[id]!))).toBeLessThan(tolerances.logit);
+    }
+  });
+
+  // Its f32 head is 154 MB, above the 128 MiB that a binding may have on lavapipe.
+  test.runIf(adapter === "lavapipe")("splits an f32 head that is larger than a binding may be", async () => {
+    const shape = { ...gpt2SmallShape, nLayer: 1, nPositions: 32 };
+    const large = seededCheckpoint(shape);
+    const { config, weights } = referenceCheckpoint(large);
+    const prompt = [50256, 0, 43690, 43691, 17];
+    using model = await loadModel(large, { backend: "webgpu", gpu: requireGpu(), quantization: "f32" });
+    expect(model.adapter.limits.maxStorageBufferBindingSize).toBe(134_217_728);
+    expect(maxAbsError(await model.logits(prompt), referenceLogits(config, weights, prompt, { rows: [prompt.length - 1] }))).toBeLessThan(tolerances.logit);
+  });
+});
