@@ -1,0 +1,25 @@
+import { defineConfig } from "@playwright/test";
+import { resolve } from "node:path";
+import { chromiumFlags, findChromium } from "../setup/locate.mjs";
+
+const root = resolve(import.meta.dirname, "../..");
+const address = "http://127.0.0.1:4273/";
+
+/** The built page (npm run build:page) in a real Chromium. */
+export default defineConfig({
+  testDir: import.meta.dirname,
+  testMatch: "**/*.spec.ts",
+  outputDir: resolve(root, "test-results"),
+  workers: 1, // a software adapter takes every core by itself
+  timeout: 180_000,
+  forbidOnly: !!process.env.CI,
+  reporter: "list",
+  use: {
+    baseURL: address,
+    browserName: "chromium",
+    launchOptions: { executablePath: findChromium() ?? undefined, args: chromiumFlags },
+    screenshot: "only-on-failure",
+    trace: "off",
+  },
+  webServer: { command: "npx vite preview --port 4273 --strictPort", cwd: root, url: address, reuseExistingServer: false },
+});

@@ -1,0 +1,93 @@
+import { type ChildProcess, spawn } from "node:child_process";
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { build } from "vite";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import prompt7 from "../fixtures/golden/prompt-7.json";
+
+const root = resolve(import.meta.dirname, "../..");
+/** Inside node_modules, so that the build finds the package's dependencies. */
+const dist = join(root, "node_modules/.nibble-cli-test");
+const folder = mkdtempSync(join(tmpdir(), "nibble-cli-"));
+
+beforeAll(async () => {
+  await build({ root, mode: "library", logLevel: "error", build: { outDir: dist, emptyOutDir: true } });
+});
+afterAll(() => {
+  rmSync(dist, { recursive: true, force: true });
+  rmSync(folder, { recursive: true, force: true });
+});
+
+interface Outcome {
+  code: number | null;
+  stdout: string;
+  stderr: string;
+}
+
+/** Runs the built command line; onText sees stdout while it is written. */
+async function nibble(args: readonly string[], onText?: (child: ChildProcess) => void): Promise<Outcome> {
+  const child = spawn(process.execPath, [join(dist, "cli.js"), ...args], { cwd: root, stdio: ["ignore", "pipe", "pipe"] });
+  const outcome: Outcome = { code: null, stdout: "", stderr: "" };
+  child.stdout.on("data", (chunk: Buffer) => {
+    outcome.stdout += String(chunk);
+    onText?.(child);
+  });
+  child.stderr.on("data", (chunk: Buffer) => void (outcome.stderr += String(chunk)));
+  return new Promise((resolveOutcome) => child.once("close", (code) => resolveOutcome({ ...outcome, code })));
+}
+
+const greedy = ["--quantization", "f32", "--temperature", "0"];
+
+describe("nibble generate", () => {
+  test.each(["cpu", "webgpu"])("writes the golden continuation on stdout with --backend %s", async (backend) => {
+    const tokens = 6;
+    const { code, stdout, stderr } = await nibble(["generate", prompt7.text, ...greedy, "--max-tokens", String(tokens), "--backend", backend]);
+    expect(code, stderr).toBe(0);
+    expect(prompt7.greedyText.startsWith(stdout.trimEnd())).toBe(true);
+    expect(stdout).toBe(" a little girl named Lily.\n");
+    expect(stderr).toContain("6 tokens");
+    expect(stderr).toContain(backend === "cpu" ? "CPU" : "WebGPU");
+  });
+  test("says the same with --json, as data", async () => {
+    const { code, stdout, stderr } = await nibble(["generate", prompt7.text, ...greedy, "--max-tokens", "24", "--backend", "cpu", "--json"]);
+    expect(code, stderr).toBe(0);
+    expect(JSON.parse(stdout)).toMatchObject({ text: prompt7.greedyText, tokens: prompt7.greedy, finishReason: "maxTokens", newTokens: 24 });
+  });
+  test("ends with 130 on Ctrl-C", async () => {
+    const { code } = await nibble(["generate", prompt7.text, ...greedy, "--max-tokens", "240", "--backend", "cpu"], (child) => child.kill("SIGINT"));
+    expect(code).toBe(130);
+  });
+  test("ends quietly when nobody reads on", async () => {
+    const { code, stderr } = await nibble(["generate", prompt7.text, ...greedy, "--max-tokens", "240", "--backend", "cpu"], (child) => child.stdout?.destroy());
+    expect(code, stderr).toBe(0);
+    expect(stderr).not.toContain("EPIPE");
+  });
+});
+
+describe("nibble perplexity", () => {
+  test("measures every recipe on the same tokens", async () => {
+    const file = join(folder, "story.txt");
+    writeFileSync(file, readFileSync(join(root, "models/texts/stories-eval.txt"), "utf8").slice(0, 1200));
+    const { code, stdout, stderr } = await nibble(["perplexity", "--text", file, "--quantization", "f32,int8", "--protocol", "strided", "--window", "64", "--backend", "cpu", "--json"]);
+    expect(code, stderr).toBe(0);
+    const { rows } = JSON.parse(stdout) as { rows: { name: string; perplexity: number; standardError: number; scoredTokens: number; bytes: { total: number } }[] };
+    const [f32, int8] = rows;
+    expect(rows.map(({ name }) => name)).toEqual(["f32", "int8"]);
+    expect(f32?.scoredTokens).toBeGreaterThan(200);
+    expect(int8?.scoredTokens).toBe(f32?.scoredTokens);
+    expect(Math.abs(int8!.perplexity / f32!.perplexity - 1)).toBeLessThan(0.05);
+    expect(int8!.bytes.total).toBeLessThan(0.3 * f32!.bytes.total);
+  });
+  test("ends with 1 and one line where the text cannot be read", async () => {
+    const { code, stdout, stderr } = await nibble(["perplexity", "--text", join(folder, "nothing.txt")]);
+    expect([code, stdout]).toEqual([1, ""]);
+    expect(stderr).toMatch(/^nibble: Cannot read the text file ".*nothing\.txt".*\n$/);
+  });
+});
+
+test("nibble ends with 2 and names an option that does not exist", async () => {
+  const { code, stdout, stderr } = await nibble(["generate", "a", "--fast"]);
+  expect([code, stdout]).toEqual([2, ""]);
+  expect(stderr).toContain("--fast");
+});

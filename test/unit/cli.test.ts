@@ -1,0 +1,209 @@
+import { describe, expect, test } from "vitest";
+import { version } from "../../package.json";
+import { runCli } from "../../src/cli/cli.ts";
+import type { CliIo } from "../../src/cli/io.ts";
+import { EngineError, type GenerateOptions, type LoadOptions, type Model, type ModelSource, type PerplexityOptions } from "../../src/index.ts";
+
+const story = [" there", " was", " a", " fox"];
+const summary = { finishReason: "maxTokens", promptTokens: 4, newTokens: 4, prefillMs: 12, decodeMs: 300 } as const;
+
+/** What a call of the command line did. */
+interface Call {
+  code: number;
+  stdout: string;
+  stderr: string;
+  loads: { source: ModelSource; options: LoadOptions }[];
+  generated: { prompt: unknown; options: GenerateOptions }[];
+  scored: { text: unknown; options: PerplexityOptions }[];
+  disposed: number;
+}
+
+/** Runs the command line on a model that only records what it is asked. */
+async function call(args: string[], overrides: Partial<CliIo> & { onToken?: () => void } = {}): Promise<Call> {
+  const seen: Call = { code: -1, stdout: "", stderr: "", loads: [], generated: [], scored: [], disposed: 0 };
+  const dispose = () => void seen.disposed++;
+  const fakeModel = {
+    adapter: { backend: "cpu", vendor: "", architecture: "", description: "" },
+    quantization: { bitsPerWeight: 8.25, bytes: { weights: 1, embedding: 1, scales: 1, total: 12_340_000 }, quantizeMs: 1 },
+    generate(prompt: unknown, options: GenerateOptions) {
+      seen.generated.push({ prompt, options });
+      return {
+        summary,
+        async *[Symbol.asyncIterator]() {
+          for (const text of story) {
+            overrides.onToken?.();
+            options.signal?.throwIfAborted();
+            yield { id: 0, text, logProb: 0 };
+          }
+        },
+      };
+    },
+    async complete(prompt: unknown, options: GenerateOptions) {
+      seen.generated.push({ prompt, options });
+      return { ...summary, text: story.join(""), tokens: [1, 2, 3, 4] };
+    },
+    async perplexity(text: unknown, options: PerplexityOptions) {
+      seen.scored.push({ text, options });
+      options.onProgress?.({ scoredTokens: 50, totalTokens: 100, perplexity: 9 });
+      return { perplexity: 9.87654, standardError: 0.12345, nll: 2.29, bitsPerByte: 1, scoredTokens: 100, windows: 1, protocol: "strided", windowTokens: 256, strideTokens: 128 };
+    },
+    dispose,
+    [Symbol.dispose]: dispose,
+  };
+  const io: CliIo = {
+    stdout: { write: (text) => void (seen.stdout += text), isTTY: false },
+    stderr: { write: (text) => void (seen.stderr += text), isTTY: false },
+    signal: new AbortController().signal,
+    readText: async (path) => `text of ${path}`,
+    requestGpu: async () => null,
+    async loadModel(source, options = {}) {
+      seen.loads.push({ source, options });
+      return fakeModel as unknown as Model;
+    },
+    ...overrides,
+  };
+  seen.code = await runCli(args, io);
+  return seen;
+}
+
+describe("nibble", () => {
+  test("prints the help on stdout", async () => {
+    const { code, stdout, stderr } = await call(["--help"]);
+    expect([code, stderr]).toEqual([0, ""]);
+    expect(stdout).toContain("nibble <command>");
+  });
+  test("prints the version of package.json", async () => {
+    expect(await call(["--version"])).toMatchObject({ code: 0, stdout: `${version}\n` });
+  });
+  test.each([
+    [[], "No command was given."],
+    [["fly"], 'There is no command "fly".'],
+    [["--fast"], 'There is no option "--fast".'],
+  ])("refuses %j with exit code 2", async (args, message) => {
+    const { code, stdout, stderr } = await call(args);
+    expect([code, stdout]).toEqual([2, ""]);
+    expect(stderr).toContain(message);
+  });
+  test.each(["generate", "perplexity"])("explains %s, even beside an option that does not exist", async (command) => {
+    const { code, stdout, loads } = await call([command, "--nonsense", "--help"]);
+    expect([code, loads]).toEqual([0, []]);
+    expect(stdout).toContain(`Usage: nibble ${command}`);
+    expect(stdout).toContain("--quantization");
+  });
+});
+
+describe("nibble generate", () => {
+  test("streams the new text to stdout and says the rest on stderr", async () => {
+    const { code, stdout, stderr, disposed } = await call(["generate", "Once upon a time"]);
+    expect([code, stdout, disposed]).toEqual([0, " there was a fox\n", 1]);
+    expect(stderr).toContain("10.0 tokens/s"); // (4 − 1) tokens in 300 ms
+  });
+  test("hands every option to the engine", async () => {
+    const options = "--quantization nf4 --max-tokens 60 --temperature 0.7 --top-k 40 --top-p 0.9 --min-p 0.05 --seed 7 --stop . --stop ! --backend cpu --kv-cache f16 --context 128";
+    const { code, loads, generated } = await call(["generate", "Hello", ...options.split(" ")]);
+    expect(code).toBe(0);
+    expect(loads[0]?.options).toMatchObject({ quantization: "nf4", backend: "cpu", kvCache: "f16", contextLength: 128 });
+    expect(generated[0]).toMatchObject({ prompt: "Hello", options: { maxTokens: 60, temperature: 0.7, topK: 40, topP: 0.9, minP: 0.05, seed: 7, stop: [".", "!"] } });
+  });
+  test("opens the embedded model by default, as named files", async () => {
+    const { loads } = await call(["generate", "Hello"]);
+    expect(Object.keys(loads[0]?.source as object)).toEqual(expect.arrayContaining(["config.json", "model.safetensors"]));
+  });
+  test("leaves a hub id to the engine", async () => {
+    const { loads } = await call(["generate", "Hello", "--model", "openai-community/gpt2"]);
+    expect(loads[0]?.source).toBe("openai-community/gpt2");
+  });
+  test("reads the prompt from stdin where it is -", async () => {
+    const { generated } = await call(["generate", "-"]);
+    expect(generated[0]?.prompt).toBe("text of -");
+  });
+  test("prints one JSON object with --json", async () => {
+    const { stdout } = await call(["generate", "Hello", "--json"]);
+    expect(JSON.parse(stdout)).toMatchObject({ prompt: "Hello", text: " there was a fox", tokens: [1, 2, 3, 4], finishReason: "maxTokens", quantization: "int8" });
+  });
+  test.each([
+    [["generate"], "prompt is missing"],
+    [["generate", "a", "b"], "found 2"],
+    [["generate", "a", "--fast"], "--fast"],
+    [["generate", "a", "--seed"], "--seed"],
+    [["generate", "a", "--max-tokens", "0"], '--max-tokens is "0"'],
+    [["generate", "a", "--max-tokens", "1.5"], '--max-tokens is "1.5"'],
+    [["generate", "a", "--temperature", "warm"], '--temperature is "warm"'],
+    [["generate", "a", "--top-p", "1.01"], "--top-p"],
+    [["generate", "a", "--top-p", "0"], "--top-p"],
+    [["generate", "a", "--min-p=-1"], "--min-p"],
+    [["generate", "a", "--quantization", "int3"], '"int3"'],
+    [["generate", "a", "--quantization", "int8,nf4"], "--quantization"],
+    [["generate", "a", "--backend", "cuda"], "auto, webgpu, cpu"],
+    [["generate", "a", "--kv-cache", "int4"], "--kv-cache"],
+    [["generate", "a", "--model", "./no/such/folder"], "no such folder"],
+    [["generate", "a", "--model", ""], "--model is empty"],
+    [["generate", "a", "--backend", "webgpu"], "npm install webgpu"],
+  ])("refuses %j with exit code 2 before it loads anything", async (args, message) => {
+    const { code, stdout, stderr, loads } = await call(args);
+    expect([code, stdout, loads]).toEqual([2, "", []]);
+    expect(stderr).toContain(message);
+  });
+  test("says an EngineError in one line with exit code 1", async () => {
+    const loadModel = () => Promise.reject(new EngineError("checkpoint", "There is no config.json."));
+    expect(await call(["generate", "a"], { loadModel })).toMatchObject({ code: 1, stdout: "", stderr: "nibble: There is no config.json.\n" });
+  });
+  test("takes a RangeError of the engine for wrong usage", async () => {
+    const loadModel = () => Promise.reject(new RangeError("contextLength is 9999; expected 1…256."));
+    const { code, stderr } = await call(["generate", "a", "--context", "9999"], { loadModel });
+    expect([code, stderr]).toEqual([2, "nibble: contextLength is 9999; expected 1…256.\nTry: nibble generate --help\n"]);
+  });
+  test("ends with 130 after an interrupt and frees the model", async () => {
+    const controller = new AbortController();
+    const { code, disposed } = await call(["generate", "a"], { signal: controller.signal, onToken: () => controller.abort() });
+    expect([code, disposed]).toEqual([130, 1]);
+  });
+});
+
+describe("nibble perplexity", () => {
+  test("prints one aligned row per recipe", async () => {
+    const { code, stdout, scored, disposed } = await call(["perplexity", "--text", "file.txt", "--quantization", "f32,int8"]);
+    expect([code, disposed]).toEqual([0, 2]);
+    expect(scored[0]?.text).toBe("text of file.txt");
+    const [header, ...rows] = stdout.trimEnd().split("\n");
+    expect(header).toMatch(/^recipe +bits\/weight +MB +perplexity ± error +tokens$/);
+    expect(rows.map((row) => row.split(/ {2,}/))).toEqual(["f32", "int8"].map((name) => [name, "8.250", "12.34", "9.8765 ± 0.1235", "100"]));
+    expect(rows.map((row) => row.length)).toEqual([header?.length, header?.length]);
+  });
+  test("measures f32, int8 and nf4 by default", async () => {
+    const { loads } = await call(["perplexity", "--text", "file.txt"]);
+    expect(loads.map(({ options }) => options.quantization)).toEqual(["f32", "int8", "nf4"]);
+  });
+  test("hands protocol, window and stride to the engine", async () => {
+    const { scored } = await call(["perplexity", "--text", "t", "--quantization", "f32", "--protocol", "strided", "--window", "128", "--stride", "32"]);
+    expect(scored[0]?.options).toMatchObject({ protocol: "strided", windowTokens: 128, strideTokens: 32 });
+  });
+  test("prints one JSON object with --json", async () => {
+    const { stdout } = await call(["perplexity", "--text", "t", "--quantization", "nf4", "--json"]);
+    expect(JSON.parse(stdout)).toMatchObject({ text: "t", rows: [{ name: "nf4", perplexity: 9.87654, standardError: 0.12345, scoredTokens: 100, bytes: { total: 12_340_000 } }] });
+  });
+  test("goes on after a recipe that cannot run and ends with exit code 1", async () => {
+    let loads = 0;
+    const control = await call(["perplexity", "--text", "t", "--quantization", "f32,nf4"]);
+    expect(control.code).toBe(0);
+    const { code, stdout } = await call(["perplexity", "--text", "t", "--quantization", "f32,nf4", "--json"], {
+      async loadModel() {
+        throw new EngineError(++loads === 1 ? "outOfMemory" : "unsupported", `Load ${loads} failed.`);
+      },
+    });
+    expect(code).toBe(1);
+    expect(JSON.parse(stdout)).toMatchObject({ rows: [{ name: "f32", error: { code: "outOfMemory" } }, { name: "nf4", error: { code: "unsupported", message: "Load 2 failed." } }] });
+  });
+  test.each([
+    [["perplexity"], "--text is missing"],
+    [["perplexity", "file.txt"], "--text"],
+    [["perplexity", "--text", "t", "--window", "1"], "--window"],
+    [["perplexity", "--text", "t", "--protocol", "sliding"], "strided, disjoint, llama.cpp"],
+    [["perplexity", "--text", "t", "--protocol", "disjoint", "--stride", "8"], "--stride"],
+    [["perplexity", "--text", "t", "--quantization", "f32,,nf4"], '""'],
+  ])("refuses %j with exit code 2 before it loads anything", async (args, message) => {
+    const { code, stderr, loads } = await call(args);
+    expect([code, loads]).toEqual([2, []]);
+    expect(stderr).toContain(message);
+  });
+});
