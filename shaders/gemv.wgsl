@@ -1,6 +1,7 @@
 // y[n] = activate(Σ_k W[n, k] · p(x)[k] + bias[n]) + residual[n], one row of x; p: nothing, layer norm, or the merge of attention's splits.
 // x: f32 [rows, K padded] (splits: see attention_decode.wgsl); codes, scales: packed [N, K]; aux: f32 gamma [K padded], beta [K padded], bias [N]; y: f32 [N].
-// One workgroup computes 8 · ROW_TILES outputs: thread t works on row t & 7 and every (WG / 8)-th chunk; dispatch ⌈N / (8 · ROW_TILES)⌉.
+// One workgroup computes 8 · ROW_TILES outputs; STRIPES threads share a row, each taking every STRIPES-th chunk of it. Real GPUs want 8
+// stripes, so that neighbours read neighbouring bytes; software adapters 1, which needs no barrier. Dispatch ⌈N / (8 · ROW_TILES)⌉.
 // Oracle: test/reference/gpt2.ts, linear().
 #import "step"
 #import "matrix_shape"
@@ -16,7 +17,9 @@
 #import "loop_bound"
 #import "activation"
 
-var<workgroup> partials: array<f32, WG * ROW_TILES>;
+#if STRIPES > 1
+var<workgroup> partials: array<f32, 8u * ROW_TILES * STRIPES>;
+#endif
 
 #if PROLOGUE == none
 fn input(k4: u32) -> vec4<f32> { return x[run.row * shape.x_stride + k4]; }
@@ -73,10 +76,12 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
 #if PROLOGUE != none
   prepare(t);
 #endif
+  // A pass covers WG / STRIPES rows; this thread's tile in it, and its stripe along K.
   let lane = t & 7u;
+  let stripe = (t >> 3u) % STRIPES;
   let first_tile = workgroup.x * ROW_TILES;
   let tiles = min(ROW_TILES, (shape.rows + 7u) / 8u - first_tile);
-  for (var i = 0u; i < tiles; i++) {
+  for (var i = (t >> 3u) / STRIPES; i < tiles; i += WG / 8u / STRIPES) {
     let tile = first_tile + i;
     let row = tile * 8u + lane;
 #if SCALE == group || SCALE == nested
@@ -84,7 +89,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     let bias = zero_bias(row, 0u);
 #endif
     var sum = 0.0;
-    for (var c = t >> 3u; c < shape.chunks_per_row; c += WG / 8u) {
+    for (var c = stripe; c < shape.chunks_per_row; c += STRIPES) {
       let w = codes[(tile * shape.chunks_per_row + c) * 8u + lane];
 #if SCALE == group || SCALE == nested
       let bias = zero_bias(row, c / shape.chunks_per_group);
@@ -96,26 +101,35 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
 #endif
       sum += s;
     }
-    partials[i * WG + t] = sum;
+#if STRIPES == 1
+    finish(row, sum);
+  }
+#else
+    partials[(i * STRIPES + stripe) * 8u + lane] = sum;
   }
   workgroupBarrier();
   if (t < 8u * tiles) {
-    let row = (first_tile + (t >> 3u)) * 8u + (t & 7u);
     var sum = 0.0;
-    for (var stripe = 0u; stripe < loop_bound(WG / 8u); stripe++) { sum += partials[(t >> 3u) * WG + stripe * 8u + (t & 7u)]; }
-#if SCALE == tensor || SCALE == channel
-    sum *= scale_at(row, 0u);
-#endif
-    if (row < shape.rows) {
-      let n = shape.row_offset + row;
-#if BIAS
-      sum += aux[shape.bias_base + (n >> 2u)][n & 3u];
-#endif
-      sum = activate(sum);
-#if RESIDUAL
-      sum += residual[n];
-#endif
-      y[n] = sum;
-    }
+    for (var s = 0u; s < loop_bound(STRIPES); s++) { sum += partials[((t >> 3u) * STRIPES + s) * 8u + lane]; }
+    finish((first_tile + (t >> 3u)) * 8u + lane, sum);
   }
+#endif
+}
+
+// Scale, bias, activation and residual of one output.
+fn finish(row: u32, product: f32) {
+  if (row >= shape.rows) { return; }
+  let n = shape.row_offset + row;
+  var value = product;
+#if SCALE == tensor || SCALE == channel
+  value *= scale_at(row, 0u);
+#endif
+#if BIAS
+  value += aux[shape.bias_base + (n >> 2u)][n & 3u];
+#endif
+  value = activate(value);
+#if RESIDUAL
+  value += residual[n];
+#endif
+  y[n] = value;
 }

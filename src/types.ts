@@ -294,14 +294,17 @@ export interface Model {
   readonly lost: Promise<EngineError>;
   /** GPT-2 BPE (r50k_base) unless the checkpoint brings its own vocabulary. `<|endoftext|>` is one token unless `specialTokens` is "text". */
   encode(text: string, options?: { specialTokens?: "parse" | "text" }): number[];
+  /** UTF-8 of all tokens together; bytes that form no character become U+FFFD. */
   decode(tokens: readonly number[]): string;
-  /** Starts when iterated. One generation runs at a time; further ones queue in order. */
+  /** Starts when iterated. One generation runs at a time; further ones queue in order. A prompt longer than the context rejects with `promptTooLong`. */
   generate(prompt: string | readonly number[], options?: GenerateOptions): Generation;
+  /** Runs generate() to its end and joins the text. */
   complete(prompt: string | readonly number[], options?: GenerateOptions): Promise<Completion>;
-  /** f32 [V]: logits after the last of `tokens` (1 ≤ length ≤ contextLength). */
+  /** f32 [V]: logits after the last of `tokens` (1 ≤ length ≤ contextLength). @throws RangeError for another length or an id outside the vocabulary */
   logits(tokens: readonly number[], options?: { signal?: AbortSignal }): Promise<Float32Array>;
-  /** f32 [T − 1]: ln p(tokens[i + 1] | tokens[0…i]), nats. */
+  /** f32 [T − 1]: ln p(tokens[i + 1] | tokens[0…i]), nats; `tokens` as for logits(). */
   tokenLogProbs(tokens: readonly number[], options?: { signal?: AbortSignal }): Promise<Float32Array>;
+  /** Scores a text, of any length, in windows. @throws TypeError or RangeError for wrong options or a text too short to score */
   perplexity(text: string | readonly number[], options?: PerplexityOptions): Promise<PerplexityReport>;
   /** Frees everything on the device; idempotent. Later calls reject with `disposed`. */
   dispose(): void;

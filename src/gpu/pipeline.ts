@@ -13,6 +13,9 @@ export interface KernelSource {
   bindings: readonly BindingKind[];
 }
 
+/** Which variant of a kernel is compiled. Software adapters want no barriers, and loops that stay loops: unrolled ones take them seconds to compile. */
+export type Tuning = "hardware" | "software";
+
 export interface Kernel {
   readonly name: string;
   readonly pipeline: GPUComputePipeline;
@@ -29,10 +32,9 @@ const compiledByDevice = new WeakMap<GPUDevice, Map<string, Promise<Kernel>>>();
 export class KernelCompiler {
   private readonly compiled: Map<string, Promise<Kernel>>;
 
-  /** rolled: loops are kept from being unrolled, which software drivers compile for seconds. */
   constructor(
     private readonly gpu: Gpu,
-    readonly rolled: boolean = gpu.isFallback,
+    readonly tuning: Tuning = gpu.isFallback ? "software" : "hardware",
   ) {
     this.compiled = compiledByDevice.get(gpu.device) ?? new Map<string, Promise<Kernel>>();
     compiledByDevice.set(gpu.device, this.compiled);
@@ -44,6 +46,7 @@ export class KernelCompiler {
     let kernel = this.compiled.get(key);
     if (!kernel) {
       kernel = this.build(source, constants, key);
+      kernel.catch(() => this.compiled.delete(key)); // a later attempt may succeed
       this.compiled.set(key, kernel);
     }
     return kernel;

@@ -23,6 +23,8 @@ interface Branch {
   active: boolean;
   /** Some branch of the chain was already kept. */
   taken: boolean;
+  /** #else was read. */
+  last?: boolean;
 }
 
 function expand(source: string, file: string, constants: ShaderConstants, pieces: Readonly<Record<string, string>>, out: string[]): void {
@@ -47,15 +49,16 @@ function expand(source: string, file: string, constants: ShaderConstants, pieces
         break;
       }
       case "elif": {
-        if (!innermost) return fail("#elif without #if");
+        if (!innermost || innermost.last) return fail(innermost ? "#elif after #else" : "#elif without #if");
         innermost.active = !innermost.taken && enclosing() && holds(rest, constants, fail);
         innermost.taken ||= innermost.active;
         break;
       }
       case "else":
-        if (!innermost) return fail("#else without #if");
+        if (!innermost || innermost.last) return fail(innermost ? "#else after #else" : "#else without #if");
         innermost.active = !innermost.taken && enclosing();
         innermost.taken = true;
+        innermost.last = true;
         break;
       case "endif":
         if (!branches.pop()) fail("#endif without #if");
@@ -81,7 +84,7 @@ function holds(condition: string, constants: ShaderConstants, fail: (what: strin
 
 function termHolds(term: string, constants: ShaderConstants, fail: (what: string) => never): boolean {
   const match = /^(!?)\s*([A-Z]\w*)(?:\s*(==|!=|<=|>=|<|>)\s*(\w+))?$/.exec(term);
-  if (!match) return fail(`cannot read the condition "${term}"`);
+  if (!match || (match[1] === "!" && match[3] !== undefined)) return fail(`cannot read the condition "${term}"`);
   const [, not, name, operator, literal] = match;
   const value = constants[name!];
   if (value === undefined) return fail(`constant ${name} has no value`);

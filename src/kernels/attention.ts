@@ -79,8 +79,8 @@ export async function bindPrefillAttention(compiler: KernelCompiler, label: stri
   ]);
 }
 
-function headConstants({ rolled }: KernelCompiler, { headSize, kv }: AttentionForm): Record<string, string | number | boolean> {
-  return { HEAD_SIZE: headSize, HEAD_CHUNKS: headChunks(headSize), KV: kv, ROLLED: rolled };
+function headConstants({ tuning }: KernelCompiler, { headSize, kv }: AttentionForm): Record<string, string | number | boolean> {
+  return { HEAD_SIZE: headSize, HEAD_CHUNKS: headChunks(headSize), KV: kv, ROLLED: tuning === "software" };
 }
 
 /** The largest square of queries × positions whose q, k and v fit in workgroup memory; heads too large for any read them in place. */

@@ -5,12 +5,15 @@ import { encodingConstants, type GpuMatrix } from "./matrix.ts";
 import { dispatchOp, sequence, type Op } from "./op.ts";
 import { kernels } from "./sources.ts";
 
-/** Threads of a gemv workgroup: 8 rows × 8 stripes along K. */
 const GEMV_THREADS = 64;
-/** Tiles of 8 outputs per gemv workgroup; a prologue is repeated by every workgroup, so more rows share it. */
-const GEMV_ROW_TILES = 2;
+/**
+ * How a gemv workgroup is cut: tiles of 8 outputs, and threads that share a row. A prologue is repeated by every workgroup, so more rows share it.
+ * On software adapters a row belongs to one thread: barriers and workgroup memory cost more there than anything else.
+ */
+const GEMV_SHAPES = { hardware: { ROW_TILES: 2, STRIPES: 8 }, software: { ROW_TILES: 8, STRIPES: 1 } } as const;
+/** Rows of x and outputs of a gemm workgroup. */
 const GEMM_ROWS = 32;
-const GEMM_COLUMNS = 64;
+const GEMM_OUTPUTS = 64;
 const WORKGROUP_MEMORY_BYTES = 16384;
 
 export interface LinearBuffers {
@@ -37,7 +40,7 @@ export type Prologue = "none" | "layer_norm" | "merge";
 
 /** A row of `columns` inputs that a prologue prepares must fit in workgroup memory beside the partial sums. */
 export function fitsPrologue(columns: number): boolean {
-  return preparedChunks(padTo(columns, COLUMN_PADDING)) * 16 + GEMV_THREADS * (GEMV_ROW_TILES + 1) * 4 + 64 <= WORKGROUP_MEMORY_BYTES;
+  return preparedChunks(padTo(columns, COLUMN_PADDING)) * 16 + 2 * 8 * 8 * 4 + 2 * GEMV_THREADS * 4 + 64 <= WORKGROUP_MEMORY_BYTES;
 }
 
 /** vec4s of workgroup memory for a row; at least 1 KB, so that small models of different widths share a kernel. */
@@ -47,18 +50,19 @@ function preparedChunks(paddedColumns: number): number {
 
 /** y = activate(W · prologue(x) + bias) + residual for one row of x. */
 export async function bindGemv(compiler: KernelCompiler, label: string, matrix: GpuMatrix, form: LinearForm, prologue: Prologue, buffers: LinearBuffers): Promise<Op> {
+  const shape = GEMV_SHAPES[compiler.tuning];
   const kernel = await compiler.compile(kernels.gemv, {
     ...linearConstants(compiler, matrix, form),
     PROLOGUE: prologue,
     WG: GEMV_THREADS,
-    ROW_TILES: GEMV_ROW_TILES,
+    ...shape,
     ...(prologue === "none" ? {} : { PREPARED: preparedChunks(matrix.paddedColumns) }),
   });
   const { run, x, aux, residual, y } = buffers;
   return sequence(
     matrix.parts.map((part) => {
       const group = kernel.bind(`${label}.gemv`, [run, part.shape, x, part.codes, part.scales, aux, residual, y]);
-      return dispatchOp(kernel, group, () => [Math.ceil(part.rows / (8 * GEMV_ROW_TILES))]);
+      return dispatchOp(kernel, group, () => [Math.ceil(part.rows / (8 * shape.ROW_TILES))]);
     }),
   );
 }
@@ -70,12 +74,12 @@ export async function bindGemm(compiler: KernelCompiler, label: string, matrix: 
   return sequence(
     matrix.parts.map((part) => {
       const group = kernel.bind(`${label}.gemm`, [run, part.shape, x, part.codes, part.scales, aux, residual, y]);
-      return dispatchOp(kernel, group, (rows) => [Math.ceil(part.rows / GEMM_COLUMNS), Math.ceil(rows / GEMM_ROWS)]);
+      return dispatchOp(kernel, group, (rows) => [Math.ceil(part.rows / GEMM_OUTPUTS), Math.ceil(rows / GEMM_ROWS)]);
     }),
   );
 }
 
-function linearConstants({ rolled }: KernelCompiler, matrix: GpuMatrix, { activation, bias, residual }: LinearForm): Record<string, string | number | boolean> {
+function linearConstants({ tuning }: KernelCompiler, matrix: GpuMatrix, { activation, bias, residual }: LinearForm): Record<string, string | number | boolean> {
   // gelu_pytorch_tanh is gelu_new by another name.
-  return { ...encodingConstants(matrix.encoding), ACTIVATION: activation === "gelu_pytorch_tanh" ? "gelu_new" : activation, BIAS: bias, RESIDUAL: residual, ROLLED: rolled };
+  return { ...encodingConstants(matrix.encoding), ACTIVATION: activation === "gelu_pytorch_tanh" ? "gelu_new" : activation, BIAS: bias, RESIDUAL: residual, ROLLED: tuning === "software" };
 }

@@ -11,8 +11,10 @@ export interface QuantizationError {
 }
 
 /**
+ * Compares restored weights with the original ones.
  * @param original f32 [n], n ≥ 1
  * @param restored f32 [n]
+ * @throws RangeError where the lengths differ or are 0
  */
 export function quantizationError(original: Float32Array, restored: Float32Array): QuantizationError {
   if (original.length !== restored.length) throw new RangeError(`restored has ${restored.length} values; expected ${original.length} as original has.`);

@@ -13,7 +13,7 @@ const MAX_BINS = 65_536;
  * Counts weights in bins of equal width: bin i holds edges[i] ≤ w < edges[i + 1], the last one its upper edge too.
  * @param values f32 [n], n ≥ 1
  * @returns edges: f64 [bins + 1], counts: u32 [bins]
- * @throws EngineError `quantize` for NaN and Infinity
+ * @throws EngineError `quantize` for NaN and Infinity; RangeError for no values, wrong bins or a wrong range
  */
 export function weightHistogram(values: Float32Array, { bins = 100, range }: HistogramOptions = {}): { edges: Float64Array; counts: Uint32Array } {
   if (!Number.isInteger(bins) || bins < 1 || bins > MAX_BINS) throw new RangeError(`bins is ${bins}; expected an integer from 1 to ${MAX_BINS}.`);

@@ -27,7 +27,7 @@ const dynamicMap = nearestCode(DYNAMIC_MAP_SIGNED);
  * NF4, FP4: code = the nearest of 16 to w / absmax, w' = value of code · absmax, as bitsandbytes computes it.
  * Absmax groups, NF4 and FP4 blocks too small for a normal f32 scale become zeros.
  * @param values f32 [rows, columns], row-major; only read
- * @throws EngineError `quantize` for NaN, Infinity, and values whose restored form would overflow f16 or f32
+ * @throws EngineError `quantize` for NaN, Infinity, and values whose restored form would overflow f16 or f32; TypeError or RangeError for a wrong shape, length or format
  */
 export function quantizeTensor(values: Float32Array, shape: Shape, format: TensorFormat): QuantizedTensor {
   validateTensorFormat(format, "format");
@@ -43,7 +43,7 @@ export function quantizeTensor(values: Float32Array, shape: Shape, format: Tenso
 
 /**
  * The weights as every kernel sees them, f32 [rows, columns], row-major: products and sums are rounded to f32.
- * @throws RangeError where `codes` or `scales` do not fit shape and format
+ * @throws RangeError where `codes`, `scales` or `zeroPoints` do not fit shape and format; TypeError or RangeError for a wrong format
  */
 export function dequantizeTensor(tensor: QuantizedTensor): Float32Array {
   const { codes, scales, zeroPoints, format, shape } = tensor;

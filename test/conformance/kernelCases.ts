@@ -1,6 +1,6 @@
 import { BufferUsage } from "../../src/gpu/constants.ts";
 import { Gpu } from "../../src/gpu/device.ts";
-import { KernelCompiler } from "../../src/gpu/pipeline.ts";
+import { KernelCompiler, type Tuning } from "../../src/gpu/pipeline.ts";
 import { attentionShape, bindDecodeAttention, bindPrefillAttention, cacheBytes, headChunks, maxSplits, SPLIT_POSITIONS, type AttentionForm, type KvFormat } from "../../src/kernels/attention.ts";
 import { bindEmbedding } from "../../src/kernels/embedding.ts";
 import { bindLayerNorm } from "../../src/kernels/layerNorm.ts";
@@ -23,12 +23,12 @@ const { storage, uniform, copySrc, copyDst, mapRead } = BufferUsage;
 /** A device with what a kernel case needs around one op: inputs from arrays, one run, the output back. */
 class Workbench {
   readonly compiler: KernelCompiler;
-  private constructor(readonly gpu: Gpu, rolled: boolean | undefined) {
-    this.compiler = new KernelCompiler(gpu, rolled);
+  private constructor(readonly gpu: Gpu, tuning: Tuning | undefined) {
+    this.compiler = new KernelCompiler(gpu, tuning);
   }
 
-  static async open(device: GPUDevice, rolled?: boolean): Promise<Workbench> {
-    return new Workbench(await Gpu.open({ device, largestTensorBytes: 0 }), rolled);
+  static async open(device: GPUDevice, tuning?: Tuning): Promise<Workbench> {
+    return new Workbench(await Gpu.open({ device, largestTensorBytes: 0 }), tuning);
   }
 
   input(values: Float32Array<ArrayBuffer> | Uint32Array<ArrayBuffer>, usage: number = storage): GPUBuffer {
@@ -103,13 +103,13 @@ interface LinearCase {
   prologue?: "layer_norm";
   /** Moves all weights, so that zero points leave the range of int8. */
   weightMean?: number;
-  /** The variant whose loops are kept from being unrolled; default: what the engine chooses for the adapter. */
-  rolled?: boolean;
+  /** @default what the engine chooses for the adapter */
+  tuning?: Tuning;
 }
 
 /** y = activate(W p(x) + b) + r for every row by gemm, and for the last row by gemv, against f64. */
-async function linearError(device: GPUDevice, { N, K, T, format, activation, residual, prologue, weightMean = 0, rolled }: LinearCase): Promise<{ gemm: number; gemv: number }> {
-  const bench = await Workbench.open(device, rolled);
+async function linearError(device: GPUDevice, { N, K, T, format, activation, residual, prologue, weightMean = 0, tuning }: LinearCase): Promise<{ gemm: number; gemv: number }> {
+  const bench = await Workbench.open(device, tuning);
   const weights = quantizeTensor(gaussian(N * K, 0.3, weightMean, N + K), [N, K], format);
   const w = dequantizeTensor(weights);
   const x = gaussian(T * K, 1, 0.2, 7);
@@ -183,8 +183,8 @@ const epilogueCases = (["gelu_new", "gelu", "relu", "gelu_pytorch_tanh"] as cons
 
 // ---------------------------------------------------------------- attention
 
-async function attentionError(device: GPUDevice, { headSize: D, kv, S, rolled }: { headSize: number; kv: KvFormat; S: number; rolled?: boolean }): Promise<{ prefill: number; decode: number }> {
-  const bench = await Workbench.open(device, rolled);
+async function attentionError(device: GPUDevice, { headSize: D, kv, S, tuning }: { headSize: number; kv: KvFormat; S: number; tuning?: Tuning }): Promise<{ prefill: number; decode: number }> {
+  const bench = await Workbench.open(device, tuning);
   const H = 2;
   const C = H * D;
   const form: AttentionForm = { heads: H, headSize: D, positions: S, kv };
@@ -270,12 +270,12 @@ const otherCases: readonly ConformanceCase[] = [
     },
   },
   {
-    name: "kernel: gemv and gemm agree with f64 whether their loops are unrolled or not",
+    name: "kernel: gemv and gemm agree with f64 as tuned for hardware and for software adapters",
     run: async (device) => {
       let worst = 0;
-      for (const rolled of [true, false]) {
+      for (const tuning of ["hardware", "software"] as const) {
         for (const format of [{ type: "f16" }, { type: "int4", mode: "zeropoint", granularity: { group: 32 } }] as const) {
-          const { gemm, gemv } = await linearError(device, { N: 65, K: 100, T: 33, format, activation: "gelu_new", residual: true, rolled });
+          const { gemm, gemv } = await linearError(device, { N: 65, K: 100, T: 33, format, activation: "gelu_new", residual: true, tuning });
           worst = Math.max(worst, gemm, gemv);
         }
       }
@@ -283,11 +283,11 @@ const otherCases: readonly ConformanceCase[] = [
     },
   },
   {
-    name: "kernel: attention agrees with f64 whether its loops are unrolled or not",
+    name: "kernel: attention agrees with f64 as tuned for hardware and for software adapters",
     run: async (device) => {
       let worst = 0;
-      for (const rolled of [true, false]) {
-        const { prefill, decode } = await attentionError(device, { headSize: 20, kv: "f16", S: 34, rolled });
+      for (const tuning of ["hardware", "software"] as const) {
+        const { prefill, decode } = await attentionError(device, { headSize: 20, kv: "f16", S: 34, tuning });
         worst = Math.max(worst, prefill, decode);
       }
       return requireAtMost("NMSE", worst, tolerances.kernelNmse.attention);

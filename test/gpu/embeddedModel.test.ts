@@ -1,9 +1,25 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { loadModel, type Model } from "../../src/index.ts";
+import { loadModel, presets, type Model } from "../../src/index.ts";
 import { embeddedModel, evaluationText, golden, type GoldenPerplexity, type GoldenPrompt, type GoldenWindow } from "../fixtures/embeddedModel.ts";
 import { adapterName, requireGpu } from "../gpu.ts";
+import { floatPresets } from "../conformance/modelCases.ts";
+import { referenceLogits } from "../reference/gpt2.ts";
+import { dequantizedWeights, referenceCheckpoint } from "../reference/weights.ts";
 import { maxAbsError } from "../reference/metrics.ts";
 import { tolerances } from "../tolerances.ts";
+
+// The kernels of ten presets: half a minute on lavapipe, two on SwiftShader.
+describe.runIf((await adapterName()) !== "swiftshader")("the embedded model on WebGPU", async () => {
+  const files = await embeddedModel();
+  const { config, weights } = referenceCheckpoint(files);
+  const { tokens } = await golden<GoldenPrompt>("prompt-7");
+
+  test.each(floatPresets)("as %s gives the logits of the oracle on its dequantized weights", async (quantization) => {
+    using model = await loadModel(files, { backend: "webgpu", gpu: requireGpu(), quantization, kvCache: "f32" });
+    const expected = referenceLogits(config, dequantizedWeights(weights, presets[quantization]), tokens, { rows: [tokens.length - 1] });
+    expect(maxAbsError(await model.logits(tokens), expected)).toBeLessThan(tolerances.logit);
+  });
+});
 
 describe("the embedded model in f32 on WebGPU", async () => {
   const adapter = await adapterName();
@@ -36,7 +52,10 @@ describe("the embedded model in f32 on WebGPU", async () => {
     expect(maxAbsError(logProbs, nll.map((value) => -value))).toBeLessThan(tolerances.logProb);
   });
 
-  test("gives the same tokens with the KV cache as without it", async () => {
+  // What follows is about the token loop more than about the adapter; SwiftShader takes a quarter of a second per token.
+  const patient = test.runIf(adapter !== "swiftshader");
+
+  patient("gives the same tokens with the KV cache as without it", async () => {
     const prompt = model.encode("One day, a small green frog");
     const { tokens } = await model.complete(prompt, { temperature: 0, maxTokens: 12 });
     const without: number[] = [];
@@ -47,14 +66,14 @@ describe("the embedded model in f32 on WebGPU", async () => {
     expect(without).toEqual(tokens);
   });
 
-  test("draws the same tokens from the same seed and others from another", async () => {
+  patient("draws the same tokens from the same seed and others from another", async () => {
     const draw = async (seed: number) => (await model.complete("Once upon a time", { temperature: 0.8, topK: 40, seed, maxTokens: 16 })).tokens;
     const first = await draw(7);
     expect(await draw(7)).toEqual(first);
     expect(await draw(8)).not.toEqual(first);
   });
 
-  test("agrees with the CPU backend", async () => {
+  patient("agrees with the CPU backend", async () => {
     using cpu = await loadModel(await embeddedModel(), { backend: "cpu", quantization: "f32" });
     const tokens = model.encode("Tom and his dog went to the park.");
     expect(maxAbsError(await model.logits(tokens), await cpu.logits(tokens))).toBeLessThan(tolerances.logit);
@@ -63,7 +82,7 @@ describe("the embedded model in f32 on WebGPU", async () => {
   });
 
   // The whole text is some 17,000 token positions: a minute on lavapipe, half an hour on SwiftShader.
-  test.runIf(adapter !== "swiftshader").each(["disjoint", "strided"] as const)("reproduces the golden perplexity of the evaluation text, %s", async (protocol) => {
+  patient.each(["disjoint", "strided"] as const)("reproduces the golden perplexity of the evaluation text, %s", async (protocol) => {
     const expected = (await golden<GoldenPerplexity>("stories-eval"))[protocol];
     const { bytes } = await golden<GoldenPerplexity>("stories-eval");
     const report = await model.perplexity(await evaluationText(), { protocol });

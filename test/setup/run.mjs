@@ -1,4 +1,4 @@
-// npm test: every tier, one after the other, then a table and one closing line.
+// npm test: every tier, in two lanes side by side and then alone, then a table and one closing line.
 // Usage: node test/setup/run.mjs [tier…]; without names, all of them.
 import { spawn } from "node:child_process";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
@@ -14,6 +14,7 @@ import { pieces, prepareEnvironment } from "./environment.mjs";
  * @property {import("./environment.mjs").PieceName[]} [needs]
  * @property {string[][]} commands Node scripts with their arguments, run in order until one fails
  * @property {Record<string, string>} [env]
+ * @property {"a" | "b"} [lane] the two lanes run side by side; tiers without one run alone, after them
  * @property {(report: string) => Counts} [count] reads the report that the last command wrote; without it, the tier is one check
  */
 
@@ -57,14 +58,15 @@ const vitest = (project, tier = project) => [script("vitest/vitest.mjs"), "run",
 
 /** @type {Tier[]} */
 const tiers = [
-  { name: "typecheck", commands: [[tsc, "-p", "."]] },
-  { name: "lint", commands: [[script("eslint/bin/eslint.js"), "--max-warnings", "0", "."]] },
-  { name: "unit", commands: [vitest("unit")], count: countVitest },
-  { name: "gpu-lavapipe", needs: ["lavapipe"], commands: [vitest("gpu", "gpu-lavapipe")], env: { NIBBLE_GPU: "lavapipe" }, count: countVitest },
-  { name: "gpu-swiftshader", needs: ["swiftshader"], commands: [vitest("gpu", "gpu-swiftshader")], env: { NIBBLE_GPU: "swiftshader" }, count: countVitest },
-  { name: "browser", needs: ["chromium"], commands: [vitest("browser")], count: countVitest },
+  { name: "typecheck", lane: "b", commands: [[tsc, "-p", "."]] },
+  { name: "lint", lane: "b", commands: [[script("eslint/bin/eslint.js"), "--max-warnings", "0", "."]] },
+  { name: "unit", lane: "b", commands: [vitest("unit")], count: countVitest },
+  { name: "gpu-lavapipe", lane: "a", needs: ["lavapipe"], commands: [vitest("gpu", "gpu-lavapipe")], env: { NIBBLE_GPU: "lavapipe" }, count: countVitest },
+  { name: "gpu-swiftshader", lane: "b", needs: ["swiftshader"], commands: [vitest("gpu", "gpu-swiftshader")], env: { NIBBLE_GPU: "swiftshader" }, count: countVitest },
+  { name: "browser", lane: "b", needs: ["chromium"], commands: [vitest("browser")], count: countVitest },
   {
     name: "firefox",
+    lane: "a",
     needs: ["firefox", "lavapipe"],
     commands: [[join(root, "test/conformance/firefox.mjs"), "--report", reportPath("firefox")]],
     count: countConformance,
@@ -79,19 +81,22 @@ const tiers = [
   },
 ];
 
-/** @type {import("node:child_process").ChildProcess | null} */
-let running = null;
-/** Ends the running command with all its children: browsers, workers, servers. */
-function stopRunning() {
+/** @type {Set<import("node:child_process").ChildProcess>} */
+const running = new Set();
+/**
+ * Ends a command with all its children: browsers, workers, servers.
+ * @param {import("node:child_process").ChildProcess} child
+ */
+function stop(child) {
   try {
-    if (running?.pid !== undefined) process.kill(process.platform === "win32" ? running.pid : -running.pid, "SIGKILL");
+    if (child.pid !== undefined) process.kill(process.platform === "win32" ? child.pid : -child.pid, "SIGKILL");
   } catch {
     // It ended by itself.
   }
 }
 for (const signal of /** @type {const} */ (["SIGINT", "SIGTERM"])) {
   process.on(signal, () => {
-    stopRunning();
+    running.forEach(stop);
     process.exit(signal === "SIGINT" ? 130 : 143);
   });
 }
@@ -99,19 +104,21 @@ for (const signal of /** @type {const} */ (["SIGINT", "SIGTERM"])) {
 /**
  * @param {string[]} args
  * @param {Record<string, string>} env
+ * @param {(text: string) => void} print
  * @returns {Promise<boolean>} true when it exited with 0 in time
  */
-async function succeeds(args, env) {
-  const child = spawn(process.execPath, args, { cwd: root, env: { ...process.env, ...env }, stdio: ["ignore", "inherit", "inherit"], detached: process.platform !== "win32" });
-  running = child;
+async function succeeds(args, env, print) {
+  const child = spawn(process.execPath, args, { cwd: root, env: { ...process.env, ...env }, stdio: ["ignore", "pipe", "pipe"], detached: process.platform !== "win32" });
+  running.add(child);
+  for (const stream of [child.stdout, child.stderr]) stream.setEncoding("utf8").on("data", print);
   const limit = setTimeout(() => {
-    console.log(`Stopped after ${tierLimitMs / 1000} s.`);
-    stopRunning();
+    print(`Stopped after ${tierLimitMs / 1000} s.\n`);
+    stop(child);
   }, tierLimitMs);
   return new Promise((resolve) => {
-    child.once("exit", (code) => {
+    child.once("close", (code) => {
       clearTimeout(limit);
-      running = null;
+      running.delete(child);
       resolve(code === 0);
     });
   });
@@ -120,20 +127,21 @@ async function succeeds(args, env) {
 /**
  * @param {Tier} tier
  * @param {Record<string, string | null>} found
+ * @param {(text: string) => void} print
  * @returns {Promise<Counts>}
  */
-async function runTier({ name, needs = [], commands, env = {}, count }, found) {
+async function runTier({ name, needs = [], commands, env = {}, count }, found, print) {
   const missing = needs.filter((piece) => found[piece] === null);
-  for (const piece of missing) console.log(`${name} cannot run: ${pieces[piece].label} is missing; ${pieces[piece].hint}.`);
+  for (const piece of missing) print(`${name} cannot run: ${pieces[piece].label} is missing; ${pieces[piece].hint}.\n`);
   if (missing.length > 0) return { passed: 0, failed: 1, skipped: 0 };
   let ok = true;
-  for (const command of commands) ok = ok && (await succeeds(command, env));
+  for (const command of commands) ok = ok && (await succeeds(command, env, print));
   if (count === undefined) return { passed: ok ? 1 : 0, failed: ok ? 0 : 1, skipped: 0 };
   let counts = { passed: 0, failed: 0, skipped: 0 };
   try {
     counts = count(readFileSync(reportPath(name), "utf8"));
   } catch {
-    console.log(`${name} left no report.`);
+    print(`${name} left no report.\n`);
   }
   // An unhandled error fails a run whose tests all passed; a tier that ran nothing proves nothing.
   if (counts.failed === 0 && (!ok || counts.passed === 0)) counts.failed = 1;
@@ -150,11 +158,31 @@ if (unknown.length > 0) {
 const found = prepareEnvironment();
 /** @type {(Counts & { name: string, seconds: number })[]} */
 const rows = [];
-for (const tier of tiers.filter(({ name }) => chosen.length === 0 || chosen.includes(name))) {
-  console.log(`\n=== ${tier.name}`);
-  const startMs = performance.now();
-  rows.push({ name: tier.name, ...(await runTier(tier, found)), seconds: (performance.now() - startMs) / 1000 });
+const wanted = tiers.filter(({ name }) => chosen.length === 0 || chosen.includes(name));
+
+/**
+ * Runs tiers one after the other. What a tier prints is kept until it ends while another lane is running.
+ * @param {Tier[]} lane
+ * @param {boolean} alone
+ */
+async function runLane(lane, alone) {
+  for (const tier of lane) {
+    console.log(`\n=== ${tier.name}${alone ? "" : " begins"}`);
+    const startMs = performance.now();
+    /** @type {string[]} */
+    const kept = [];
+    const counts = await runTier(tier, found, alone ? (text) => process.stdout.write(text) : (text) => kept.push(text));
+    const seconds = (performance.now() - startMs) / 1000;
+    if (!alone) console.log(`\n=== ${tier.name} ended after ${seconds.toFixed(0)} s\n${kept.join("")}`);
+    rows.push({ name: tier.name, ...counts, seconds });
+  }
 }
+
+const lanes = [wanted.filter(({ lane }) => lane === "a"), wanted.filter(({ lane }) => lane === "b")];
+const alone = lanes.some((lane) => lane.length === 0);
+await Promise.all(lanes.map((lane) => runLane(lane, alone)));
+await runLane(wanted.filter(({ lane }) => lane === undefined), true);
+rows.sort((a, b) => tiers.findIndex(({ name }) => name === a.name) - tiers.findIndex(({ name }) => name === b.name));
 rmSync(reports, { recursive: true, force: true });
 
 /** @param {(string | number)[]} cells */
