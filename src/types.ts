@@ -101,8 +101,9 @@ export interface LoadOptions {
   contextLength?: number;
   hub?: { endpoint?: string; revision?: string; token?: string };
   fetch?: typeof fetch;
+  /** This version caches nothing: both words are accepted without effect, a ModelCache is refused as `unsupported`. */
   cache?: "opfs" | "none" | ModelCache;
-  /** File name -> "sha256-<hex>". */
+  /** File name -> "sha256-<hex>". This version does not check hashes, and refuses the option as `unsupported` rather than ignore it. */
   integrity?: Readonly<Record<string, string>>;
   /** Text or tokens, for recipes that need it. */
   calibration?: string | readonly number[];

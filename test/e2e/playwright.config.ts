@@ -11,7 +11,7 @@ export default defineConfig({
   testMatch: "**/*.spec.ts",
   outputDir: resolve(root, "test-results"),
   workers: 1, // a software adapter takes every core by itself
-  timeout: 180_000,
+  timeout: 360_000,
   forbidOnly: !!process.env.CI,
   reporter: "list",
   use: {

@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { loadModel, presets, type Model } from "../../src/index.ts";
-import { embeddedModel, evaluationText, golden, type GoldenPerplexity, type GoldenPrompt, type GoldenWindow } from "../fixtures/embeddedModel.ts";
+import { embeddedModel, evaluationText, expectGolden, golden, type GoldenPerplexity, type GoldenPrompt, type GoldenWindow } from "../fixtures/embeddedModel.ts";
 import { adapterName, requireGpu } from "../gpu.ts";
 import { floatPresets } from "../conformance/modelCases.ts";
 import { referenceLogits } from "../reference/gpt2.ts";
@@ -29,7 +29,8 @@ describe("the embedded model in f32 on WebGPU", async () => {
   });
   afterAll(() => model?.dispose());
 
-  test.each(["prompt-1", "prompt-7", "prompt-64", "prompt-232", "prompt-256"])("reproduces the golden logits of %s", async (name) => {
+  const prompts = adapter === "swiftshader" ? ["prompt-7", "prompt-256"] : ["prompt-1", "prompt-7", "prompt-64", "prompt-232", "prompt-256"];
+  test.each(prompts)("reproduces the golden logits of %s", async (name) => {
     const { tokens, top20, logSumExp } = await golden<GoldenPrompt>(name);
     const logits = await model.logits(tokens);
     expect(maxAbsError(top20.map(([id]) => logits[id]!), top20.map(([, logit]) => logit))).toBeLessThan(tolerances.logit);
@@ -39,7 +40,7 @@ describe("the embedded model in f32 on WebGPU", async () => {
     expect(Math.abs(logits[top[0]!]! + Math.log(sum) - logSumExp)).toBeLessThan(tolerances.logit);
   });
 
-  test.each(["prompt-1", "prompt-7", "prompt-64", "prompt-232", "prompt-256"])("continues %s greedily as the golden file has it, token for token", async (name) => {
+  test.each(prompts)("continues %s greedily as the golden file has it, token for token", async (name) => {
     const { tokens, greedy, greedyText } = await golden<GoldenPrompt>(name);
     const completion = await model.complete(tokens, { temperature: 0, maxTokens: greedy.length });
     expect(completion.tokens).toEqual(greedy.filter((id) => id !== model.config.eosTokenId));
@@ -81,15 +82,11 @@ describe("the embedded model in f32 on WebGPU", async () => {
     expect((await model.complete(tokens, options)).tokens).toEqual((await cpu.complete(tokens, options)).tokens);
   });
 
-  // The whole text is some 17,000 token positions: a minute on lavapipe, half an hour on SwiftShader.
-  patient.each(["disjoint", "strided"] as const)("reproduces the golden perplexity of the evaluation text, %s", async (protocol) => {
-    const expected = (await golden<GoldenPerplexity>("stories-eval"))[protocol];
-    const { bytes } = await golden<GoldenPerplexity>("stories-eval");
-    const report = await model.perplexity(await evaluationText(), { protocol });
-    expect(report).toMatchObject({ protocol, windowTokens: 256, windows: expected.windows, scoredTokens: expected.scoredTokens });
-    expect(Math.abs(report.nll - expected.nll)).toBeLessThan(tolerances.meanNll);
-    expect(report.perplexity.toPrecision(6)).toBe(expected.perplexity.toPrecision(6));
-    expect(report.standardError.toPrecision(4)).toBe(expected.standardError.toPrecision(4));
-    expect(report.bitsPerByte).toBeGreaterThan((0.97 * expected.nll * expected.scoredTokens) / (Math.LN2 * bytes));
+  // The strided protocol, twice as long, runs on the CPU backend: test/unit/embeddedModel.test.ts.
+  patient("reproduces the golden perplexity of the evaluation text, disjoint", async () => {
+    const { disjoint, bytes } = await golden<GoldenPerplexity>("stories-eval");
+    const report = await model.perplexity(await evaluationText(), { protocol: "disjoint" });
+    expectGolden(report, "disjoint", disjoint);
+    expect(report.bitsPerByte).toBeGreaterThan((0.97 * disjoint.nll * disjoint.scoredTokens) / (Math.LN2 * bytes));
   });
 });
