@@ -373,11 +373,11 @@ const otherCases: readonly ConformanceCase[] = [
     },
   },
   {
-    name: "kernel: row_sums and row_divergence agree with f64 for far and for close distributions",
+    name: "kernel: row_sums and row_divergence agree with f64 for far, close and very close distributions",
     run: async (device) => {
       const found: string[] = [];
       for (const V of [1, 255, 257, 5003]) {
-        for (const deviation of [2, 1e-3]) {
+        for (const deviation of [2, 0.2, 1e-3]) {
           const bench = await Workbench.open(device);
           const T = 3;
           const a = gaussian(T * V, 4, -30, V);
@@ -406,7 +406,7 @@ const otherCases: readonly ConformanceCase[] = [
           }
         }
       }
-      return found.at(-1)!;
+      return found.reduce((worst, each) => (Number(each.split(" ").at(-1)) > Number(worst.split(" ").at(-1)) ? each : worst));
     },
   },
 ];
