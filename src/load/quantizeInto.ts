@@ -21,6 +21,10 @@ export async function quantizeInto(builder: BackendBuilder, checkpoint: Checkpoi
   const bytes: StoredBytes = { weights: 0, embedding: 0, scales: 0, total: 0 };
   const tensors: TensorReport[] = [];
   const pacer = new Pacer();
+  /** The embedding of 124M takes half a second in each step; between them the page may paint. */
+  const breathe = async (): Promise<void> => {
+    if (pacer.isDue()) await pacer.rest(signal);
+  };
   let linearWeights = 0;
   let linearBytes = 0;
   let quantizeMs = 0;
@@ -35,7 +39,11 @@ export async function quantizeInto(builder: BackendBuilder, checkpoint: Checkpoi
       const quantized = quantizeNamed(tensor.name, values, tensor.shape, recipe, tensor.kind);
       quantizeMs += performance.now() - startMs;
       const { format, shape, storedBytes } = quantized;
-      tensors.push({ name: tensor.name, shape, format, bytes: storedBytes, ...quantizationError(values, dequantizeTensor(quantized)) });
+      await breathe();
+      const restored = dequantizeTensor(quantized);
+      await breathe();
+      tensors.push({ name: tensor.name, shape, format, bytes: storedBytes, ...quantizationError(values, restored) });
+      await breathe();
       await builder.add(tensor, quantized);
       const codeBytes = Math.ceil((values.length * CODE_BITS[format.type]) / 8);
       bytes[tensor.kind === "linear" ? "weights" : "embedding"] += codeBytes;
@@ -46,7 +54,7 @@ export async function quantizeInto(builder: BackendBuilder, checkpoint: Checkpoi
       }
     }
     progress.tensorDone(++done, checkpoint.tensors.length);
-    if (pacer.isDue()) await pacer.rest(signal);
+    await breathe();
   }
   bytes.total = bytes.weights + bytes.embedding + bytes.scales;
   return { recipe, bytes, bitsPerWeight: (8 * linearBytes) / linearWeights, tensors, quantizeMs };
