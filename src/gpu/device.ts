@@ -131,9 +131,7 @@ export class Gpu {
     );
     this.counts.buffers++;
     this.ledger.set(buffer, purpose);
-    let live = 0;
-    for (const held of this.ledger.keys()) live += held.size;
-    this.peak = Math.max(this.peak, live);
+    this.peak = Math.max(this.peak, this.memory.total);
     return buffer;
   }
 

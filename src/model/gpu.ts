@@ -220,7 +220,6 @@ class GpuBackend implements Backend {
         ]).then(([norm, gemv]) => ({ record: (pass: GPUComputePassEncoder, rows: number) => (norm.record(pass, rows), gemv.record(pass, 1)) }));
 
     const [prefillOps, decodeOps, keep, last] = await Promise.all([Promise.all(prefill), fused ? Promise.all(decode) : null, keepHidden, logits]);
-    await embedding;
     this.prefill = sequence(prefillOps);
     this.decode = decodeOps && sequence(decodeOps);
     this.keepHidden = keep;
@@ -359,7 +358,7 @@ class GpuBackend implements Backend {
       bindGemm(this.compiler, "head", this.head(), { activation: "none", bias: false, residual: false }, { run: scoreStep, x: this.hidden, aux: this.finalAux, residual: none, y: sums.logits }),
       bindRowSums(this.compiler, sums),
     ]);
-    return { step: scoreStep, sums, divergence, staging, record: (pass, count) => sequence(ops).record(pass, count) };
+    return { step: scoreStep, sums, divergence, staging, ...sequence(ops) };
   }
 
   private writeScoreBlock(scoring: Scoring, first: number, targets: readonly number[]): void {
