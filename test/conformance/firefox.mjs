@@ -95,7 +95,7 @@ try {
   if (error !== null) console.error(error);
   if (results.length === 0) console.error("No case ran.");
   if (error !== null || results.length === 0 || passed < results.length) process.exitCode = 1;
-  if (values.report !== undefined) writeFileSync(values.report, JSON.stringify({ passed, failed: results.length - passed, error }));
+  if (values.report !== undefined) writeFileSync(values.report, JSON.stringify({ passed, failed: results.length - passed, failures: results.filter(({ ok }) => !ok).map(({ name, detail }) => `${name}: ${detail}`), error }));
 } catch (error) {
   console.error(error instanceof Error ? error.message : error);
   process.exitCode = 1;

@@ -14,7 +14,7 @@ const LOOPS = `
 }`;
 
 describe("GpuTimer", () => {
-  gpuTest("finds a pass of 64 times the work to take longer, by timestamps and by the wall clock", async ({ gpu: webgpu }) => {
+  gpuTest("finds a pass of 10,000 times the work to take longer, by timestamps and by the wall clock", async ({ gpu: webgpu }) => {
     for (const requiredFeatures of [["timestamp-query"], []] as GPUFeatureName[][]) {
       const device = await (await webgpu.requestAdapter())!.requestDevice({ requiredFeatures });
       const gpu = await Gpu.open({ device, largestTensorBytes: 0 });
@@ -31,7 +31,7 @@ describe("GpuTimer", () => {
           pass.dispatchWorkgroups(64);
         });
       };
-      const [little, much] = [await time(2_000), await time(128_000)];
+      const [little, much] = [await time(10), await time(100_000)];
       expect(little.clock).toBe(requiredFeatures.length > 0 ? "timestamp" : "wall");
       expect(much.ms).toBeGreaterThan(2 * little.ms);
       timer.dispose();

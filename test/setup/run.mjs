@@ -8,7 +8,7 @@ import { fileURLToPath } from "node:url";
 import { pieces, prepareEnvironment } from "./environment.mjs";
 
 /**
- * @typedef {{ passed: number, failed: number, skipped: number }} Counts
+ * @typedef {{ passed: number, failed: number, skipped: number, failures?: string[] }} Counts failures: name and first lines of each, printed again below the table
  * @typedef {object} Tier
  * @property {string} name
  * @property {import("./environment.mjs").PieceName[]} [needs]
@@ -32,11 +32,13 @@ const vite = script("vite/bin/vite.js");
 
 /** @param {string} report @returns {Counts} */
 function countVitest(report) {
-  /** @type {{ numPassedTests: number, numFailedTests: number, numPendingTests: number, numTodoTests: number, testResults: { status: string, assertionResults: { status: string }[] }[] }} */
+  /** @type {{ numPassedTests: number, numFailedTests: number, numPendingTests: number, numTodoTests: number, testResults: { name: string, status: string, message: string, assertionResults: { status: string, fullName: string, failureMessages: string[] }[] }[] }} */
   const { numPassedTests, numFailedTests, numPendingTests, numTodoTests, testResults } = JSON.parse(report);
   // A file that fails to load has no test that failed.
   const brokenFiles = testResults.filter((file) => file.status === "failed" && !file.assertionResults.some((test) => test.status === "failed"));
-  return { passed: numPassedTests, failed: numFailedTests + brokenFiles.length, skipped: numPendingTests + numTodoTests };
+  const failures = testResults.flatMap(({ assertionResults }) => assertionResults.filter(({ status }) => status === "failed").map(({ fullName, failureMessages }) => `${fullName}: ${failureMessages.join("; ")}`));
+  failures.push(...brokenFiles.map(({ name, message }) => `${name}: ${message}`));
+  return { passed: numPassedTests, failed: numFailedTests + brokenFiles.length, skipped: numPendingTests + numTodoTests, failures };
 }
 
 /** @param {string} report @returns {Counts} */
@@ -48,9 +50,9 @@ function countPlaywright(report) {
 
 /** @param {string} report @returns {Counts} */
 function countConformance(report) {
-  /** @type {{ passed: number, failed: number }} */
-  const { passed, failed } = JSON.parse(report);
-  return { passed, failed, skipped: 0 };
+  /** @type {{ passed: number, failed: number, failures: string[] }} */
+  const { passed, failed, failures } = JSON.parse(report);
+  return { passed, failed, skipped: 0, failures };
 }
 
 /** @param {string} project @param {string} tier */
@@ -189,6 +191,7 @@ rmSync(reports, { recursive: true, force: true });
 const line = ([name, ...numbers]) => String(name).padEnd(18) + numbers.map((cell) => String(cell).padStart(9)).join("");
 console.log(`\n${line(["tier", "passed", "failed", "skipped", "seconds"])}`);
 for (const { name, passed, failed, skipped, seconds } of rows) console.log(line([name, passed, failed, skipped, seconds.toFixed(1)]));
+for (const { name, failures = [] } of rows) for (const failure of failures) console.log(`\n${name} failed: ${failure.split("\n").slice(0, 6).join("\n  ")}`);
 /** @param {"passed" | "failed"} key */
 const total = (key) => rows.reduce((sum, row) => sum + row[key], 0);
 console.log(`\n${total("passed")} passed, ${total("failed")} failed`);
