@@ -1,4 +1,5 @@
-// y[m, n] = activate(Σ_k W[n, k] · x[m, k] + bias[n]) + residual[m, n] for run.count rows of x from run.row on.
+// y[m, n] = activate(Σ_k W[n, k] · x[m, k] + bias[n]) + residual[m, n] for run.count rows of x from run.row on; or, where EPILOGUE is normalizer, the
+// maximum and exponential sum of each row's products, 64 outputs at a time (normalizer.wgsl): logits that are never stored.
 // x: f32 [rows, K padded]; codes, scales: packed [N, K]; aux: f32 gamma, beta [K padded] (unused here), bias [N]; residual, y: f32 [rows, y_stride], rows from 0.
 // One workgroup of 64 threads computes 32 rows × 64 outputs, a thread 4 × 8; each weight is dequantized once per tile, into workgroup memory.
 // Dispatch (⌈N / 64⌉, ⌈count / 32⌉). Oracle: test/reference/gpt2.ts, linear().
@@ -9,12 +10,10 @@
 @group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> codes: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read> scales: array<u32>;
-@group(0) @binding(5) var<storage, read> aux: array<vec4<f32>>;
-@group(0) @binding(6) var<storage, read> residual: array<f32>;
-@group(0) @binding(7) var<storage, read_write> y: array<f32>;
+#import "output"
 #import "matrix"
 #import "loop_bound"
-#import "activation"
+#import "finish"
 
 const BM = 32u;
 const BN = 64u;
@@ -74,26 +73,27 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     }
     workgroupBarrier();
   }
+#if EPILOGUE == normalizer
+  // a_tile is free now: [m][tx] of what each thread found in its 8 outputs of a row; then one thread per row joins 8 of them.
+  for (var j = 0u; j < 4u; j++) {
+    let m = ty * 4u + j;
+    var products: array<f32, 8>;
+    for (var i = 0u; i < 8u; i++) { products[i] = sums[i][j]; }
+    a_tile[m * 8u + tx] = found_in(products, workgroup.x * BN + tx, 8u, min(m0 + m, run.count - 1u));
+  }
+  workgroupBarrier();
+  if (t < BM && m0 + t < run.count) {
+    var found = NOTHING;
+    for (var i = 0u; i < 8u; i++) { found = joined(found, a_tile[t * 8u + i]); }
+    y[(m0 + t) * slots() + (shape.row_offset >> 6u) + workgroup.x] = found;
+  }
+#else
   for (var i = 0u; i < loop_bound(8u); i++) {
     let row = workgroup.x * BN + i * 8u + tx;
-    if (row >= shape.rows) { continue; }
-    let n = shape.row_offset + row;
-    var sum = sums[i];
-#if SCALE == tensor || SCALE == channel
-    sum *= scale_at(row, 0u);
-#endif
-#if BIAS
-    sum += vec4<f32>(aux[shape.bias_base + (n >> 2u)][n & 3u]);
-#endif
-    for (var j = 0u; j < 4u; j++) {
+    for (var j = 0u; j < loop_bound(4u); j++) {
       let m = m0 + ty * 4u + j;
-      if (m < run.count) {
-        var value = activate(sum[j]);
-#if RESIDUAL
-        value += residual[m * shape.y_stride + n];
-#endif
-        y[m * shape.y_stride + n] = value;
-      }
+      if (m < run.count) { finish(row, m, sums[i][j]); }
     }
   }
+#endif
 }

@@ -15,4 +15,5 @@ struct Shape {
   epsilon: f32,          // of the layer norm in front
   head_size: u32,        // of the attention whose splits the merge prologue joins, and how many splits it may have
   max_splits: u32,
+  epilogue: u32,         // what follows the product: 1 bias, 2 activation, 4 residual
 };

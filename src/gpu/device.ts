@@ -18,6 +18,9 @@ const UPLOAD_SLICE_BYTES = 4 * 2 ** 20;
 /** Bytes handed to the queue before we wait for it, so that staging memory stays bounded. */
 const UPLOAD_WINDOW_BYTES = 32 * 2 ** 20;
 
+/** What kernels have variants for; each is used where the adapter has it. */
+export const OPTIONAL_FEATURES: readonly GPUFeatureName[] = ["subgroups"];
+
 /** How often we ask a waiting browser to look. */
 const NUDGE_MS = 4;
 
@@ -87,7 +90,8 @@ export class Gpu {
       maxBufferSize: Math.max(268_435_456, Math.min(adapter.limits.maxBufferSize, wanted)),
     };
     try {
-      const opened = await adapter.requestDevice({ label: "nibble", requiredLimits });
+      const requiredFeatures = OPTIONAL_FEATURES.filter((feature) => adapter.features.has(feature));
+      const opened = await adapter.requestDevice({ label: "nibble", requiredLimits, requiredFeatures });
       return new Gpu(opened, true, adapter.info, isFallbackAdapter(adapter.info, adapter), requiredLimits);
     } catch (cause) {
       throw new EngineError("unsupported", `The adapter "${adapter.info.description || adapter.info.vendor}" gave no device: ${(cause as Error).message}`, { requiredLimits }, { cause });
@@ -99,8 +103,15 @@ export class Gpu {
     return Math.min(this.device.limits.maxStorageBufferBindingSize, this.device.limits.maxBufferSize);
   }
 
-  summary(notices: readonly string[], features: readonly string[] = []): AdapterSummary {
+  /** Lanes that every subgroup of the device has at least, as far as kernels make use of them; 1 where it has no subgroups. */
+  get subgroupLanes(): 1 | 4 | 8 {
+    const lanes = this.device.features.has("subgroups") ? (this.info.subgroupMinSize ?? 1) : 1;
+    return lanes >= 8 ? 8 : lanes >= 4 ? 4 : 1;
+  }
+
+  summary(notices: readonly string[]): AdapterSummary {
     const { vendor, architecture, description } = this.info;
+    const features = OPTIONAL_FEATURES.filter((feature) => this.device.features.has(feature));
     return { backend: "webgpu", vendor, architecture, description, isFallback: this.isFallback, features, limits: this.limits, notices };
   }
 

@@ -16,6 +16,14 @@ export interface KernelSource {
 /** Which variant of a kernel is compiled. Software adapters want no barriers, and loops that stay loops: unrolled ones take them seconds to compile. */
 export type Tuning = "hardware" | "software";
 
+/** What of the device the kernels may use: chosen once, the same for every kernel of a model. */
+export interface Variants {
+  /** @default software on a software adapter */
+  tuning: Tuning;
+  /** Lanes of a subgroup that share what they read; 1 uses no subgroups. @default what the device has */
+  lanes: 1 | 4 | 8;
+}
+
 export interface Kernel {
   readonly name: string;
   readonly pipeline: GPUComputePipeline;
@@ -30,12 +38,14 @@ const compiledByDevice = new WeakMap<GPUDevice, Map<string, Promise<Kernel>>>();
 
 /** Compiles kernels for one device, each variant once; compiles in flight are shared. */
 export class KernelCompiler {
+  readonly variants: Variants;
   private readonly compiled: Map<string, Promise<Kernel>>;
 
   constructor(
     private readonly gpu: Gpu,
-    readonly tuning: Tuning = gpu.isFallback ? "software" : "hardware",
+    { tuning = gpu.isFallback ? "software" : "hardware", lanes = gpu.subgroupLanes }: Partial<Variants> = {},
   ) {
+    this.variants = { tuning, lanes };
     this.compiled = compiledByDevice.get(gpu.device) ?? new Map<string, Promise<Kernel>>();
     compiledByDevice.set(gpu.device, this.compiled);
   }

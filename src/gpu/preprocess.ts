@@ -2,7 +2,8 @@
 export type ShaderConstants = Readonly<Record<string, number | string | boolean>>;
 
 /**
- * Expands a WGSL source: `#import "piece"`, `#if A == b && C`, `#elif`, `#else`, `#endif`, with every numeric constant as a `const` line in front.
+ * Expands a WGSL source: `#import "piece"`, `#if A == b && C`, `#elif`, `#else`, `#endif`, `#repeat n COUNT` … `#endrepeat` (its lines COUNT times, with
+ * 0, 1, … for `$n`: registers are variables, an array is memory to some compilers), with every numeric constant as a `const` line in front.
  * Constants go in as text because `override` cannot size arrays or choose types everywhere (naga, WebKit). No expression is evaluated beyond
  * names, literals, `! == != < > <= >= && ||`, so a strict Content-Security-Policy holds.
  * @throws SyntaxError naming the line, for an unknown directive, piece or constant.
@@ -15,7 +16,8 @@ export function preprocess(source: string, constants: ShaderConstants, pieces: R
     out.push(`const ${name} = ${value}u;`);
   }
   expand(source, "main", constants, pieces, out);
-  return out.join("\n");
+  const isGlobalDirective = (line: string): boolean => /^\s*(enable|requires|diagnostic)\b/.test(line);
+  return [...out.filter(isGlobalDirective), ...out.filter((line) => !isGlobalDirective(line))].join("\n"); // WGSL wants them first
 }
 
 interface Branch {
@@ -30,17 +32,18 @@ interface Branch {
 function expand(source: string, file: string, constants: ShaderConstants, pieces: Readonly<Record<string, string>>, out: string[]): void {
   const branches: Branch[] = [];
   const lines = source.split("\n");
-  lines.forEach((line, index) => {
-    const directive = /^\s*#(\w+)\s*(.*?)\s*$/.exec(line);
+  for (let index = 0; index < lines.length; index++) {
+    const line = lines[index]!;
+    const directive = directiveOf(line);
     const enclosing = (): boolean => branches.slice(0, -1).every((b) => b.active);
     if (!directive) {
       if (branches.every((b) => b.active)) out.push(line);
-      return;
+      continue;
     }
     const fail = (what: string): never => {
       throw new SyntaxError(`${file}.wgsl:${index + 1}: ${what}`);
     };
-    const [, word, rest] = directive as unknown as [string, string, string];
+    const [word, rest] = directive;
     const innermost = branches.at(-1);
     switch (word) {
       case "if": {
@@ -64,18 +67,48 @@ function expand(source: string, file: string, constants: ShaderConstants, pieces
         if (!branches.pop()) fail("#endif without #if");
         break;
       case "import": {
-        if (!branches.every((b) => b.active)) return;
+        if (!branches.every((b) => b.active)) break;
         const name = rest.replace(/^"(.*)"$/, "$1");
         const piece = pieces[name];
         if (piece === undefined) return fail(`no piece named "${name}"`);
         expand(piece, name, constants, pieces, out);
         break;
       }
+      case "repeat": {
+        const end = endOfRepeat(lines, index);
+        if (end < 0) return fail("#repeat without #endrepeat");
+        if (branches.every((b) => b.active)) {
+          const [, variable, limit] = /^([a-z])\s+(\w+)$/.exec(rest) ?? fail(`cannot read "#repeat ${rest}"; expected a letter and a count`);
+          const count = Number(constants[limit!] ?? limit);
+          if (!Number.isInteger(count) || count < 0) return fail(`#repeat counts to ${limit}, which is no constant and no number`);
+          const body = lines.slice(index + 1, end).join("\n");
+          for (let i = 0; i < count; i++) expand(body.replaceAll(`$${variable}`, String(i)), `${file}.wgsl:${index + 1}, repeated`, constants, pieces, out);
+        }
+        index = end;
+        break;
+      }
       default:
         fail(`unknown directive #${word}`);
     }
-  });
+  }
   if (branches.length > 0) throw new SyntaxError(`${file}.wgsl: ${branches.length} #if without #endif`);
+}
+
+/** Word and rest of a directive line, null for any other line. */
+function directiveOf(line: string): [word: string, rest: string] | null {
+  const match = /^\s*#(\w+)\s*(.*?)\s*$/.exec(line);
+  return match && [match[1]!, match[2]!];
+}
+
+/** The line of the #endrepeat that belongs to the #repeat at `start`; −1 without one. */
+function endOfRepeat(lines: readonly string[], start: number): number {
+  let depth = 0;
+  for (let i = start; i < lines.length; i++) {
+    const word = directiveOf(lines[i]!)?.[0];
+    if (word === "repeat") depth++;
+    if (word === "endrepeat" && --depth === 0) return i;
+  }
+  return -1;
 }
 
 function holds(condition: string, constants: ShaderConstants, fail: (what: string) => never): boolean {

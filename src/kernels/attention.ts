@@ -79,8 +79,8 @@ export async function bindPrefillAttention(compiler: KernelCompiler, label: stri
   ]);
 }
 
-function headConstants({ tuning }: KernelCompiler, { headSize, kv }: AttentionForm): Record<string, string | number | boolean> {
-  return { HEAD_SIZE: headSize, HEAD_CHUNKS: headChunks(headSize), KV: kv, ROLLED: tuning === "software" };
+function headConstants({ variants }: KernelCompiler, { headSize, kv }: AttentionForm): Record<string, string | number | boolean> {
+  return { HEAD_SIZE: headSize, HEAD_CHUNKS: headChunks(headSize), KV: kv, ROLLED: variants.tuning === "software" };
 }
 
 /** The largest square of queries × positions whose q, k and v fit in workgroup memory; heads too large for any read them in place. */

@@ -1,19 +1,18 @@
-import type { KernelCompiler } from "../gpu/pipeline.ts";
-import type { Activation } from "../types.ts";
+import type { Kernel, KernelCompiler } from "../gpu/pipeline.ts";
+import type { ShaderConstants } from "../gpu/preprocess.ts";
 import { COLUMN_PADDING, padTo } from "../quantize/pack.ts";
-import { encodingConstants, type GpuMatrix } from "./matrix.ts";
+import { encodingConstants, type GpuMatrix, type GpuMatrixPart } from "./matrix.ts";
 import { dispatchOp, sequence, type Op } from "./op.ts";
 import { kernels } from "./sources.ts";
 
-const GEMV_THREADS = 64;
-/**
- * How a gemv workgroup is cut: tiles of 8 outputs, and threads that share a row. A prologue is repeated by every workgroup, so more rows share it.
- * On software adapters a row belongs to one thread: barriers and workgroup memory cost more there than anything else.
- */
-const GEMV_SHAPES = { hardware: { ROW_TILES: 2, STRIPES: 8 }, software: { ROW_TILES: 8, STRIPES: 1 } } as const;
+/** How a gemv workgroup is cut: threads, tiles of 8 outputs, and threads that share a row. A prologue is repeated by every workgroup, so more rows share it. */
+const GEMV_SHAPE = { WG: 64, ROW_TILES: 2, STRIPES: 8 };
 /** Rows of x and outputs of a gemm workgroup. */
 const GEMM_ROWS = 32;
 const GEMM_OUTPUTS = 64;
+/** Threads of a linear_tile workgroup, each with a tile of 8 outputs, and rows of x that it takes at once. */
+const TILE_THREADS = 16;
+const TILE_ROWS_OF_X = 8;
 const WORKGROUP_MEMORY_BYTES = 16384;
 
 export interface LinearBuffers {
@@ -29,18 +28,12 @@ export interface LinearBuffers {
   y: GPUBuffer;
 }
 
-export interface LinearForm {
-  activation: Activation | "none";
-  bias: boolean;
-  residual: boolean;
-}
-
 /** What happens to x first. "merge" joins what attention_decode wrote; its matrix was uploaded with that attention in its shape. */
 export type Prologue = "none" | "layer_norm" | "merge";
 
 /** A row of `columns` inputs that a prologue prepares must fit in workgroup memory beside the partial sums. */
 export function fitsPrologue(columns: number): boolean {
-  return preparedChunks(padTo(columns, COLUMN_PADDING)) * 16 + 2 * 8 * 8 * 4 + 2 * GEMV_THREADS * 4 + 64 <= WORKGROUP_MEMORY_BYTES;
+  return preparedChunks(padTo(columns, COLUMN_PADDING)) * 16 + 2 * 8 * 8 * 4 + 2 * GEMV_SHAPE.WG * 4 + 64 <= WORKGROUP_MEMORY_BYTES;
 }
 
 /** vec4s of workgroup memory for a row; at least 1 KB, so that small models of different widths share a kernel. */
@@ -49,37 +42,70 @@ function preparedChunks(paddedColumns: number): number {
 }
 
 /** y = activate(W · prologue(x) + bias) + residual for one row of x. */
-export async function bindGemv(compiler: KernelCompiler, label: string, matrix: GpuMatrix, form: LinearForm, prologue: Prologue, buffers: LinearBuffers): Promise<Op> {
-  const shape = GEMV_SHAPES[compiler.tuning];
-  const kernel = await compiler.compile(kernels.gemv, {
-    ...linearConstants(compiler, matrix, form),
-    PROLOGUE: prologue,
-    WG: GEMV_THREADS,
-    ...shape,
-    ...(prologue === "none" ? {} : { PREPARED: preparedChunks(matrix.paddedColumns) }),
-  });
-  const { run, x, aux, residual, y } = buffers;
-  return sequence(
-    matrix.parts.map((part) => {
-      const group = kernel.bind(`${label}.gemv`, [run, part.shape, x, part.codes, part.scales, aux, residual, y]);
-      return dispatchOp(kernel, group, () => [Math.ceil(part.rows / (8 * shape.ROW_TILES))]);
-    }),
-  );
+export async function bindGemv(compiler: KernelCompiler, label: string, matrix: GpuMatrix, prologue: Prologue, buffers: LinearBuffers): Promise<Op> {
+  const constants = { ...linearConstants(compiler, matrix), PROLOGUE: prologue, ...(prologue === "none" ? {} : { PREPARED: preparedChunks(matrix.paddedColumns) }) };
+  if (compiler.variants.tuning === "software") return bindTile(compiler, `${label}.gemv`, matrix, buffers, { ...constants, ROWS: 1, READS: 1, LANES: 1 });
+  const kernel = await compiler.compile(kernels.gemv, { ...constants, ...GEMV_SHAPE });
+  return bindParts(kernel, `${label}.gemv`, matrix, buffers, (part) => [Math.ceil(part.rows / (8 * GEMV_SHAPE.ROW_TILES))]);
 }
 
 /** The same for many rows of x, without a prologue. */
-export async function bindGemm(compiler: KernelCompiler, label: string, matrix: GpuMatrix, form: LinearForm, buffers: LinearBuffers): Promise<Op> {
-  const kernel = await compiler.compile(kernels.gemm, linearConstants(compiler, matrix, form));
-  const { run, x, aux, residual, y } = buffers;
+export function bindGemm(compiler: KernelCompiler, label: string, matrix: GpuMatrix, buffers: LinearBuffers): Promise<Op> {
+  return bindRows(compiler, label, matrix, buffers, linearConstants(compiler, matrix));
+}
+
+async function bindRows(compiler: KernelCompiler, label: string, matrix: GpuMatrix, buffers: LinearBuffers, constants: ShaderConstants): Promise<Op> {
+  const { tuning, lanes } = compiler.variants;
+  if (tuning === "software") return bindTile(compiler, `${label}.gemm`, matrix, buffers, { ...constants, PROLOGUE: "none", ROWS: TILE_ROWS_OF_X, READS: TILE_ROWS_OF_X / lanes, LANES: lanes });
+  const kernel = await compiler.compile(kernels.gemm, constants);
+  return bindParts(kernel, `${label}.gemm`, matrix, buffers, (part, rows) => [Math.ceil(part.rows / GEMM_OUTPUTS), Math.ceil(rows / GEMM_ROWS)]);
+}
+
+export interface NormalizerBuffers {
+  /** Uniform Step; its row is the first of `hidden`. */
+  run: GPUBuffer;
+  /** f32 [rows, K padded] */
+  hidden: GPUBuffer;
+  /** u32 [rows]: the expected token of each */
+  expected: GPUBuffer;
+  /** vec4<f32> [rows][⌈N / 64⌉], for what is found on the way */
+  found: GPUBuffer;
+  /** vec4<f32> [rows]: max, Σ e^(l − max), logit of the expected token, index of the max, of each row's logits l = W · hidden; as row_sums has it */
+  sums: GPUBuffer;
+}
+
+/** Words of NormalizerBuffers.found per row. */
+export function normalizerWords(outputs: number): number {
+  return 4 * Math.ceil(padTo(outputs, COLUMN_PADDING) / 64);
+}
+
+/** Log-sum-exp over the outputs of a product whose logits are never stored. */
+export async function bindNormalizer(compiler: KernelCompiler, label: string, matrix: GpuMatrix, { run, hidden, expected, found, sums }: NormalizerBuffers): Promise<Op> {
+  const constants = { ...linearConstants(compiler, matrix), EPILOGUE: "normalizer" };
+  const [product, join] = await Promise.all([bindRows(compiler, `${label}.normalizer`, matrix, { run, x: hidden, aux: expected, residual: expected, y: found }, constants), compiler.compile(kernels.rowNormalizer, { EPILOGUE: "constant" })]);
+  return sequence([product, dispatchOp(join, join.bind(`${label}.rowNormalizer`, [matrix.parts[0]!.shape, found, sums]), (rows) => [rows])]);
+}
+
+async function bindTile(compiler: KernelCompiler, label: string, matrix: GpuMatrix, buffers: LinearBuffers, constants: ShaderConstants & { ROWS: number }): Promise<Op> {
+  const TABLE = compiler.variants.lanes === 8 && matrix.encoding.code === "lut4" ? "lanes" : "memory";
+  const kernel = await compiler.compile(kernels.linearTile, { ...constants, WG: TILE_THREADS, TABLE, SUBGROUPS: Number(constants.LANES) > 1 || TABLE === "lanes" });
+  return bindParts(kernel, label, matrix, buffers, (part, rows) => [Math.ceil(part.rows / (8 * TILE_THREADS)), constants.ROWS === 1 ? 1 : Math.ceil(rows / constants.ROWS)]);
+}
+
+/** One dispatch for each part of the matrix. */
+function bindParts(kernel: Kernel, label: string, matrix: GpuMatrix, { run, x, aux, residual, y }: LinearBuffers, grid: (part: GpuMatrixPart, rows: number) => [x: number, y?: number]): Op {
   return sequence(
     matrix.parts.map((part) => {
-      const group = kernel.bind(`${label}.gemm`, [run, part.shape, x, part.codes, part.scales, aux, residual, y]);
-      return dispatchOp(kernel, group, (rows) => [Math.ceil(part.rows / GEMM_OUTPUTS), Math.ceil(rows / GEMM_ROWS)]);
+      const group = kernel.bind(label, [run, part.shape, x, part.codes, part.scales, aux, residual, y]);
+      return dispatchOp(kernel, group, (rows) => grid(part, rows));
     }),
   );
 }
 
-function linearConstants({ tuning }: KernelCompiler, matrix: GpuMatrix, { activation, bias, residual }: LinearForm): Record<string, string | number | boolean> {
+function linearConstants({ variants }: KernelCompiler, { encoding, form }: GpuMatrix): Record<string, string | number | boolean> {
   // gelu_pytorch_tanh is gelu_new by another name.
-  return { ...encodingConstants(matrix.encoding), ACTIVATION: activation === "gelu_pytorch_tanh" ? "gelu_new" : activation, BIAS: bias, RESIDUAL: residual, ROLLED: tuning === "software" };
+  const ACTIVATION = form.activation === "gelu_pytorch_tanh" ? "gelu_new" : form.activation;
+  // Software adapters take longer to compile one more kernel than to ask a uniform what to do.
+  if (variants.tuning === "software") return { ...encodingConstants(encoding), ROLLED: true, EPILOGUE: "uniform", ACTIVATION: ACTIVATION === "none" ? "gelu_new" : ACTIVATION };
+  return { ...encodingConstants(encoding), ROLLED: false, EPILOGUE: "constant", ACTIVATION, BIAS: form.bias, RESIDUAL: form.residual };
 }

@@ -1,6 +1,7 @@
 import { BufferUsage } from "../gpu/constants.ts";
 import type { Gpu, MemoryPurpose } from "../gpu/device.ts";
 import { CHUNK_VALUES, type Encoding, type PackedMatrix } from "../quantize/pack.ts";
+import type { Activation } from "../types.ts";
 
 /** Parts of a packed matrix on the device, each within the binding limit. */
 export interface GpuMatrixPart {
@@ -14,8 +15,16 @@ export interface GpuMatrixPart {
   scales: GPUBuffer;
 }
 
+/** What follows the product. */
+export interface LinearForm {
+  activation: Activation | "none";
+  bias: boolean;
+  residual: boolean;
+}
+
 export interface GpuMatrix {
   label: string;
+  form: LinearForm;
   encoding: Encoding;
   rows: number;
   columns: number;
@@ -24,6 +33,8 @@ export interface GpuMatrix {
 }
 
 export interface MatrixUse {
+  /** @default nothing: the product alone */
+  form?: LinearForm;
   /** f32s per row of the output. */
   yStride: number;
   /** Where the bias begins in the op's `aux` buffer, in vec4s. */
@@ -37,6 +48,8 @@ export interface MatrixUse {
 
 /** Uploads a packed matrix; its shape uniforms are made for the one place of the graph where it stands. */
 export async function uploadMatrix(gpu: Gpu, label: string, packed: PackedMatrix, purpose: MemoryPurpose, use: MatrixUse): Promise<GpuMatrix> {
+  const { form = { activation: "none", bias: false, residual: false } } = use;
+  const epilogue = (form.bias ? 1 : 0) | (form.activation !== "none" ? 2 : 0) | (form.residual ? 4 : 0);
   const chunkValues = CHUNK_VALUES[packed.encoding.code];
   const parts: GpuMatrixPart[] = [];
   for (const [index, part] of packed.parts.entries()) {
@@ -63,15 +76,15 @@ export async function uploadMatrix(gpu: Gpu, label: string, packed: PackedMatrix
       use.biasBase,
     ]);
     new Float32Array(words.buffer)[12] = use.epsilon;
-    words.set([use.headSize ?? 0, use.maxSplits ?? 0], 13);
+    words.set([use.headSize ?? 0, use.maxSplits ?? 0, epilogue], 13);
     await gpu.upload(shape, words);
     parts.push({ rows: part.rows, shape, codes, scales });
   }
   const { encoding, rows, columns, paddedColumns } = packed;
-  return { label, encoding, rows, columns, paddedColumns, parts };
+  return { label, form, encoding, rows, columns, paddedColumns, parts };
 }
 
 /** The shader constants that select how a matrix is read. */
-export function encodingConstants({ code, scale, zero }: Encoding): { CODE: string; SCALE: string; ZERO: string; CHUNK: number } {
-  return { CODE: code, SCALE: scale, ZERO: zero, CHUNK: CHUNK_VALUES[code] };
+export function encodingConstants({ code, scale, zero }: Encoding): { CODE: string; SCALE: string; ZERO: string; CHUNK: number; TABLE: "memory" } {
+  return { CODE: code, SCALE: scale, ZERO: zero, CHUNK: CHUNK_VALUES[code], TABLE: "memory" };
 }

@@ -9,11 +9,17 @@ import kvAppend from "../../shaders/kv_append.wgsl?raw";
 import kvCache from "../../shaders/kv_cache.wgsl?raw";
 import kvShape from "../../shaders/kv_shape.wgsl?raw";
 import kvWrite from "../../shaders/kv_write.wgsl?raw";
+import finish from "../../shaders/finish.wgsl?raw";
 import layerNorm from "../../shaders/layer_norm.wgsl?raw";
+import linearTile from "../../shaders/linear_tile.wgsl?raw";
 import loopBound from "../../shaders/loop_bound.wgsl?raw";
 import matrix from "../../shaders/matrix.wgsl?raw";
 import matrixShape from "../../shaders/matrix_shape.wgsl?raw";
+import normalizer from "../../shaders/normalizer.wgsl?raw";
+import output from "../../shaders/output.wgsl?raw";
+import prologue from "../../shaders/prologue.wgsl?raw";
 import rowDivergence from "../../shaders/row_divergence.wgsl?raw";
+import rowNormalizer from "../../shaders/row_normalizer.wgsl?raw";
 import rowMoments from "../../shaders/row_moments.wgsl?raw";
 import rowSoftmax from "../../shaders/row_softmax.wgsl?raw";
 import rowSums from "../../shaders/row_sums.wgsl?raw";
@@ -28,6 +34,10 @@ const pieces = {
   matrix,
   loop_bound: loopBound,
   activation,
+  finish,
+  normalizer,
+  output,
+  prologue,
   row_moments: rowMoments,
   half,
   kv_shape: kvShape,
@@ -46,11 +56,13 @@ function kernel(name: string, wgsl: string, ...bindings: BindingKind[]): KernelS
 export const kernels = {
   gemv: kernel("gemv", gemv, "uniform", "uniform", "read", "read", "read", "read", "read", "write"),
   gemm: kernel("gemm", gemm, "uniform", "uniform", "read", "read", "read", "read", "read", "write"),
+  linearTile: kernel("linear_tile", linearTile, "uniform", "uniform", "read", "read", "read", "read", "read", "write"),
   embed: kernel("embed", embed, "uniform", "uniform", "read", "read", "read", "read", "write"),
   layerNorm: kernel("layer_norm", layerNorm, "uniform", "uniform", "read", "read", "write"),
   kvWrite: kernel("kv_write", kvWrite, "uniform", "uniform", "read", "write", "write"),
   attentionDecode: kernel("attention_decode", attentionDecode, "uniform", "uniform", "read", "write", "write", "write"),
   attentionPrefill: kernel("attention_prefill", attentionPrefill, "uniform", "uniform", "read", "read", "read", "write"),
+  rowNormalizer: kernel("row_normalizer", rowNormalizer, "uniform", "read", "write"),
   rowSums: kernel("row_sums", rowSums, "uniform", "read", "read", "write"),
   rowDivergence: kernel("row_divergence", rowDivergence, "uniform", "read", "read", "read", "read", "write"),
 } as const;

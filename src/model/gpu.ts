@@ -6,7 +6,7 @@ import { KernelCompiler } from "../gpu/pipeline.ts";
 import { attentionShape, bindDecodeAttention, bindPrefillAttention, cacheBytes, headChunks, maxSplits, SPLIT_POSITIONS, type AttentionForm } from "../kernels/attention.ts";
 import { bindEmbedding } from "../kernels/embedding.ts";
 import { bindLayerNorm } from "../kernels/layerNorm.ts";
-import { bindGemm, bindGemv, fitsPrologue, type LinearForm } from "../kernels/linear.ts";
+import { bindGemm, bindGemv, bindNormalizer, fitsPrologue, normalizerWords } from "../kernels/linear.ts";
 import { uploadMatrix, type GpuMatrix } from "../kernels/matrix.ts";
 import { sequence, type Op } from "../kernels/op.ts";
 import { bindRowDivergence, bindRowSums, type RowSumsBuffers } from "../kernels/rows.ts";
@@ -16,8 +16,10 @@ import type { Backend, BackendBuilder, BackendOptions, RowComparison } from "./b
 
 /** Tokens per prefill submit: bounds the time of one dispatch (drivers reset after about 2 s) and the activations. */
 const CHUNK_TOKENS = 256;
-/** Rows of logits that exist at a time while scoring; 64 × 50,257 f32 are 12.9 MB. */
-const SCORE_ROWS = 64;
+/** Rows of logits that exist at a time while two models are compared; 64 × 50,257 f32 are 12.9 MB. */
+const COMPARED_ROWS = 64;
+/** Rows scored by one submit, whose logits are never stored. A software adapter would be deaf to an abort for seconds with more. */
+const SCORED_ROWS = { hardware: 256, software: 64 };
 
 const { storage, uniform, copySrc, copyDst, mapRead } = BufferUsage;
 
@@ -58,7 +60,9 @@ export function createGpuBuilder(gpu: Gpu, options: GpuBackendOptions): BackendB
         const packed = packTensor(values as QuantizedTensor, maxPartBytes);
         const purpose: MemoryPurpose = tensor.kind === "embedding" ? "embedding" : "weights";
         const behindNorm = tensor.kind === "embedding" || label.endsWith("c_attn") || label.endsWith("c_fc");
+        const linear = tensor.kind !== "embedding";
         matrices.set(label, await uploadMatrix(gpu, label, packed, purpose, {
+          form: { activation: label.endsWith("c_fc") ? config.activation : "none", bias: linear, residual: linear && !behindNorm },
           yStride: padTo(tensor.shape[0], COLUMN_PADDING),
           biasBase: behindNorm ? packed.paddedColumns / 2 : 0, // gamma and beta come before it
           epsilon: config.layerNormEpsilon,
@@ -107,7 +111,8 @@ class GpuBackend implements Backend {
   private lastLogits!: Op;
   /** Final layer norm of a chunk into the window's hidden states. */
   private keepHidden!: Op;
-  private scoring: Promise<Scoring> | null = null;
+  private readonly scoring = new Lazy(() => this.buildScoring());
+  private readonly comparing = new Lazy(() => this.buildComparing());
   private splits = 1;
   private window: number[] = [];
   private divergence: { baseline: GpuBackend; op: Op } | null = null;
@@ -183,40 +188,36 @@ class GpuBackend implements Backend {
       const scale = (config.scaleAttnWeights ? 1 / Math.sqrt(D) : 1) / (config.scaleAttnByInverseLayerIdx ? i + 1 : 1);
       await this.gpu.upload(shape, attentionShape(form, { qkv: strides.qkv, y: strides.c }, scale));
 
-      const plain: LinearForm = { activation: "none", bias: true, residual: false };
-      const residual: LinearForm = { ...plain, residual: true };
-      const activated: LinearForm = { ...plain, activation: config.activation };
       const attention = { run: step, shape, qkv, cache, kvScales };
       if (fused) {
         decode.push(
-          bindGemv(compiler, `${h}.attn.c_attn`, cAttn, plain, "layer_norm", { run: step, x, aux: attnAux, residual: none, y: qkv }),
+          bindGemv(compiler, `${h}.attn.c_attn`, cAttn, "layer_norm", { run: step, x, aux: attnAux, residual: none, y: qkv }),
           bindDecodeAttention(compiler, `${h}.attn`, form, { ...attention, y: partials }, () => this.splits),
-          bindGemv(compiler, `${h}.attn.c_proj`, cProj, residual, "merge", { run: step, x: partials, aux: projAux, residual: x, y: x2 }),
-          bindGemv(compiler, `${h}.mlp.c_fc`, cFc, activated, "layer_norm", { run: step, x: x2, aux: fcAux, residual: none, y: inner }),
-          bindGemv(compiler, `${h}.mlp.c_proj`, mlpProj, residual, "none", { run: step, x: inner, aux: mlpProjAux, residual: x2, y: x }),
+          bindGemv(compiler, `${h}.attn.c_proj`, cProj, "merge", { run: step, x: partials, aux: projAux, residual: x, y: x2 }),
+          bindGemv(compiler, `${h}.mlp.c_fc`, cFc, "layer_norm", { run: step, x: x2, aux: fcAux, residual: none, y: inner }),
+          bindGemv(compiler, `${h}.mlp.c_proj`, mlpProj, "none", { run: step, x: inner, aux: mlpProjAux, residual: x2, y: x }),
         );
       }
       prefill.push(
         bindLayerNorm(compiler, `${h}.ln_1`, { run: step, shape: cAttn.parts[0]!.shape, x, aux: attnAux, y: normed }, { keepPosition: false }),
-        bindGemm(compiler, `${h}.attn.c_attn`, cAttn, plain, { run: step, x: normed, aux: attnAux, residual: none, y: qkv }),
+        bindGemm(compiler, `${h}.attn.c_attn`, cAttn, { run: step, x: normed, aux: attnAux, residual: none, y: qkv }),
         bindPrefillAttention(compiler, `${h}.attn`, form, { ...attention, y: mixed }),
-        bindGemm(compiler, `${h}.attn.c_proj`, cProj, residual, { run: step, x: mixed, aux: projAux, residual: x, y: x2 }),
+        bindGemm(compiler, `${h}.attn.c_proj`, cProj, { run: step, x: mixed, aux: projAux, residual: x, y: x2 }),
         bindLayerNorm(compiler, `${h}.ln_2`, { run: step, shape: cFc.parts[0]!.shape, x: x2, aux: fcAux, y: normed }, { keepPosition: false }),
-        bindGemm(compiler, `${h}.mlp.c_fc`, cFc, activated, { run: step, x: normed, aux: fcAux, residual: none, y: inner }),
-        bindGemm(compiler, `${h}.mlp.c_proj`, mlpProj, residual, { run: step, x: inner, aux: mlpProjAux, residual: x2, y: x }),
+        bindGemm(compiler, `${h}.mlp.c_fc`, cFc, { run: step, x: normed, aux: fcAux, residual: none, y: inner }),
+        bindGemm(compiler, `${h}.mlp.c_proj`, mlpProj, { run: step, x: inner, aux: mlpProjAux, residual: x2, y: x }),
       );
     }
 
     const head = this.head();
     const finalAux = this.aux("ln_f", "ln_f", null);
     this.finalAux = finalAux;
-    const headForm: LinearForm = { activation: "none", bias: false, residual: false };
     const keepHidden = bindLayerNorm(compiler, "ln_f", { run: step, shape: head.parts[0]!.shape, x, aux: finalAux, y: this.hidden }, { keepPosition: true });
     const logits = fused
-      ? bindGemv(compiler, "head", head, headForm, "layer_norm", { run: headStep, x, aux: finalAux, residual: none, y: this.logitsRow })
+      ? bindGemv(compiler, "head", head, "layer_norm", { run: headStep, x, aux: finalAux, residual: none, y: this.logitsRow })
       : Promise.all([
           bindLayerNorm(compiler, "ln_f.last", { run: step, shape: head.parts[0]!.shape, x, aux: finalAux, y: normed }, { keepPosition: false }),
-          bindGemv(compiler, "head", head, headForm, "none", { run: headStep, x: normed, aux: finalAux, residual: none, y: this.logitsRow }),
+          bindGemv(compiler, "head", head, "none", { run: headStep, x: normed, aux: finalAux, residual: none, y: this.logitsRow }),
         ]).then(([norm, gemv]) => ({ record: (pass: GPUComputePassEncoder, rows: number) => (norm.record(pass, rows), gemv.record(pass, 1)) }));
 
     const [prefillOps, decodeOps, keep, last] = await Promise.all([Promise.all(prefill), fused ? Promise.all(decode) : null, keepHidden, logits]);
@@ -246,16 +247,15 @@ class GpuBackend implements Backend {
   }
 
   async score(first: number, targets: readonly number[], signal?: AbortSignal): Promise<Float32Array> {
-    const scoring = await this.openScoring();
+    this.requireRows(first, targets.length);
+    const { step, expected, sums, staging, rows, op } = await this.scoring.get();
     const out = new Float32Array(targets.length);
-    for (let i = 0; i < targets.length; i += SCORE_ROWS) {
+    for (let i = 0; i < targets.length; i += rows) {
       signal?.throwIfAborted();
-      const block = targets.slice(i, i + SCORE_ROWS);
-      this.writeScoreBlock(scoring, first + i, block);
-      this.gpu.submit("score", (pass) => scoring.record(pass, block.length), (encoder) => {
-        encoder.copyBufferToBuffer(scoring.sums.sums, 0, scoring.staging, 0, block.length * 16);
-      });
-      out.set(logProbsOf(new Float32Array(await this.gpu.read(scoring.staging, block.length * 16)), block.length, 0), i);
+      const block = targets.slice(i, i + rows);
+      this.writeBlock(step, expected, first + i, block);
+      this.gpu.submit("score", (pass) => op.record(pass, block.length), (encoder) => encoder.copyBufferToBuffer(sums, 0, staging, 0, block.length * 16));
+      out.set(logProbsOf(new Float32Array(await this.gpu.read(staging, block.length * 16)), block.length, 0), i);
     }
     signal?.throwIfAborted();
     return out;
@@ -263,20 +263,22 @@ class GpuBackend implements Backend {
 
   async compare(baseline: Backend, first: number, targets: readonly number[], signal?: AbortSignal): Promise<RowComparison> {
     if (!(baseline instanceof GpuBackend) || baseline.gpu.device !== this.gpu.device) throw new TypeError("compare: the baseline must live on the same device.");
-    const [base, own] = [await baseline.openScoring(), await this.openScoring()];
+    baseline.requireRows(first, targets.length);
+    this.requireRows(first, targets.length);
+    const [base, own] = [await baseline.comparing.get(), await this.comparing.get()];
     if (this.divergence?.baseline !== baseline) this.divergence = { baseline, op: await bindRowDivergence(this.compiler, base.sums, own.sums, own.divergence) };
     const { op } = this.divergence;
     const n = targets.length;
     const rows: RowComparison = { baseLogProbs: new Float32Array(n), logProbs: new Float32Array(n), klDivergence: new Float32Array(n), sameTop: new Uint8Array(n) };
-    for (let i = 0; i < n; i += SCORE_ROWS) {
+    for (let i = 0; i < n; i += COMPARED_ROWS) {
       signal?.throwIfAborted();
-      const block = targets.slice(i, i + SCORE_ROWS);
+      const block = targets.slice(i, i + COMPARED_ROWS);
       const count = block.length;
-      baseline.writeScoreBlock(base, first + i, block);
-      this.writeScoreBlock(own, first + i, block);
+      baseline.writeBlock(base.step, base.sums.expected, first + i, block);
+      this.writeBlock(own.step, own.sums.expected, first + i, block);
       this.gpu.submit("compare", (pass) => {
-        base.record(pass, count);
-        own.record(pass, count);
+        base.op.record(pass, count);
+        own.op.record(pass, count);
         op.record(pass, count);
       }, (encoder) => {
         encoder.copyBufferToBuffer(base.sums.sums, 0, own.staging, 0, count * 16);
@@ -328,44 +330,50 @@ class GpuBackend implements Backend {
     return this.matrix(this.config.tieWordEmbeddings ? "wte" : "lm_head");
   }
 
-  /** Buffers and kernels for scoring, made on first use: a page that only generates never pays for them. */
-  private openScoring(): Promise<Scoring> {
-    this.assertUsable();
-    if (this.window.length === 0) throw new Error("score() and compare() need encodeWindow() first.");
-    this.scoring ??= this.buildScoring().catch((error: unknown) => {
-      this.scoring = null;
-      throw error;
-    });
-    return this.scoring;
+  private async buildScoring(): Promise<Scoring> {
+    const { compiler, config, hidden } = this;
+    const rows = Math.min(SCORED_ROWS[compiler.variants.tuning], this.options.contextLength);
+    const step = this.buffer("score.step", 16, uniform | copyDst);
+    const expected = this.buffer("score.expected", rows * 4, storage | copyDst);
+    const found = this.buffer("score.found", rows * normalizerWords(config.vocabSize) * 4, storage);
+    const sums = this.buffer("score.sums", rows * 16, storage | copySrc);
+    const staging = this.buffer("score.staging", rows * 16, mapRead | copyDst, "staging");
+    await this.gpu.settle();
+    return { step, expected, sums, staging, rows, op: await bindNormalizer(compiler, "head", this.head(), { run: step, hidden, expected, found, sums }) };
   }
 
-  private async buildScoring(): Promise<Scoring> {
+  private async buildComparing(): Promise<Comparing> {
     const { vocabulary } = stridesOf(this.config);
-    const rows = Math.min(SCORE_ROWS, this.options.contextLength);
-    const scoreStep = this.buffer("score.step", 16, uniform | copyDst);
+    const rows = Math.min(COMPARED_ROWS, this.options.contextLength);
+    const step = this.buffer("compare.step", 16, uniform | copyDst);
     const sums: RowSumsBuffers = {
-      rows: this.buffer("score.rows", 16, uniform | copyDst),
-      logits: this.buffer("score.logits", rows * vocabulary * 4, storage),
-      expected: this.buffer("score.expected", rows * 4, storage | copyDst),
-      sums: this.buffer("score.sums", rows * 16, storage | copySrc),
+      rows: this.buffer("compare.rows", 16, uniform | copyDst),
+      logits: this.buffer("compare.logits", rows * vocabulary * 4, storage),
+      expected: this.buffer("compare.expected", rows * 4, storage | copyDst),
+      sums: this.buffer("compare.sums", rows * 16, storage | copySrc),
     };
-    const divergence = this.buffer("score.divergence", rows * 4, storage | copySrc);
-    const staging = this.buffer("score.staging", rows * 36, mapRead | copyDst, "staging");
-    const none = this.buffer("score.none", 16, storage);
+    const divergence = this.buffer("compare.divergence", rows * 4, storage | copySrc);
+    const staging = this.buffer("compare.staging", rows * 36, mapRead | copyDst, "staging");
+    const none = this.buffer("compare.none", 16, storage);
     await this.gpu.settle();
     await this.gpu.upload(sums.rows, Uint32Array.of(this.config.vocabSize, vocabulary, 0, 0));
     const ops = await Promise.all([
-      bindGemm(this.compiler, "head", this.head(), { activation: "none", bias: false, residual: false }, { run: scoreStep, x: this.hidden, aux: this.finalAux, residual: none, y: sums.logits }),
+      bindGemm(this.compiler, "head", this.head(), { run: step, x: this.hidden, aux: this.finalAux, residual: none, y: sums.logits }),
       bindRowSums(this.compiler, sums),
     ]);
-    return { step: scoreStep, sums, divergence, staging, ...sequence(ops) };
+    return { step, sums, divergence, staging, op: sequence(ops) };
   }
 
-  private writeScoreBlock(scoring: Scoring, first: number, targets: readonly number[]): void {
-    if (first < 0 || first + targets.length > this.window.length) throw new RangeError(`Rows ${first}…${first + targets.length - 1} are outside the window of ${this.window.length} tokens.`);
+  /** @throws RangeError for rows that the last window does not have; what assertUsable() throws */
+  private requireRows(first: number, count: number): void {
+    this.assertUsable();
+    if (first < 0 || first + count > this.window.length) throw new RangeError(`Rows ${first}…${first + count - 1} are outside the window of ${this.window.length} tokens.`);
+  }
+
+  private writeBlock(step: GPUBuffer, expected: GPUBuffer, first: number, targets: readonly number[]): void {
     const { queue } = this.gpu.device;
-    queue.writeBuffer(scoring.step, 0, Uint32Array.of(0, targets.length, first, 0));
-    queue.writeBuffer(scoring.sums.expected, 0, Uint32Array.from(targets));
+    queue.writeBuffer(step, 0, Uint32Array.of(0, targets.length, first, 0));
+    queue.writeBuffer(expected, 0, Uint32Array.from(targets));
   }
 
   /** gamma [C padded], beta [C padded] of a norm and bias [N padded], one after the other in one buffer. */
@@ -393,11 +401,36 @@ class GpuBackend implements Backend {
   }
 }
 
-interface Scoring extends Op {
+interface Scoring {
+  step: GPUBuffer;
+  expected: GPUBuffer;
+  sums: GPUBuffer;
+  staging: GPUBuffer;
+  /** Scored by one submit. */
+  rows: number;
+  op: Op;
+}
+
+interface Comparing {
   step: GPUBuffer;
   sums: RowSumsBuffers;
   divergence: GPUBuffer;
   staging: GPUBuffer;
+  op: Op;
+}
+
+/** What is made on first use: a page that only generates never pays for it. A failure is not kept. */
+class Lazy<T> {
+  private value: Promise<T> | null = null;
+  constructor(private readonly make: () => Promise<T>) {}
+
+  get(): Promise<T> {
+    this.value ??= this.make().catch((error: unknown) => {
+      this.value = null;
+      throw error;
+    });
+    return this.value;
+  }
 }
 
 /** ln p(expected) = logit − max − ln Σ of each row, the logarithm in f64. sums: f32 [rows][4] at `offset` */

@@ -1,10 +1,10 @@
 import { BufferUsage } from "../../src/gpu/constants.ts";
 import { Gpu } from "../../src/gpu/device.ts";
-import { KernelCompiler, type Tuning } from "../../src/gpu/pipeline.ts";
+import { KernelCompiler, type Variants } from "../../src/gpu/pipeline.ts";
 import { attentionShape, bindDecodeAttention, bindPrefillAttention, cacheBytes, headChunks, maxSplits, SPLIT_POSITIONS, type AttentionForm, type KvFormat } from "../../src/kernels/attention.ts";
 import { bindEmbedding } from "../../src/kernels/embedding.ts";
 import { bindLayerNorm } from "../../src/kernels/layerNorm.ts";
-import { bindGemm, bindGemv } from "../../src/kernels/linear.ts";
+import { bindGemm, bindGemv, bindNormalizer, normalizerWords } from "../../src/kernels/linear.ts";
 import { uploadMatrix } from "../../src/kernels/matrix.ts";
 import type { Op } from "../../src/kernels/op.ts";
 import { bindRowDivergence, bindRowSums, type RowSumsBuffers } from "../../src/kernels/rows.ts";
@@ -23,12 +23,12 @@ const { storage, uniform, copySrc, copyDst, mapRead } = BufferUsage;
 /** A device with what a kernel case needs around one op: inputs from arrays, one run, the output back. */
 class Workbench {
   readonly compiler: KernelCompiler;
-  private constructor(readonly gpu: Gpu, tuning: Tuning | undefined) {
-    this.compiler = new KernelCompiler(gpu, tuning);
+  private constructor(readonly gpu: Gpu, variants: Partial<Variants> | undefined) {
+    this.compiler = new KernelCompiler(gpu, variants);
   }
 
-  static async open(device: GPUDevice, tuning?: Tuning): Promise<Workbench> {
-    return new Workbench(await Gpu.open({ device, largestTensorBytes: 0 }), tuning);
+  static async open(device: GPUDevice, variants?: Partial<Variants>): Promise<Workbench> {
+    return new Workbench(await Gpu.open({ device, largestTensorBytes: 0 }), variants);
   }
 
   input(values: Float32Array<ArrayBuffer> | Uint32Array<ArrayBuffer>, usage: number = storage): GPUBuffer {
@@ -104,12 +104,12 @@ interface LinearCase {
   /** Moves all weights, so that zero points leave the range of int8. */
   weightMean?: number;
   /** @default what the engine chooses for the adapter */
-  tuning?: Tuning;
+  variants?: Partial<Variants>;
 }
 
 /** y = activate(W p(x) + b) + r for every row by gemm, and for the last row by gemv, against f64. */
-async function linearError(device: GPUDevice, { N, K, T, format, activation, residual, prologue, weightMean = 0, tuning }: LinearCase): Promise<{ gemm: number; gemv: number }> {
-  const bench = await Workbench.open(device, tuning);
+async function linearError(device: GPUDevice, { N, K, T, format, activation, residual, prologue, weightMean = 0, variants }: LinearCase): Promise<{ gemm: number; gemv: number }> {
+  const bench = await Workbench.open(device, variants);
   const weights = quantizeTensor(gaussian(N * K, 0.3, weightMean, N + K), [N, K], format);
   const w = dequantizeTensor(weights);
   const x = gaussian(T * K, 1, 0.2, 7);
@@ -136,21 +136,20 @@ async function linearError(device: GPUDevice, { N, K, T, format, activation, res
 
   const stride = padTo(K, 32);
   const packed = packTensor(weights, 2 ** 27);
-  const matrix = await uploadMatrix(bench.gpu, "w", packed, "weights", { yStride: padTo(N, 32), biasBase: stride / 2, epsilon });
+  const matrix = await uploadMatrix(bench.gpu, "w", packed, "weights", { form: { activation, bias: true, residual }, yStride: padTo(N, 32), biasBase: stride / 2, epsilon });
   const aux = new Float32Array(2 * stride + padTo(N, 4));
   aux.set(gamma, 0);
   aux.set(beta, stride);
   aux.set(bias, 2 * stride);
-  const form = { activation, bias: true, residual };
   const shared = { x: bench.input(padRows(x, K)), aux: bench.input(aux) };
   const found = { gemm: 0, gemv: 0 };
   if (!prologue) {
     const y = bench.output(T * padTo(N, 32));
-    const gemm = await bindGemm(bench.compiler, "gemm", matrix, form, { ...shared, run: bench.step(0, T), residual: bench.input(padRows(r, N)), y });
+    const gemm = await bindGemm(bench.compiler, "gemm", matrix, { ...shared, run: bench.step(0, T), residual: bench.input(padRows(r, N)), y });
     found.gemm = nmse(unpadRows(await bench.run([gemm], T, y, T * padTo(N, 32)), T, N), expected);
   }
   const y = bench.output(padTo(N, 32));
-  const gemv = await bindGemv(bench.compiler, "gemv", matrix, form, prologue ?? "none", { ...shared, run: bench.step(0, 1, T - 1), residual: bench.input(padRows(r.subarray((T - 1) * N), N)), y });
+  const gemv = await bindGemv(bench.compiler, "gemv", matrix, prologue ?? "none", { ...shared, run: bench.step(0, 1, T - 1), residual: bench.input(padRows(r.subarray((T - 1) * N), N)), y });
   found.gemv = nmse((await bench.run([gemv], 1, y, padTo(N, 32))).subarray(0, N), expected.subarray((T - 1) * N));
   bench.gpu.dispose();
   return found;
@@ -183,8 +182,8 @@ const epilogueCases = (["gelu_new", "gelu", "relu", "gelu_pytorch_tanh"] as cons
 
 // ---------------------------------------------------------------- attention
 
-async function attentionError(device: GPUDevice, { headSize: D, kv, S, tuning }: { headSize: number; kv: KvFormat; S: number; tuning?: Tuning }): Promise<{ prefill: number; decode: number }> {
-  const bench = await Workbench.open(device, tuning);
+async function attentionError(device: GPUDevice, { headSize: D, kv, S, variants }: { headSize: number; kv: KvFormat; S: number; variants?: Partial<Variants> }): Promise<{ prefill: number; decode: number }> {
+  const bench = await Workbench.open(device, variants);
   const H = 2;
   const C = H * D;
   const form: AttentionForm = { heads: H, headSize: D, positions: S, kv };
@@ -236,7 +235,7 @@ async function attentionError(device: GPUDevice, { headSize: D, kv, S, tuning }:
     const matrix = await uploadMatrix(bench.gpu, "identity", packTensor(identity, 2 ** 27), "weights", { yStride: strides.y, biasBase: 0, epsilon: 0, headSize: D, maxSplits: maxSplits(S) });
     const none = bench.input(new Float32Array(strides.y));
     const merged = bench.output(strides.y);
-    const merge = await bindGemv(bench.compiler, "merge", matrix, { activation: "none", bias: false, residual: false }, "merge", { run: bench.step(t, 1, 0, splits), x: partials, aux: none, residual: none, y: merged });
+    const merge = await bindGemv(bench.compiler, "merge", matrix, "merge", { run: bench.step(t, 1, 0, splits), x: partials, aux: none, residual: none, y: merged });
     found.decode = nmse((await bench.run([decode, merge], 1, merged, strides.y)).subarray(0, C), expected.subarray(t * C, (t + 1) * C));
   }
   bench.gpu.dispose();
@@ -270,12 +269,12 @@ const otherCases: readonly ConformanceCase[] = [
     },
   },
   {
-    name: "kernel: gemv and gemm agree with f64 as tuned for hardware and for software adapters",
+    name: "kernel: gemv, gemm and linear_tile agree with f64 as tuned for hardware and for software adapters, with subgroups and without",
     run: async (device) => {
       let worst = 0;
-      for (const tuning of ["hardware", "software"] as const) {
-        for (const format of [{ type: "f16" }, { type: "int4", mode: "zeropoint", granularity: { group: 32 } }] as const) {
-          const { gemm, gemv } = await linearError(device, { N: 65, K: 100, T: 33, format, activation: "gelu_new", residual: true, tuning });
+      for (const variants of [{ tuning: "hardware" }, { tuning: "software" }, { tuning: "software", lanes: 1 }] as const) {
+        for (const format of [{ type: "f16" }, { type: "int4", mode: "zeropoint", granularity: { group: 32 } }, { type: "nf4", block: 64 }] as const) {
+          const { gemm, gemv } = await linearError(device, { N: 65, K: 100, T: 33, format, activation: "gelu_new", residual: true, variants });
           worst = Math.max(worst, gemm, gemv);
         }
       }
@@ -287,7 +286,7 @@ const otherCases: readonly ConformanceCase[] = [
     run: async (device) => {
       let worst = 0;
       for (const tuning of ["hardware", "software"] as const) {
-        const { prefill, decode } = await attentionError(device, { headSize: 20, kv: "f16", S: 34, tuning });
+        const { prefill, decode } = await attentionError(device, { headSize: 20, kv: "f16", S: 34, variants: { tuning } });
         worst = Math.max(worst, prefill, decode);
       }
       return requireAtMost("NMSE", worst, tolerances.kernelNmse.attention);
@@ -307,10 +306,10 @@ const otherCases: readonly ConformanceCase[] = [
       const bench = await Workbench.open(device);
       const inputs = Float32Array.of(0, 1e-6, 1, -1, 4, -4, 13.3, -13.3, 40, -40, 1e4, -1e4);
       const N = inputs.length;
-      const matrix = await uploadMatrix(bench.gpu, "w", packTensor(quantizeTensor(inputs, [N, 1], { type: "f32" }), 2 ** 27), "weights", { yStride: 32, biasBase: 0, epsilon: 0 });
+      const matrix = await uploadMatrix(bench.gpu, "w", packTensor(quantizeTensor(inputs, [N, 1], { type: "f32" }), 2 ** 27), "weights", { form: { activation: "gelu_new", bias: false, residual: false }, yStride: 32, biasBase: 0, epsilon: 0 });
       const none = bench.input(new Float32Array(32));
       const y = bench.output(32);
-      const op = await bindGemv(bench.compiler, "gelu", matrix, { activation: "gelu_new", bias: false, residual: false }, "none", { run: bench.step(0, 1), x: bench.input(padRows(Float32Array.of(1), 1)), aux: none, residual: none, y });
+      const op = await bindGemv(bench.compiler, "gelu", matrix, "none", { run: bench.step(0, 1), x: bench.input(padRows(Float32Array.of(1), 1)), aux: none, residual: none, y });
       const found = await bench.run([op], 1, y, 32);
       bench.gpu.dispose();
       const errors = [...inputs].map((x, i) => Math.abs(found[i]! - activate("gelu_new", x)) / Math.max(1, Math.abs(x)));
@@ -411,4 +410,40 @@ const otherCases: readonly ConformanceCase[] = [
   },
 ];
 
-export const kernelCases: readonly ConformanceCase[] = [...linearCases, ...epilogueCases, ...attentionCases, ...otherCases];
+/** Log-sum-exp of W · x over logits that are never stored, in parts of W whose last slots stay unused, against f64. */
+async function normalizerError(device: GPUDevice, format: TensorFormat, variants: Partial<Variants>): Promise<number> {
+  const bench = await Workbench.open(device, variants);
+  const [V, C, T, first] = [333, 70, 37, 2];
+  const tensor = quantizeTensor(gaussian(V * C, 1, 0.5, 1), [V, C], format);
+  const w = dequantizeTensor(tensor);
+  const hidden = gaussian((first + T) * C, 1, -0.5, 2);
+  const expectedTokens = Uint32Array.from({ length: T }, (_, t) => (t * 7919 + V - 1) % V);
+  const matrix = await uploadMatrix(bench.gpu, "head", packTensor(tensor, V * C), "embedding", { yStride: padTo(V, 32), biasBase: 0, epsilon: 0 });
+  const [found, sums] = [bench.output(T * normalizerWords(V)), bench.output(T * 4)];
+  const op = await bindNormalizer(bench.compiler, "head", matrix, { run: bench.step(0, T, first), hidden: bench.input(padRows(hidden, C)), expected: bench.input(expectedTokens), found, sums });
+  const rows = await bench.run([op], T, sums, T * 4);
+  bench.gpu.dispose();
+  let worst = 0;
+  for (let t = 0; t < T; t++) {
+    const logits = Array.from({ length: V }, (_, n) => w.subarray(n * C, (n + 1) * C).reduce((sum, value, k) => sum + value * hidden[(first + t) * C + k]!, 0));
+    const [max, sum, logit, index] = rows.subarray(t * 4, t * 4 + 4);
+    if (index !== logits.indexOf(Math.max(...logits))) throw new Error(`row ${t}: index ${index} is not the largest logit's`);
+    worst = Math.max(worst, Math.abs(logit! - max! - Math.log(sum!) - logSoftmax(logits)[expectedTokens[t]!]!));
+  }
+  return worst;
+}
+
+const normalizerCases = ([{ type: "f32" }, { type: "int8", mode: "absmax", granularity: "channel" }, { type: "int4", mode: "zeropoint", granularity: { group: 32 } }] as const satisfies readonly TensorFormat[]).map(
+  (format): ConformanceCase => ({
+    name: `kernel: row_normalizer finds the log-sum-exp of ${describeFormat(format)} logits that are never stored, as f64 does, in every variant`,
+    run: async (device) => {
+      let worst = 0;
+      const all: Partial<Variants>[] = [{ tuning: "software" }, { tuning: "software", lanes: 1 }];
+      if (format.type === "f32") all.push({ tuning: "hardware" }); // takes software adapters seconds to compile
+      for (const variants of all) worst = Math.max(worst, await normalizerError(device, format, variants));
+      return requireAtMost("ln p", worst, tolerances.rowLogProb);
+    },
+  }),
+);
+
+export const kernelCases: readonly ConformanceCase[] = [...linearCases, ...epilogueCases, ...attentionCases, ...normalizerCases, ...otherCases];

@@ -1,3 +1,4 @@
+import { OPTIONAL_FEATURES } from "../../src/gpu/device.ts";
 import type { ConformanceCase } from "./case.ts";
 import { kernelCases } from "./kernelCases.ts";
 import { modelCases } from "./modelCases.ts";
@@ -61,7 +62,8 @@ export class ConformanceRunner {
   private async openDevice(): Promise<GPUDevice> {
     const adapter = await this.gpu.requestAdapter();
     if (adapter === null) throw new Error("No WebGPU adapter.");
-    const device = await adapter.requestDevice();
+    const requiredFeatures = OPTIONAL_FEATURES.filter((feature) => adapter.features.has(feature));
+    const device = await adapter.requestDevice({ requiredFeatures });
     this.errors = [];
     device.addEventListener("uncapturederror", (event) => this.errors.push(event.error.message));
     return device;

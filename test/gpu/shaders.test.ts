@@ -6,8 +6,8 @@ import { KernelCompiler, type KernelSource, type Tuning } from "../../src/gpu/pi
 import { bindDecodeAttention, bindPrefillAttention } from "../../src/kernels/attention.ts";
 import { bindEmbedding } from "../../src/kernels/embedding.ts";
 import { bindLayerNorm } from "../../src/kernels/layerNorm.ts";
-import { bindGemm, bindGemv, fitsPrologue, type LinearForm } from "../../src/kernels/linear.ts";
-import { uploadMatrix, type GpuMatrix } from "../../src/kernels/matrix.ts";
+import { bindGemm, bindGemv, bindNormalizer, fitsPrologue } from "../../src/kernels/linear.ts";
+import { uploadMatrix, type GpuMatrix, type LinearForm } from "../../src/kernels/matrix.ts";
 import { bindRowDivergence, bindRowSums } from "../../src/kernels/rows.ts";
 import { quantizeTensor } from "../../src/quantize/nearest.ts";
 import { packTensor } from "../../src/quantize/pack.ts";
@@ -39,7 +39,7 @@ const kept: GPU[] = [];
 describe.each<Tuning>(["hardware", "software"])("on a device of default limits, tuned for %s", (tuning) => {
   let gpu: Gpu;
   let compiler: KernelCompiler;
-  let matrixOf: (rows: number, columns: number, format: TensorFormat, mean?: number) => Promise<GpuMatrix>;
+  let matrixOf: (rows: number, columns: number, format: TensorFormat, mean?: number, form?: LinearForm) => Promise<GpuMatrix>;
   let buffers: Record<"run" | "shape" | "rows" | "input" | "output" | "cache" | "kvScales", GPUBuffer>;
 
   beforeAll(async () => {
@@ -47,23 +47,23 @@ describe.each<Tuning>(["hardware", "software"])("on a device of default limits, 
     const nullGpu = create(["backend=null"]);
     kept.push(nullGpu);
     gpu = await Gpu.open({ gpu: nullGpu, largestTensorBytes: 0 });
-    compiler = new KernelCompiler(gpu, tuning);
+    compiler = new KernelCompiler(gpu, { tuning });
     const buffer = (usage: number) => gpu.createBuffer("any", 1024, usage | copyDst, "activations");
     buffers = { run: buffer(uniform), shape: buffer(uniform), rows: buffer(uniform), input: buffer(storage), output: buffer(storage), cache: buffer(storage), kvScales: buffer(storage) };
-    matrixOf = async (rows, columns, format, mean = 0) => {
+    matrixOf = async (rows, columns, format, mean = 0, form = { activation: "none", bias: true, residual: false }) => {
       const weights = quantizeTensor(Float32Array.from({ length: rows * columns }, (_, i) => mean + Math.sin(i)), [rows, columns], format);
-      return uploadMatrix(gpu, "matrix", packTensor(weights, 2 ** 27), "weights", { yStride: 32, biasBase: 0, epsilon: 1e-5, headSize: 1, maxSplits: 1 });
+      return uploadMatrix(gpu, "matrix", packTensor(weights, 2 ** 27), "weights", { form, yStride: 32, biasBase: 0, epsilon: 1e-5, headSize: 1, maxSplits: 1 });
     };
   });
   afterAll(() => gpu.dispose());
 
-  const plain: LinearForm = { activation: "none", bias: true, residual: false };
-  async function compileLinear(matrix: GpuMatrix, form: LinearForm): Promise<void> {
+  async function compileLinear(matrix: GpuMatrix): Promise<void> {
     const { run, input, output } = buffers;
     const bound = { run, x: input, aux: input, residual: input, y: output };
     await Promise.all([
-      bindGemm(compiler, "any", matrix, form, bound),
-      ...(["none", "layer_norm", "merge"] as const).map((prologue) => bindGemv(compiler, "any", matrix, form, prologue, bound)),
+      bindGemm(compiler, "any", matrix, bound),
+      bindNormalizer(compiler, "any", matrix, { run, hidden: input, expected: input, found: output, sums: buffers.cache }),
+      ...(["none", "layer_norm", "merge"] as const).map((prologue) => bindGemv(compiler, "any", matrix, prologue, bound)),
     ]);
   }
 
@@ -75,12 +75,12 @@ describe.each<Tuning>(["hardware", "software"])("on a device of default limits, 
     await expect(compiler.compile(kernel("mistake", "@compute @workgroup_size(1) fn main() { y[0] = x; }"), {})).rejects.toMatchObject({ code: "shader", details: { line: 2 } });
   });
 
-  test("gemm, gemv with each prologue, and embed compile for every encoding", async () => {
+  test("gemm, the normalizer, gemv with each prologue, and embed compile for every encoding", async () => {
     const seen = new Set<string>();
     for (const { format, mean } of encodings) {
       const matrix = await matrixOf(3, 64, format, mean);
       seen.add(JSON.stringify(matrix.encoding));
-      await compileLinear(matrix, plain);
+      await compileLinear(matrix);
       await bindEmbedding(compiler, matrix, { run: buffers.run, tokens: buffers.input, wpe: buffers.input, x: buffers.output });
     }
     expect(seen.size).toBe(encodings.length);
@@ -88,10 +88,9 @@ describe.each<Tuning>(["hardware", "software"])("on a device of default limits, 
   });
 
   test("gemm and gemv compile with every epilogue", async () => {
-    const matrix = await matrixOf(3, 64, { type: "f32" });
     for (const activation of activations) {
       for (const bias of [true, false]) {
-        for (const residual of [true, false]) await compileLinear(matrix, { activation, bias, residual });
+        for (const residual of [true, false]) await compileLinear(await matrixOf(3, 64, { type: "f32" }, 0, { activation, bias, residual }));
       }
     }
     await gpu.settle();
@@ -101,7 +100,7 @@ describe.each<Tuning>(["hardware", "software"])("on a device of default limits, 
     let columns = 32;
     while (fitsPrologue(columns + 32)) columns += 32;
     expect(columns).toBeGreaterThanOrEqual(1600); // GPT-2 XL's
-    for (const format of [{ type: "f32" }, { type: "nf4", block: 64 }] as const) await compileLinear(await matrixOf(1, columns, format), plain);
+    for (const format of [{ type: "f32" }, { type: "nf4", block: 64 }] as const) await compileLinear(await matrixOf(1, columns, format));
     await gpu.settle();
   });
 

@@ -132,3 +132,35 @@ describe("preprocess, after #else", () => {
     expect(() => preprocess(source("#elif A"), { A: false })).toThrow("#elif after #else");
   });
 });
+
+describe("preprocess, #repeat", () => {
+  test("writes its lines so often as a number or a constant says, with 0, 1, … for the letter, in names and in literals", () => {
+    const source = lines("a", "#repeat n 2", "let x$n = $nu;", "#endrepeat", "#repeat m ROWS", "row$m", "#endrepeat", "b");
+    expect(preprocess(source, { ROWS: 3 })).toBe(lines("const ROWS = 3u;", "a", "let x0 = 0u;", "let x1 = 1u;", "row0", "row1", "row2", "b"));
+    expect(preprocess(source, { ROWS: 0 })).toBe(lines("const ROWS = 0u;", "a", "let x0 = 0u;", "let x1 = 1u;", "b"));
+  });
+  test("nests, and expands conditions and imports within each round", () => {
+    const source = lines("#repeat n 2", "#repeat m 2", "#if DEEP", '#import "piece"', "s$n$m", "#endif", "#endrepeat", "#endrepeat");
+    expect(preprocess(source, { DEEP: true }, { piece: "p" })).toBe(lines("p", "s00", "p", "s01", "p", "s10", "p", "s11"));
+    expect(preprocess(source, { DEEP: false })).toBe("");
+  });
+  test("is passed over where its branch is not kept, its counts unread", () => {
+    expect(preprocess(lines("#if A", "#repeat n MISSING", "x", "#endrepeat", "#endif", "b"), { A: false })).toBe("b");
+  });
+  test.each([
+    [["#repeat n 2", "x"], "main.wgsl:1: #repeat without #endrepeat"],
+    [["#endrepeat"], "main.wgsl:1: unknown directive #endrepeat"],
+    [["#repeat 2", "#endrepeat"], 'main.wgsl:1: cannot read "#repeat 2"; expected a letter and a count'],
+    [["", "#repeat n ROWS", "#endrepeat"], "main.wgsl:2: #repeat counts to ROWS, which is no constant and no number"],
+  ])("rejects %j with its line", (source, message) => {
+    expect(preprocess(lines("#repeat n 1", "ok", "#endrepeat"), {})).toBe("ok"); // control case
+    expect(() => preprocess(lines(...source), {})).toThrow(new SyntaxError(message));
+  });
+});
+
+describe("preprocess, enable", () => {
+  test("moves the directives that WGSL wants first in front of the constants", () => {
+    expect(preprocess(lines("a", "#if F", "enable subgroups;", "#endif", "b"), { N: 1, F: true })).toBe(lines("enable subgroups;", "const N = 1u;", "a", "b"));
+    expect(preprocess(lines("a", "#if F", "enable subgroups;", "#endif", "b"), { N: 1, F: false })).toBe(lines("const N = 1u;", "a", "b"));
+  });
+});

@@ -1,0 +1,45 @@
+// What happens to a row of x before the product: nothing, a layer norm, or the merge of attention's splits. The result is prepared[K padded / 4].
+// Needs `run`, `shape`, `x`, `aux` and WG; where PROLOGUE is not none, prepare() must have run. A prologue takes the row run.row alone.
+#if PROLOGUE != none
+var<workgroup> prepared: array<vec4<f32>, PREPARED>;
+#endif
+
+#if PROLOGUE == layer_norm
+#import "row_moments"
+
+// prepared = (x − mean) / √(variance + ε) · gamma + beta.
+fn prepare(t: u32) {
+  let first = run.row * shape.x_stride;
+  let moments = row_moments(first, t);
+  for (var i = t; i < shape.x_stride; i += WG) { prepared[i] = (x[first + i] - moments.x) * moments.y * aux[i] + aux[shape.x_stride + i]; }
+  workgroupBarrier();
+}
+#elif PROLOGUE == merge
+// prepared[h, d] = Σ_s e^(m_s − m) o_s[d] / Σ_s e^(m_s − m) l_s over the splits s of head h.
+fn prepare(t: u32) {
+  let chunks = (shape.head_size + 3u) / 4u;
+  for (var i = t; i < shape.x_stride; i += WG) {
+    var value = vec4<f32>(0.0);
+    for (var j = 0u; j < loop_bound(4u); j++) {
+      let k = 4u * i + j;
+      if (k >= shape.columns) { break; }
+      let head = k / shape.head_size;
+      let d = k % shape.head_size;
+      var top = -3.0e38;
+      for (var s = 0u; s < run.splits; s++) { top = max(top, x[(head * shape.max_splits + s) * (chunks + 1u) + chunks].x); }
+      var numerator = 0.0;
+      var denominator = 0.0;
+      for (var s = 0u; s < run.splits; s++) {
+        let at = (head * shape.max_splits + s) * (chunks + 1u);
+        let state = x[at + chunks];
+        let weight = exp(state.x - top);
+        numerator += weight * x[at + (d >> 2u)][d & 3u];
+        denominator += weight * state.y;
+      }
+      value[j] = numerator / denominator;
+    }
+    prepared[i] = value;
+  }
+  workgroupBarrier();
+}
+#endif
