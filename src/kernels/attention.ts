@@ -31,6 +31,10 @@ export interface AttentionBuffers {
   y: GPUBuffer;
 }
 
+/** Queries of an attention_rows workgroup, and the widest head, in chunks of four values, whose query and output it keeps in registers. */
+const REGISTER_QUERIES = 16;
+const MAX_REGISTER_CHUNKS = 32;
+
 export function headChunks(headSize: number): number {
   return Math.ceil(headSize / 4);
 }
@@ -65,17 +69,24 @@ export async function bindDecodeAttention(compiler: KernelCompiler, label: strin
   return dispatchOp(kernel, kernel.bind(label, [run, shape, qkv, cache, kvScales, y]), () => [form.heads, splits()]);
 }
 
-/** Appends the chunk's k and v, then attends over everything cached, tile by tile. */
+/** Appends the chunk's k and v, then attends over everything cached: in tiles, or, on software adapters with subgroups, query by query in registers. */
 export async function bindPrefillAttention(compiler: KernelCompiler, label: string, form: AttentionForm, buffers: AttentionBuffers): Promise<Op> {
+  const { tuning, lanes } = compiler.variants;
+  const constants = headConstants(compiler, form);
+  const chunks = headChunks(form.headSize);
+  const inRegisters = tuning === "software" && lanes > 1 && chunks <= MAX_REGISTER_CHUNKS;
   const { tile, staged } = prefillTile(form.headSize);
   const [write, attend] = await Promise.all([
-    compiler.compile(kernels.kvWrite, headConstants(compiler, form)),
-    compiler.compile(kernels.attentionPrefill, { ...headConstants(compiler, form), TILE: tile, STAGED: staged }),
+    compiler.compile(kernels.kvWrite, constants),
+    inRegisters
+      ? compiler.compile(kernels.attentionRows, { ...constants, WG: REGISTER_QUERIES, LANES: lanes, READS: Math.ceil(chunks / lanes) })
+      : compiler.compile(kernels.attentionPrefill, { ...constants, TILE: tile, STAGED: staged }),
   ]);
+  const queries = inRegisters ? REGISTER_QUERIES : tile; // of one workgroup
   const { run, shape, qkv, cache, kvScales, y } = buffers;
   return sequence([
     dispatchOp(write, write.bind(`${label}.kvWrite`, [run, shape, qkv, cache, kvScales]), (rows) => [Math.ceil((2 * form.heads * rows) / 64)]),
-    dispatchOp(attend, attend.bind(label, [run, shape, qkv, cache, kvScales, y]), (rows) => [form.heads, Math.ceil(rows / tile)]),
+    dispatchOp(attend, attend.bind(label, [run, shape, qkv, cache, kvScales, y]), (rows) => [form.heads, Math.ceil(rows / queries)]),
   ]);
 }
 

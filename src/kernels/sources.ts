@@ -1,6 +1,7 @@
 import activation from "../../shaders/activation.wgsl?raw";
 import attentionDecode from "../../shaders/attention_decode.wgsl?raw";
 import attentionPrefill from "../../shaders/attention_prefill.wgsl?raw";
+import attentionRows from "../../shaders/attention_rows.wgsl?raw";
 import embed from "../../shaders/embed.wgsl?raw";
 import gemm from "../../shaders/gemm.wgsl?raw";
 import gemv from "../../shaders/gemv.wgsl?raw";
@@ -62,6 +63,7 @@ export const kernels = {
   kvWrite: kernel("kv_write", kvWrite, "uniform", "uniform", "read", "write", "write"),
   attentionDecode: kernel("attention_decode", attentionDecode, "uniform", "uniform", "read", "write", "write", "write"),
   attentionPrefill: kernel("attention_prefill", attentionPrefill, "uniform", "uniform", "read", "read", "read", "write"),
+  attentionRows: kernel("attention_rows", attentionRows, "uniform", "uniform", "read", "read", "read", "write"),
   rowNormalizer: kernel("row_normalizer", rowNormalizer, "uniform", "read", "write"),
   rowSums: kernel("row_sums", rowSums, "uniform", "read", "read", "write"),
   rowDivergence: kernel("row_divergence", rowDivergence, "uniform", "read", "read", "read", "read", "write"),
