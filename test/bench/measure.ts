@@ -12,6 +12,8 @@ export interface Subject {
   readonly vocabSize: number;
   /** Forgets what was before, runs the prompt, decodes greedily. Times are taken where a program that uses the engine would take them. */
   generate(prompt: readonly number[], newTokens: number): Promise<GenerationTimes>;
+  /** f32 [V]: logits after the prompt, to see that two subjects are the same model. */
+  logits(prompt: readonly number[]): Promise<Float32Array>;
   /** Scores a text in disjoint windows and gives the number of scored tokens; engines that have no such call lack it. */
   score?(text: readonly number[], windowTokens: number): Promise<number>;
   /** Least number of bytes that decoding a token at this position moves, where it is known. */

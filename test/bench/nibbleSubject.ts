@@ -44,6 +44,7 @@ export async function nibbleSubject(engine: Engine, { shape, files, quantization
     nPositions: config.nPositions,
     vocabSize: config.vocabSize,
     generate: (prompt, newTokens) => model.complete(prompt, { maxTokens: newTokens, temperature: 0 }),
+    logits: (prompt) => model.logits(prompt),
     score: async (text, windowTokens) => (await model.perplexity(text, { protocol: "disjoint", windowTokens })).scoredTokens,
     bytesPerToken: (position) => tokenTraffic(config, model.memory, position).totalBytes,
     dispose: () => model.dispose(),

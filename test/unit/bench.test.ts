@@ -65,6 +65,7 @@ function formulaSubject(name: string, msPerToken: number, calls: string[] = []):
       calls.push(`${name} ${prompt.length}+${newTokens}`);
       return { prefillMs: prompt.length * msPerToken, decodeMs: (newTokens - 1) * msPerToken, newTokens };
     },
+    logits: async () => Float32Array.of(1),
     bytesPerToken: (position) => 1e6 * position,
     dispose: () => undefined,
   };
