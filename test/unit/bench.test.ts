@@ -1,9 +1,12 @@
 import { describe, expect, test } from "vitest";
+import { loadModel } from "../../src/index.ts";
 import { measureSubjects, type Plan, promptTokens, type Subject } from "../bench/measure.ts";
+import { pairsOf, readOptions } from "../bench/options.ts";
+import { gpt2Onnx, type OnnxFormat, onnxFormats, quantizeBlocks } from "../bench/peers/gpt2Onnx.ts";
+import { OnnxGraph } from "../bench/peers/onnx.ts";
 import { type Environment, jsonLines, markdown, ratios, show, table } from "../bench/report.ts";
 import { median, medianRatio } from "../bench/statistics.ts";
 import { tokenTraffic } from "../bench/traffic.ts";
-import { loadModel } from "../../src/index.ts";
 import { seededCheckpoint, tinyCheckpoints } from "../fixtures/seededCheckpoint.ts";
 import { noCounts } from "../fixtures/watchDevice.ts";
 
@@ -134,5 +137,132 @@ describe("the report", () => {
   test("aligns numbers right and shows three digits of them", () => {
     expect(table(["a", "b"], [["x", "1"]], 1)).toBe("| a | b |\n| --- | ---: |\n| x | 1 |\n");
     expect([0.012345, 1.5, 123.4, 12345.6, NaN].map(show)).toEqual(["0.0123", "1.5", "123", "12,346", "—"]);
+  });
+});
+
+describe("readOptions", () => {
+  test("takes words as a command line or an address gives them, and defaults for the rest", () => {
+    const options = readOptions({ shapes: "124m", context: "16,1000", rivals: "q4", json: "elsewhere", rounds: undefined });
+    expect(options).toMatchObject({ shapes: ["124m"], presets: ["int8", "nf4"], backend: "webgpu", rivals: ["q4"], plan: { rounds: 3, contextTokens: [16, 1000], scoreTokens: 512 } });
+  });
+  test.each([
+    ["shapes", "embedded", "7b"],
+    ["backend", "cpu", "metal"],
+    ["rivals", "q8,q4", "q2"],
+    ["rounds", "2", "2.5"],
+    ["prefill", "16,128", "16,-1"],
+  ])("accepts --%s %s, and rejects %s by name", (name, good, bad) => {
+    readOptions({ [name]: good }); // control case
+    expect(() => readOptions({ [name]: bad })).toThrow(new RegExp(`^${name} has "${bad.split(",").at(-1)}"`));
+  });
+});
+
+describe("pairsOf", () => {
+  test("holds each preset against the rival's formats of as many bits", () => {
+    const options = readOptions({ presets: "int8,nf4,f32", backend: "cpu", rivals: "q8-dynamic,q4" });
+    expect(pairsOf(options, "rival")).toEqual([
+      { ours: "nibble cpu int8", rival: "rival q8-dynamic" },
+      { ours: "nibble cpu nf4", rival: "rival q4" },
+    ]);
+  });
+});
+
+type Field = [field: number, value: bigint | Uint8Array];
+
+/** Fields of a protobuf message in their order: integers and floats as their bits, the rest as bytes. */
+function readMessage(bytes: Uint8Array): Field[] {
+  let at = 0;
+  const varint = (): bigint => {
+    let value = 0n;
+    for (let shift = 0n; ; shift += 7n) {
+      const byte = bytes[at++]!;
+      value |= BigInt(byte & 127) << shift;
+      if (byte < 128) return value;
+    }
+  };
+  const take = (length: number): Uint8Array => bytes.slice(at, (at += length));
+  const fields: Field[] = [];
+  while (at < bytes.length) {
+    const key = Number(varint());
+    const wireType = key & 7;
+    fields.push([key >> 3, wireType === 0 ? varint() : take(wireType === 5 ? 4 : Number(varint()))]);
+  }
+  return fields;
+}
+const all = (message: readonly Field[], field: number): Uint8Array[] => message.filter(([number]) => number === field).map(([, value]) => value as Uint8Array);
+const texts = (message: readonly Field[], field: number): string[] => all(message, field).map((bytes) => new TextDecoder().decode(bytes));
+const numbers = (message: readonly Field[], field: number): number[] => message.filter(([number]) => number === field).map(([, value]) => Number(BigInt.asIntN(64, value as bigint)));
+
+describe("OnnxGraph", () => {
+  test("writes a model that reads back: constants, nodes with their attributes, inputs and outputs", () => {
+    const graph = new OnnxGraph();
+    const x = graph.input("x", "float32", [1, "T"]);
+    const weight = graph.constant("weight", [2, 3], Float32Array.of(1, 2, 3, 4, 5, 300));
+    graph.node("Norm", [x, "", weight], { contrib: true, outputs: ["y", "", "z"], ints: { axis: -1, bits: 8 }, floats: { epsilon: 0.5 } });
+    graph.output("z", "int64", [300]);
+    const model = readMessage(graph.toModel());
+    expect(numbers(model, 1)).toEqual([8]);
+    expect(all(model, 8).map(readMessage).map((set) => [...texts(set, 1), ...numbers(set, 2)])).toEqual([["", 17], ["com.microsoft", 1]]);
+
+    const [body] = all(model, 7).map(readMessage);
+    const [tensor] = all(body!, 5).map(readMessage);
+    expect([numbers(tensor!, 1), numbers(tensor!, 2), texts(tensor!, 8)]).toEqual([[2, 3], [1], ["weight"]]);
+    expect([...new Float32Array(all(tensor!, 9)[0]!.buffer)]).toEqual([1, 2, 3, 4, 5, 300]);
+
+    const [node] = all(body!, 1).map(readMessage);
+    expect([texts(node!, 1), texts(node!, 2), texts(node!, 4), texts(node!, 7)]).toEqual([["x", "", "weight"], ["y", "", "z"], ["Norm"], ["com.microsoft"]]);
+    const attributes = all(node!, 5).map(readMessage);
+    expect(attributes.map((attribute) => [...texts(attribute, 1), ...numbers(attribute, 3), ...numbers(attribute, 20)])).toEqual([["axis", -1, 2], ["bits", 8, 2], ["epsilon", 1]]);
+    expect(new Float32Array(all(attributes[2]!, 2)[0]!.buffer)[0]).toBe(0.5);
+
+    const shapeOf = (value: Uint8Array): unknown[] => {
+      const type = readMessage(all(readMessage(all(readMessage(value), 2)[0]!), 1)[0]!);
+      const sizes = all(readMessage(all(type, 2)[0]!), 1).map(readMessage);
+      return [...texts(readMessage(value), 1), ...numbers(type, 1), ...sizes.flatMap((size) => [...numbers(size, 1), ...texts(size, 2)])];
+    };
+    expect(all(body!, 11).map(shapeOf)).toEqual([["x", 1, 1, "T"]]);
+    expect(all(body!, 12).map(shapeOf)).toEqual([["z", 7, 300]]);
+  });
+});
+
+describe("quantizeBlocks", () => {
+  const values = Float32Array.from({ length: 96 }, (_, i) => (i < 64 ? Math.sin(i) * (i < 32 ? 1 : 10) : 0));
+  test.each([8, 4] as const)("restores %d-bit codes within half a step, zeros exactly, lower nibble first", (bits) => {
+    const { codes, scales } = quantizeBlocks(values, bits);
+    expect([codes.length, scales.length]).toEqual([(96 * bits) / 8, 3]);
+    for (const [i, value] of values.entries()) {
+      const code = bits === 8 ? codes[i]! : (codes[i >> 1]! >> (4 * (i & 1))) & 15;
+      const scale = scales[i >> 5]!;
+      expect(Math.abs((code - 2 ** (bits - 1)) * scale - value)).toBeLessThanOrEqual(scale * 0.5000001);
+    }
+  });
+});
+
+describe("gpt2Onnx", () => {
+  const shape = { nLayer: 2, nHead: 2, nEmbd: 32, nPositions: 16, vocabSize: 64, seed: 900 } as const;
+  const graphOf = (format: OnnxFormat): Field[] => readMessage(all(readMessage(gpt2Onnx(seededCheckpoint(shape), format)), 7)[0]!);
+  const countOf = (graph: Field[]): Record<string, number> => {
+    const counts: Record<string, number> = {};
+    for (const node of all(graph, 1).map(readMessage)) counts[texts(node, 4)[0]!] = (counts[texts(node, 4)[0]!] ?? 0) + 1;
+    return counts;
+  };
+
+  test("has the fused operators once for each place in the model", () => {
+    const fused = { GroupQueryAttention: 2, SkipLayerNormalization: 4, LayerNormalization: 1, FastGelu: 2 };
+    expect(countOf(graphOf("q4"))).toMatchObject({ ...fused, MatMulNBits: 9, GatherBlockQuantized: 1 });
+    expect(countOf(graphOf("q8-dynamic"))).toMatchObject({ ...fused, DynamicQuantizeLinear: 9, MatMulInteger: 9 });
+  });
+  test.each(onnxFormats)("uses no value that is not there before it (%s)", (format) => {
+    const graph = graphOf(format);
+    const known = new Set(["", ...all(graph, 5).flatMap((tensor) => texts(readMessage(tensor), 8)), ...all(graph, 11).flatMap((input) => texts(readMessage(input), 1))]);
+    for (const node of all(graph, 1).map(readMessage)) {
+      expect(texts(node, 1).filter((name) => !known.has(name))).toEqual([]);
+      for (const name of texts(node, 2)) known.add(name);
+    }
+    expect(all(graph, 12).flatMap((output) => texts(readMessage(output), 1)).filter((name) => !known.has(name))).toEqual([]);
+  });
+  test("refuses a checkpoint whose names have a prefix, having accepted the same without", () => {
+    graphOf("q8"); // control case
+    expect(() => gpt2Onnx(seededCheckpoint({ ...shape, prefix: true }), "q8")).toThrow('Tensor "wte.weight" is missing');
   });
 });
