@@ -82,6 +82,6 @@ function cosine(a: Float32Array, b: Float32Array): number {
 async function describeAdapter(backend: "webgpu" | "cpu", gpu: GPU | undefined): Promise<string> {
   if (backend === "cpu") return "on the CPU";
   const adapter = await gpu!.requestAdapter({ powerPreference: "high-performance" });
-  const { vendor = "no adapter", architecture = "", description = "" } = adapter?.info ?? {};
-  return [vendor, architecture, description].filter(Boolean).join(" ");
+  const { vendor = "", architecture = "", description = "" } = adapter?.info ?? {};
+  return [vendor, architecture, description].filter(Boolean).join(" ") || "an adapter without a name";
 }

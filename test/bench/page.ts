@@ -1,7 +1,8 @@
 // npm run bench:page [-- --browser chromium|firefox] [--json FILE] and the options of npm run bench
 // The bench page: with --browser, runs it there without a window; else serves it until interrupted, for any browser of this machine.
 import { benchInBrowser, browserNames, servePage } from "./browser.ts";
-import { type BenchCommand, commandOf, parseWords, writeReport } from "./node.ts";
+import { commandOf, parseWords, writeReport } from "./commandLine.ts";
+import type { BenchCommand } from "./node.ts";
 
 export async function main({ vite, words }: BenchCommand): Promise<void> {
   const { json, browser, ...given } = parseWords(words, ["browser"]);

@@ -4,16 +4,16 @@
 //   chromium  Chromium: our WebGPU backend and onnxruntime-web's, on SwiftShader
 //   node      Node: our WebGPU backend and onnxruntime-node's, on --driver
 // The rivals are large, so they are no dependencies of this package; the command says how to install them where they are missing.
-import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import { dirname } from "node:path";
 import { benchInBrowser, serveFolder } from "./browser.ts";
-import { type BenchCommand, benchInNode, commandOf, parseWords, writeReport } from "./node.ts";
+import { benchHere, commandOf, parseWords, writeReport } from "./commandLine.ts";
+import { type BenchCommand, chooseDriver, root } from "./node.ts";
 import { type OptionWords, readOptions } from "./options.ts";
 import type { Ort } from "./peers/ortSubject.ts";
 
 const VERSION = "1.30.0";
-const INSTALL = `ONNXRUNTIME_NODE_INSTALL=skip npm install --no-save --ignore-scripts onnxruntime-web@${VERSION} onnxruntime-node@${VERSION}`;
+const INSTALL = `npm install --no-save --ignore-scripts onnxruntime-web@${VERSION} onnxruntime-node@${VERSION}`;
 const require = createRequire(import.meta.url);
 
 /** What differs between the contests, and what is measured unless the command line says otherwise. */
@@ -24,18 +24,17 @@ const contests: Readonly<Record<string, Partial<OptionWords> & { backend: "webgp
   node: { backend: "webgpu", shapes: "124m", rivals: "q8,q4", prefill: "16,128", context: "128", decode: "8" },
 };
 
-/** Folder of a rival's package. */
+/** Path of the script that `require(name)` would run; onnxruntime-web's lies beside its builds for browsers. */
 function findPackage(name: string): string {
   try {
-    const main = require.resolve(name);
-    return main.slice(0, main.lastIndexOf(name) + name.length);
-  } catch {
-    throw new Error(`${name} is not installed; run: ${INSTALL}`);
+    return require.resolve(name);
+  } catch (cause) {
+    throw new Error(`${name} is not installed; run: ${INSTALL}`, { cause });
   }
 }
 
 export async function main({ engine, vite, words }: BenchCommand): Promise<void> {
-  const { json, driver = "lavapipe", contests: chosen = Object.keys(contests).join(","), ...given } = parseWords(words, ["driver", "contests"]);
+  const { json, driver, contests: chosen = Object.keys(contests).join(","), ...given } = parseWords(words, ["driver", "contests"]);
   const command = commandOf("bench:peers", words);
   for (const name of chosen.split(",")) {
     const contest = contests[name];
@@ -44,11 +43,10 @@ export async function main({ engine, vite, words }: BenchCommand): Promise<void>
     const options = readOptions(optionWords);
     if (name === "node") {
       const ort = require(findPackage("onnxruntime-node")) as Ort;
-      await writeReport(await benchInNode(engine, options, { driver, command, rival: { ort, label: "ort-node webgpu", provider: "webgpu", cacheOnGpu: false } }), json);
+      chooseDriver(driver);
+      await writeReport(await benchHere(engine, options, root, { command, rival: { ort, label: "ort-node webgpu", provider: "webgpu", cacheOnGpu: false } }), json);
     } else {
-      const folder = `${findPackage("onnxruntime-web")}/dist`;
-      if (!existsSync(folder)) throw new Error(`${dirname(folder)} has no dist; run: ${INSTALL}`);
-      serveFolder(vite, "/onnxruntime-web", folder);
+      serveFolder(vite, "/onnxruntime-web", dirname(findPackage("onnxruntime-web")));
       await writeReport(await benchInBrowser(vite, "chromium", { ...optionWords, command }), json);
     }
   }
