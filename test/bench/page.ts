@@ -6,7 +6,7 @@ import type { BenchCommand } from "./node.ts";
 
 export async function main({ vite, words }: BenchCommand): Promise<void> {
   const { json, browser, ...given } = parseWords(words, ["browser"]);
-  const optionWords = { ...given, rivals: "" };
+  const optionWords = { ...given, rivals: undefined }; // nobody serves them here
   if (browser === undefined) {
     console.log(`${await servePage(vite, optionWords)}\nOptions stand behind the ? as on the command line. Interrupt to end.`);
     return new Promise(() => undefined);

@@ -1,5 +1,5 @@
 import type { Measure, Plan, Result } from "./measure.ts";
-import { median, medianRatio } from "./statistics.ts";
+import { median, quotients } from "./statistics.ts";
 
 /** Where it was measured; the first line of the JSON and the paragraph under the table. */
 export interface Environment {
@@ -27,14 +27,17 @@ export interface Ratio extends Pair {
   shape: string;
   measure: Measure;
   tokens: number;
+  /** Median over the rounds of the quotient within a round; then the least and the greatest of them. */
   timesFaster: number;
+  lowest: number;
+  highest: number;
 }
 
 function valuesOf({ samples }: Result, measure: Measure, tokens: number): number[] {
   return samples.filter((sample) => sample.measure === measure && sample.tokens === tokens).map(({ value }) => value);
 }
 
-/** Median over the rounds of both subjects' quotient within a round, for every measure that both have. */
+/** Every pair in every measure that both have. */
 export function ratios({ prefillTokens, contextTokens }: Plan, results: readonly Result[], pairs: readonly Pair[]): Ratio[] {
   const measures = [...prefillTokens.map((tokens) => ["prefill", tokens] as const), ...contextTokens.map((tokens) => ["decode", tokens] as const)];
   const found: Ratio[] = [];
@@ -44,8 +47,9 @@ export function ratios({ prefillTokens, contextTokens }: Plan, results: readonly
       if (!theirs) continue;
       for (const [measure, tokens] of measures) {
         const [a, b] = [valuesOf(mine, measure, tokens), valuesOf(theirs, measure, tokens)];
-        const timesFaster = measure === "decode" ? medianRatio(b, a) : medianRatio(a, b);
-        if (!Number.isNaN(timesFaster)) found.push({ kind: "ratio", ours, rival, shape: mine.shape, measure, tokens, timesFaster });
+        const faster = measure === "decode" ? quotients(b, a) : quotients(a, b);
+        if (faster.length === 0) continue;
+        found.push({ kind: "ratio", ours, rival, shape: mine.shape, measure, tokens, timesFaster: median(faster), lowest: Math.min(...faster), highest: Math.max(...faster) });
       }
     }
   }
@@ -87,8 +91,8 @@ export function markdown(environment: Environment, results: readonly Result[], p
   const tables = [table(["model", "subject", ...shown.map(([head]) => head)], rows, 2)];
   const compared = ratios(plan, results, pairs);
   if (compared.length > 0) {
-    const cells = compared.map(({ shape, ours, rival, measure, tokens, timesFaster }) => [shape, ours, rival, `${measure} ${tokens}`, show(timesFaster)]);
-    tables.push(table(["model", "ours", "rival", "measure", "times faster"], cells, 4));
+    const cells = compared.map(({ shape, ours, rival, measure, tokens, timesFaster, lowest, highest }) => [shape, ours, rival, `${measure} ${tokens}`, show(timesFaster), `${show(lowest)} … ${show(highest)}`]);
+    tables.push(table(["model", "ours", "rival", "measure", "times faster", "least … most"], cells, 4));
   }
   return `${tables.join("\n")}\n${describe(environment)}`;
 }

@@ -6,10 +6,9 @@ export function median(values: readonly number[]): number {
 }
 
 /**
- * Median of a[i] / b[i]: values of one round were measured one after the other, so what disturbed one mostly disturbed the other.
+ * a[i] / b[i], round by round: values of one round were measured one after the other, so what disturbed one mostly disturbed the other.
  * Rounds that only one of them has are left out.
  */
-export function medianRatio(a: readonly number[], b: readonly number[]): number {
-  const rounds = Math.min(a.length, b.length);
-  return median(Array.from({ length: rounds }, (_, i) => a[i]! / b[i]!));
+export function quotients(a: readonly number[], b: readonly number[]): number[] {
+  return Array.from({ length: Math.min(a.length, b.length) }, (_, i) => a[i]! / b[i]!);
 }

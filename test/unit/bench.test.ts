@@ -5,7 +5,7 @@ import { pairsOf, readOptions } from "../bench/options.ts";
 import { gpt2Onnx, type OnnxFormat, onnxFormats, quantizeBlocks } from "../bench/peers/gpt2Onnx.ts";
 import { OnnxGraph } from "../bench/peers/onnx.ts";
 import { type Environment, jsonLines, markdown, ratios, show, table } from "../bench/report.ts";
-import { median, medianRatio } from "../bench/statistics.ts";
+import { median, quotients } from "../bench/statistics.ts";
 import { tokenTraffic } from "../bench/traffic.ts";
 import { seededCheckpoint, tinyCheckpoints } from "../fixtures/seededCheckpoint.ts";
 import { noCounts } from "../fixtures/watchDevice.ts";
@@ -22,13 +22,13 @@ describe("median", () => {
   });
 });
 
-describe("medianRatio", () => {
+describe("quotients", () => {
   test("divides round by round, so that a disturbance of both cancels out", () => {
-    expect(medianRatio([10, 200, 12], [5, 100, 6])).toBe(2);
+    expect(quotients([10, 200, 12], [5, 100, 6])).toEqual([2, 2, 2]);
   });
   test("leaves out rounds that only one of the two has", () => {
-    expect(medianRatio([10, 20, 1000], [5, 10])).toBe(2);
-    expect(medianRatio([], [1])).toBeNaN();
+    expect(quotients([10, 20, 1000], [5, 10])).toEqual([2, 2]);
+    expect(quotients([], [1])).toEqual([]);
   });
 });
 
@@ -118,7 +118,11 @@ describe("the report", () => {
 
   test("says how many times faster ours is, by tokens per second and by time per token alike", async () => {
     const results = await measureSubjects([formulaSubject("a", 1), formulaSubject("b", 4)], plan);
-    expect(ratios(plan, results, pairs).map(({ measure, tokens, timesFaster }) => [measure, tokens, timesFaster])).toEqual([["prefill", 8, 4], ["prefill", 32, 4], ["decode", 8, 4]]);
+    expect(ratios(plan, results, pairs).map(({ measure, tokens, timesFaster, lowest, highest }) => [measure, tokens, timesFaster, lowest, highest])).toEqual([
+      ["prefill", 8, 4, 4, 4],
+      ["prefill", 32, 4, 4, 4],
+      ["decode", 8, 4, 4, 4],
+    ]);
   });
   test("writes JSON that reads back line by line, with the medians", async () => {
     const results = await measureSubjects([formulaSubject("a", 1), formulaSubject("b", 4)], plan);
