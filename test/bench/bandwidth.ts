@@ -1,7 +1,7 @@
 import { median } from "./statistics.ts";
 
 const COPY_BYTES = 64 * 2 ** 20;
-const COPIES = 9;
+const COPIES = 5;
 
 const copyWgsl = /* wgsl */ `
 @group(0) @binding(0) var<storage, read> source: array<vec4<u32>>;
@@ -16,7 +16,7 @@ fn main(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) g
 }
 `;
 
-/** Bytes per second that a plain copy kernel moves between two buffers of 64 MiB, reads and writes both counted; the median of nine. */
+/** Bytes per second that a plain copy kernel moves between two buffers of 64 MiB, reads and writes both counted; the median of five runs. */
 export async function gpuCopyBandwidth(gpu: GPU): Promise<number> {
   const adapter = await gpu.requestAdapter({ powerPreference: "high-performance" });
   if (adapter === null) throw new Error("No WebGPU adapter to measure the copy bandwidth of.");

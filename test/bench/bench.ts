@@ -5,6 +5,7 @@ import { type Engine, modelFiles, nibbleSubject } from "./nibbleSubject.ts";
 import { type BenchOptions, pairsOf } from "./options.ts";
 import { type Ort, ortSubject, type OrtSubjectOptions } from "./peers/ortSubject.ts";
 import { type Environment, jsonLines, markdown } from "./report.ts";
+import { median } from "./statistics.ts";
 
 /** onnxruntime in one of its builds. */
 export interface Rival extends Pick<OrtSubjectOptions, "label" | "provider" | "cacheOnGpu"> {
@@ -36,7 +37,8 @@ const SAME_MODEL_COSINE = 0.9;
 /** Loads all subjects of one model after the other, measures them together, and goes on to the next model. */
 export async function bench({ engine, options, gpu, counts, rival, environment, read, onLine }: BenchSetup): Promise<BenchReport> {
   const { shapes, presets, backend, rivals, plan } = options;
-  const copyBytesPerSecond = backend === "webgpu" ? await gpuCopyBandwidth(gpu!) : cpuCopyBandwidth();
+  const copyRates: number[] = [];
+  const beforeRound = async (): Promise<void> => void copyRates.push(backend === "webgpu" ? await gpuCopyBandwidth(gpu!) : cpuCopyBandwidth());
   const onSample = ({ shape, subject, round, measure, tokens, value }: Sample): void =>
     onLine(`${shape} ${subject}, round ${round}: ${measure} ${tokens} ${value.toFixed(1)} ${measure === "decode" ? "ms/token" : "tokens/s"}`);
   const results: Result[] = [];
@@ -50,10 +52,10 @@ export async function bench({ engine, options, gpu, counts, rival, environment, 
     for (const quantization of presets) loaded(await nibbleSubject(engine, { shape, files, quantization, backend, gpu }));
     for (const format of rival ? rivals : []) loaded(await ortSubject(rival!.ort, { ...rival!, shape, files, format }));
     await assertSameModel(subjects);
-    results.push(...(await measureSubjects(subjects, plan, { counts, onSample })));
+    results.push(...(await measureSubjects(subjects, plan, { counts, onSample, beforeRound })));
     for (const subject of subjects) await subject.dispose();
   }
-  const described: Environment = { kind: "environment", ...environment, date: new Date().toISOString().slice(0, 10), adapter: await describeAdapter(backend, gpu), copyBytesPerSecond, plan };
+  const described: Environment = { kind: "environment", ...environment, date: new Date().toISOString().slice(0, 10), adapter: await describeAdapter(backend, gpu), copyBytesPerSecond: median(copyRates), plan };
   const pairs = rival ? pairsOf(options, rival.label) : [];
   return { jsonLines: jsonLines(described, results, pairs), markdown: markdown(described, results, pairs) };
 }

@@ -80,6 +80,8 @@ export interface MeasureOptions {
   /** Counts of all devices, if they are watched. */
   counts?: DeviceCounts;
   onSample?: (sample: Sample) => void;
+  /** Measures what else belongs into the same minutes. */
+  beforeRound?: () => Promise<void>;
 }
 
 /** i32 [length]: ids that look like no text at all; the time of a forward pass does not depend on them. */
@@ -93,12 +95,13 @@ export function promptTokens(length: number, vocabSize: number): number[] {
  * and whose dispatches are counted. A measure that a subject's context has no room for is left out.
  * @throws Error when a subject decodes fewer than two tokens, from which no rate follows
  */
-export async function measureSubjects(subjects: readonly Subject[], plan: Plan, { counts, onSample }: MeasureOptions = {}): Promise<Result[]> {
+export async function measureSubjects(subjects: readonly Subject[], plan: Plan, { counts, onSample, beforeRound }: MeasureOptions = {}): Promise<Result[]> {
   const measured: { subject: Subject; perToken: TokenCounts | null; samples: Sample[] }[] = [];
   for (const subject of subjects) measured.push({ subject, perToken: await warmUp(subject, plan.decodeTokens, counts), samples: [] });
 
   const lengths = [...new Set([...plan.prefillTokens, ...plan.contextTokens])].sort((a, b) => a - b);
   for (let round = 0; round < plan.rounds; round++) {
+    await beforeRound?.();
     const first = round % subjects.length;
     for (const length of [...lengths, null]) {
       for (const { subject, samples } of [...measured.slice(first), ...measured.slice(0, first)]) {

@@ -10,7 +10,7 @@ export interface Environment {
   runtime: string;
   adapter: string;
   processors: number;
-  /** Reads and writes together. */
+  /** Of a plain copy, reads and writes together; the median over the rounds. */
   copyBytesPerSecond: number;
   plan: Plan;
 }
