@@ -1,5 +1,7 @@
+import { readFile } from "node:fs/promises";
 import { describe, expect, test } from "vitest";
-import { loadModel } from "../../src/index.ts";
+import * as engine from "../../src/index.ts";
+import { bench } from "../bench/bench.ts";
 import { measureSubjects, type Plan, promptTokens, type Subject } from "../bench/measure.ts";
 import { pairsOf, readOptions } from "../bench/options.ts";
 import { gpt2Onnx, type OnnxFormat, onnxFormats, quantizeBlocks } from "../bench/peers/gpt2Onnx.ts";
@@ -50,7 +52,7 @@ describe("tokenTraffic", () => {
   });
   test("agrees with the bytes that a loaded model stores", async () => {
     const { nPositions, nEmbd } = tinyCheckpoints.oneLayer;
-    using model = await loadModel(seededCheckpoint(tinyCheckpoints.oneLayer), { backend: "cpu", quantization: "f32" });
+    using model = await engine.loadModel(seededCheckpoint(tinyCheckpoints.oneLayer), { backend: "cpu", quantization: "f32" });
     const { total } = model.quantization.bytes;
     expect(tokenTraffic(model.config, model.memory, 0).weightsBytes).toBe(total - (nPositions - 1) * nEmbd * 4);
   });
@@ -142,6 +144,29 @@ describe("the report", () => {
     expect(table(["a", "b"], [["x", "1"]], 1)).toBe("| a | b |\n| --- | ---: |\n| x | 1 |\n");
     expect([0.012345, 1.5, 123.4, 12345.6, NaN].map(show)).toEqual(["0.0123", "1.5", "123", "12,346", "—"]);
   });
+});
+
+describe("bench", () => {
+  test("loads and measures the embedded model on the CPU, and says what it moved", async () => {
+    const lines: string[] = [];
+    const report = await bench({
+      engine,
+      options: readOptions({ shapes: "embedded", presets: "int8", backend: "cpu", rounds: "1", prefill: "4,512", context: "4", decode: "2", score: "8" }),
+      environment: { command: "a test", runtime: "Node", processors: 1 },
+      read: (path) => readFile(new URL(`../../${path}`, import.meta.url)),
+      onLine: (line) => lines.push(line),
+    });
+    expect(lines.map((line) => line.replace(/[\d.]+ (s|ms\/token|tokens\/s)$/, "x $1"))).toEqual([
+      "embedded nibble cpu int8: loaded in x s",
+      "embedded nibble cpu int8, round 0: prefill 4 x tokens/s",
+      "embedded nibble cpu int8, round 0: decode 4 x ms/token",
+      "embedded nibble cpu int8, round 0: score 8 x tokens/s",
+    ]);
+    const [environment, result] = report.jsonLines.trimEnd().split("\n").map((line) => JSON.parse(line) as Record<string, unknown>);
+    expect(environment).toMatchObject({ kind: "environment", command: "a test", adapter: "on the CPU" });
+    expect(result).toMatchObject({ kind: "result", subject: "nibble cpu int8", bytesPerToken: { 4: expect.any(Number) as number } });
+    expect(report.markdown).toMatch(/^\| embedded \| nibble cpu int8 \|/m);
+  }, 60_000);
 });
 
 describe("readOptions", () => {
