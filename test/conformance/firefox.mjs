@@ -1,50 +1,14 @@
 // Runs the conformance suite in a stock Firefox, whose shader compiler (naga) is not the one that Chromium and Node's Dawn share.
-// Playwright cannot drive a stock Firefox; puppeteer can, over WebDriver BiDi.
 // Usage: node test/conformance/firefox.mjs [filter] [--report file.json]
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import puppeteer from "puppeteer-core";
 import { createServer } from "vite";
-import { findFirefox, findLavapipe, vulkanEnvironment } from "../setup/locate.mjs";
+import { launchFirefox } from "../setup/firefox.mjs";
+import { findFirefox } from "../setup/locate.mjs";
 
 const limitMs = Number(process.env.FIREFOX_LIMIT_MS ?? 450_000);
-
-const preferences = {
-  "dom.webgpu.enabled": true,
-  "gfx.webgpu.ignore-blocklist": true, // software adapters are on it
-  "dom.max_script_run_time": 0,
-  "network.captive-portal-service.enabled": false,
-  "network.connectivity-service.enabled": false,
-  "network.dns.disablePrefetch": true,
-  "network.prefetch-next": false,
-  "browser.safebrowsing.malware.enabled": false,
-  "browser.safebrowsing.phishing.enabled": false,
-  "browser.safebrowsing.update.enabled": false,
-  "services.settings.server": "data:,#remote-settings-dummy/v1",
-  "app.normandy.enabled": false,
-  "app.update.enabled": false,
-  "extensions.update.enabled": false,
-  "extensions.getAddons.cache.enabled": false,
-  "datareporting.policy.dataSubmissionEnabled": false,
-  "toolkit.telemetry.enabled": false,
-};
-
-/**
- * @param {string} executablePath
- * @param {string} home an empty folder for the profile's caches
- */
-function launch(executablePath, home) {
-  return puppeteer.launch({
-    browser: "firefox",
-    executablePath,
-    headless: true,
-    protocolTimeout: limitMs,
-    env: { ...process.env, HOME: home, XDG_RUNTIME_DIR: home, ...vulkanEnvironment(findLavapipe()) },
-    extraPrefsFirefox: preferences,
-  });
-}
 
 /**
  * Opens the page and prints its results while they come in.
@@ -86,7 +50,7 @@ const server = await createServer({ mode: "test", logLevel: "error", server: { h
 await server.listen();
 let browser = null;
 try {
-  browser = await launch(firefox, home);
+  browser = await launchFirefox(firefox, home, limitMs);
   const address = new URL("/test/conformance/index.html", server.resolvedUrls?.local[0]);
   if (positionals[0] !== undefined) address.searchParams.set("filter", positionals[0]);
   const { adapter, results, error } = await run(browser, String(address));

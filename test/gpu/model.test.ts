@@ -4,6 +4,7 @@ import { Gpu } from "../../src/gpu/device.ts";
 import { createGpuBuilder } from "../../src/model/gpu.ts";
 import { resolveRecipe } from "../../src/quantize/recipes.ts";
 import { gpt2SmallShape, seededCheckpoint, tinyCheckpoints } from "../fixtures/seededCheckpoint.ts";
+import { watchDevice } from "../fixtures/watchDevice.ts";
 import { adapterName, gpuTest, requireGpu } from "../gpu.ts";
 import { referenceLogits } from "../reference/gpt2.ts";
 import { maxAbsError } from "../reference/metrics.ts";
@@ -15,30 +16,10 @@ const files = seededCheckpoint(tinyCheckpoints.width100);
 const V = tinyCheckpoints.width100.vocabSize;
 const tokens = Array.from({ length: 20 }, (_, i) => (i * 37 + 5) % V);
 
-/** Bytes of live buffers, counted at the device and not by the engine. */
-function watchBuffers(device: GPUDevice): { liveBytes: number; created: number } {
-  const watch = { liveBytes: 0, created: 0 };
-  const create = device.createBuffer.bind(device);
-  device.createBuffer = (descriptor) => {
-    const buffer = create(descriptor);
-    watch.liveBytes += descriptor.size;
-    watch.created++;
-    const destroy = buffer.destroy.bind(buffer);
-    let live = true;
-    buffer.destroy = () => {
-      if (live) watch.liveBytes -= descriptor.size;
-      live = false;
-      return destroy();
-    };
-    return buffer;
-  };
-  return watch;
-}
-
 // On SwiftShader every test would compile its kernels anew for 12 s; the embedded model's goldens and the browser tier run there.
 describe.runIf(adapter !== "swiftshader")("a model on WebGPU", () => {
   gpuTest("reports exactly the bytes that are live on the device, and none after 50 loads and disposals", async ({ device }) => {
-    const watch = watchBuffers(device);
+    const watch = watchDevice(device);
     const tiny = seededCheckpoint(tinyCheckpoints.oneLayer);
     for (let i = 0; i < 50; i++) {
       const model = await loadModel(tiny, { backend: "webgpu", device, quantization: i % 2 ? "nf4" : "int8" });
@@ -57,11 +38,11 @@ describe.runIf(adapter !== "swiftshader")("a model on WebGPU", () => {
   });
 
   gpuTest("creates no buffer while generating", async ({ device }) => {
-    const watch = watchBuffers(device);
+    const watch = watchDevice(device);
     using model = await loadModel(files, { backend: "webgpu", device });
-    const { created } = watch;
+    const { buffers } = watch;
     await model.complete(tokens, { maxTokens: 20 });
-    expect(watch.created).toBe(created);
+    expect(watch.buffers).toBe(buffers);
   });
 
   gpuTest("decodes in 5 L + 2 dispatches and one submit a token", async ({ device }) => {
@@ -72,34 +53,22 @@ describe.runIf(adapter !== "swiftshader")("a model on WebGPU", () => {
     const backend = await builder.finish();
     await backend.forward(tokens, 0);
     const counts = { ...gpu.counts };
-    let dispatches = 0;
-    const createEncoder = device.createCommandEncoder.bind(device);
-    device.createCommandEncoder = (descriptor) => {
-      const encoder = createEncoder(descriptor);
-      const begin = encoder.beginComputePass.bind(encoder);
-      encoder.beginComputePass = (passDescriptor) => {
-        const pass = begin(passDescriptor);
-        const dispatch = pass.dispatchWorkgroups.bind(pass);
-        pass.dispatchWorkgroups = (...grid) => (dispatches++, dispatch(...grid));
-        return pass;
-      };
-      return encoder;
-    };
+    const watch = watchDevice(device);
     await backend.forward([1], 20);
-    expect(dispatches).toBe(5 * config.nLayer + 2);
+    expect(watch.dispatches).toBe(5 * config.nLayer + 2);
     expect(gpu.counts).toEqual({ ...counts, submits: counts.submits + 1 });
     backend.dispose();
   });
 
   gpuTest("frees everything when a load fails, is aborted, or meets a broken tensor", async ({ device }) => {
-    const watch = watchBuffers(device);
+    const watch = watchDevice(device);
     const short = { ...files, "model.safetensors": files["model.safetensors"].subarray(0, -5) };
     await expect(loadModel(short, { backend: "webgpu", device })).rejects.toMatchObject({ code: "checkpoint" });
     expect(watch.liveBytes).toBe(0);
     const controller = new AbortController();
     const reason = new Error("enough");
     await expect(loadModel(files, { backend: "webgpu", device, signal: controller.signal, onProgress: ({ fraction }) => fraction > 0.5 && controller.abort(reason) })).rejects.toBe(reason);
-    expect(watch.created).toBeGreaterThan(0);
+    expect(watch.buffers).toBeGreaterThan(0);
     expect(watch.liveBytes).toBe(0);
     using model = await loadModel(files, { backend: "webgpu", device }); // and the device still works
     expect(await model.logits(tokens)).toHaveLength(V);
@@ -159,7 +128,7 @@ describe.runIf(adapter !== "swiftshader")("a model on WebGPU", () => {
   });
 
   gpuTest("compares recipes on one device as the CPU does, and frees everything", async ({ device }) => {
-    const watch = watchBuffers(device);
+    const watch = watchDevice(device);
     const text = Array.from({ length: 90 }, (_, i) => (i * i * 13 + 7) % V);
     const options = { text, windowTokens: 32, recipes: ["int8", "nf4-dq"], kvCache: "f32" } as const;
     const rows: Record<"webgpu" | "cpu", ComparisonRow[]> = { webgpu: [], cpu: [] };
