@@ -258,8 +258,8 @@ class CpuBackend implements Backend {
       layerNorm(x, normed, T, ln1.weight, ln1.bias, layerNormEpsilon);
       await this.linear(buffers, cAttn, normed, T, qkv, signal);
       for (let t = 0; t < T; t++) {
-        keys.store(layer, start + t, qkv.subarray(t * 3 * C + C, t * 3 * C + 2 * C));
-        values.store(layer, start + t, qkv.subarray(t * 3 * C + 2 * C, (t + 1) * 3 * C));
+        keys.store(layer, start + t, qkv, t * 3 * C + C);
+        values.store(layer, start + t, qkv, t * 3 * C + 2 * C);
       }
       await this.attend(buffers, layer, T, start, signal);
       await this.linear(buffers, attnCProj, normed, T, projected, signal);

@@ -80,6 +80,19 @@ describe("the SIMD loops against the plain ones", () => {
     expect(toHalfBits(simd!).bits.every((half, i) => half === bits[i])).toBe(true);
   });
 
+  test("roundHalves rounds to nearest even like toHalfBits, subnormals too, and saturates", () => {
+    const halfSteps = Float32Array.from({ length: 2000 }, (_, i) => (i - 1000) * 2 ** -25); // every second one a tie between two subnormals
+    const ties = Float32Array.from({ length: 2048 }, (_, i) => 1 + i * 2 ** -11);
+    const values = Float32Array.of(...gaussian(1000, 1, 0, 4), ...gaussian(1000, 1e-5, 0, 5), ...halfSteps, ...ties, 65504, -65504, 0, -0);
+    const [plain, simd] = both<Float32Array | Uint16Array>(Float32Array.of(...values, 65520, -3e38, Infinity), new Uint16Array(values.length + 4)).map(({ kernels, arrays: [x, halves] }) => {
+      kernels.roundHalves(x as Float32Array, 0, values.length + 3, halves as Uint16Array);
+      return halves!;
+    });
+    expect([...plain!.subarray(0, values.length)]).toEqual([...toHalfBits(values).bits]);
+    expect([...plain!.subarray(values.length)]).toEqual([0x7bff, 0xfbff, 0x7bff, 0]);
+    expect([...simd!]).toEqual([...plain!]);
+  });
+
   test("largestMagnitude and quantize give the same codes, ties to even", () => {
     const values = gaussian(64, 1, 0, 8);
     values.set([0.5, 1.5, 2.5, -0.5, -1.5, 200, -200, 126.5], 32);

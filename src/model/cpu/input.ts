@@ -39,10 +39,12 @@ export class Input {
     const stride = roundUp(K, COLUMN_STEP);
     this.T = T;
     this.stride = stride;
-    for (let t = 0, at = 0; t < T; t++, at += stride) {
-      values.set(x.subarray(t * K, (t + 1) * K), at);
-      values.fill(0, at + K, at + stride);
-      if (!asCodes) continue;
+    if (K === stride) values.set(x.subarray(0, T * K));
+    for (let t = 0; K < stride && t < T; t++) {
+      values.set(x.subarray(t * K, (t + 1) * K), t * stride);
+      values.fill(0, t * stride + K, (t + 1) * stride);
+    }
+    for (let t = 0, at = 0; asCodes && t < T; t++, at += stride) {
       const absmax = kernels.largestMagnitude(values, at, stride);
       const isZero = absmax < SMALLEST_ABSMAX;
       scales[t] = isZero ? 1 : absmax / 127;

@@ -78,6 +78,8 @@ export interface CpuKernels {
   quantize(x: Float32Array, start: number, count: number, inverse: number, codes: Int16Array): void;
   /** restored = halves, f16 as f32: `rows` rows of `columns` values, a multiple of LANES; `restored` has no gaps between its rows. */
   restoreHalves(halves: Uint16Array, start: number, stride: number, rows: number, columns: number, restored: Float32Array): void;
+  /** halves[i] = x[start + i] as f16, to nearest even, saturated at ±65504, for i < count; both arrays have room for a multiple of 8. */
+  roundHalves(x: Float32Array, start: number, count: number, halves: Uint16Array): void;
   /** x[i] = activation(x[i]) for i < count; f32. */
   activate(activation: Activation, x: Float32Array, count: number): void;
   /** x = softmax(scale · x) over count values from start; f32. */

@@ -1,9 +1,6 @@
-import { toHalfBits } from "../../quantize/half.ts";
 import { roundHalfEven } from "../../quantize/rounding.ts";
 import type { BackendOptions } from "../backend.ts";
 import { type CpuKernels, LANES, roundUp, type Rows } from "./kernels.ts";
-
-const LARGEST_HALF = 65504;
 
 export interface KvShape {
   L: number;
@@ -30,6 +27,7 @@ export class KvCache {
   private readonly valueStep: number; // from a value of a head to its next value
   private readonly floats: Float32Array | null; // f32 [L, H, S, D padded] or [L, H, D, S padded]
   private readonly halves: Uint16Array | null; // f16 bits, as floats
+  private readonly rounded: Uint16Array | null; // f16 bits [H, D], of the position that is being stored
   private readonly codes: Int8Array | null; // as floats
   private readonly scales: Float32Array | null; // f32 [L, H, S], of codes
 
@@ -45,31 +43,31 @@ export class KvCache {
     const length = L * H * this.headLength;
     this.floats = format === "f32" ? kernels.allocate(Float32Array, length) : null;
     this.halves = format === "f16" ? kernels.allocate(Uint16Array, length) : null;
+    this.rounded = format === "f16" ? kernels.allocate(Uint16Array, roundUp(H * D, 8)) : null;
     this.codes = format === "int8" ? kernels.allocate(Int8Array, length) : null;
     this.scales = format === "int8" ? kernels.allocate(Float32Array, L * H * S) : null;
     this.bytes = [this.floats, this.halves, this.codes, this.scales].reduce((sum, array) => sum + (array?.byteLength ?? 0), 0);
   }
 
-  /** Stores what all heads of a layer have at one position; x: f32 [H, D]. */
-  store(layer: number, position: number, x: Float32Array): void {
+  /** Stores what all heads of a layer have at one position; x: f32, [H, D] from start. */
+  store(layer: number, position: number, x: Float32Array, start: number): void {
     const { H, S, D } = this.shape;
-    const { floats, halves, codes, positionStep, valueStep } = this;
-    const bits = halves && toHalfBits(x.map((value) => Math.max(-LARGEST_HALF, Math.min(LARGEST_HALF, value)))).bits;
+    const { floats, halves, codes, rounded, positionStep, valueStep } = this;
+    if (rounded) this.kernels.roundHalves(x, start, H * D, rounded);
     for (let head = 0; head < H; head++) {
-      const scale = codes ? this.storeScale(x, head, (layer * H + head) * S + position) : 0;
+      const scale = codes ? this.storeScale(x, start + head * D, (layer * H + head) * S + position) : 0;
       let at = (layer * H + head) * this.headLength + position * positionStep;
       for (let i = head * D; i < (head + 1) * D; i++, at += valueStep) {
-        if (floats) floats[at] = x[i]!;
-        else if (halves) halves[at] = bits![i]!;
-        else codes![at] = scale === 0 ? 0 : roundHalfEven(x[i]! / scale);
+        if (halves) halves[at] = rounded![i]!;
+        else if (floats) floats[at] = x[start + i]!;
+        else codes![at] = scale === 0 ? 0 : roundHalfEven(x[start + i]! / scale);
       }
     }
   }
 
-  private storeScale(x: Float32Array, head: number, at: number): number {
-    const { D } = this.shape;
+  private storeScale(x: Float32Array, start: number, at: number): number {
     let largest = 0;
-    for (let i = head * D; i < (head + 1) * D; i++) largest = Math.max(largest, Math.abs(x[i]!));
+    for (let i = start; i < start + this.shape.D; i++) largest = Math.max(largest, Math.abs(x[i]!));
     const scale = Math.fround(largest / 127);
     this.scales![at] = scale;
     return scale;

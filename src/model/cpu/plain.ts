@@ -1,9 +1,12 @@
+import { toHalfBits } from "../../quantize/half.ts";
 import { roundHalfEven } from "../../quantize/rounding.ts";
 import { halfValues } from "./halfValues.ts";
 import type { CpuKernels } from "./kernels.ts";
 import { createPlainMatrix } from "./matrix.ts";
 import { activate } from "./ops.ts";
 import { multiplyRows } from "./rows.ts";
+
+const LARGEST_HALF = 65504;
 
 const sums = { sum: 0, excess: 0 };
 
@@ -36,6 +39,12 @@ export const plainKernels: CpuKernels = {
       const first = start + row * stride;
       for (let i = first; i < first + columns; i++) restored[at++] = table[halves[i]!]!;
     }
+  },
+
+  roundHalves(x, start, count, halves) {
+    const saturated = x.slice(start, start + count);
+    for (let i = 0; i < count; i++) saturated[i] = Math.max(-LARGEST_HALF, Math.min(LARGEST_HALF, saturated[i]!));
+    halves.set(toHalfBits(saturated).bits);
   },
 
   softmax(x, start, count, scale) {

@@ -69,6 +69,10 @@ class SimdKernels implements CpuKernels {
     this.loops.restoreHalves(this.memory.addressOf(halves, start), 2 * stride, rows, columns, this.memory.addressOf(restored), 4 * columns);
   }
 
+  roundHalves(x: Float32Array, start: number, count: number, halves: Uint16Array): void {
+    this.loops.roundHalves(this.memory.addressOf(x, start), count, this.memory.addressOf(halves));
+  }
+
   activate(activation: Activation, x: Float32Array, count: number): void {
     if (activation === "gelu_new" || activation === "gelu_pytorch_tanh") this.loops.geluTanh(this.memory.addressOf(x), count);
     else activate(activation, x, count);

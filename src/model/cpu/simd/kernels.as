@@ -471,6 +471,22 @@ export function restoreHalves(w: usize, wStride: usize, O: usize, K: usize, rest
   }
 }
 
+/** halves[i] = x[i] as f16, rounded to nearest even and saturated at ±65504, for i < count; writes whole groups of eight. */
+export function roundHalves(x: usize, count: usize, halves: usize): void {
+  for (let i: usize = 0; i < count; i += 8) v128.store(halves + 2 * i, i16x8.narrow_i32x4_u(halvesOfFloats(v128.load(x + 4 * i)), halvesOfFloats(v128.load(x + 4 * i, 16))));
+}
+
+/** Four f32 as f16 bits, one per i32 lane. */
+// @ts-ignore: decorator
+@inline function halvesOfFloats(x: v128): v128 {
+  const magnitude = f32x4.min(f32x4.abs(x), f32x4.splat(65504));
+  const odd = v128.and(i32x4.shr_u(magnitude, 13), i32x4.splat(1)); // the last bit that stays: ties go to even
+  const normal = i32x4.shr_u(i32x4.add(i32x4.sub(magnitude, i32x4.splat(0x38000000 - 0xfff)), odd), 13);
+  const subnormal = i32x4.sub(f32x4.add(magnitude, f32x4.splat(0.5)), f32x4.splat(0.5)); // the step of f32 above 0.5 is 2^-24, f16's smallest
+  const bits = v128.bitselect(subnormal, normal, f32x4.lt(magnitude, f32x4.splat(6.103515625e-5)));
+  return v128.or(bits, v128.and(i32x4.shr_u(x, 16), i32x4.splat(0x8000)));
+}
+
 // ---------------------------------------------------------------- everything between the matrices
 
 /** x[i] = x · (1 − 1 / (1 + exp(2u))), u = √(2/π) · (x + 0.044715 x³) clamped to ±9; count a multiple of 4. */

@@ -13,6 +13,7 @@ type Loop =
   | "restoreScales"
   | "multiplyHalves"
   | "restoreHalves"
+  | "roundHalves"
   | "largestMagnitude"
   | "quantize"
   | "geluTanh"

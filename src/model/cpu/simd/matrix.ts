@@ -49,13 +49,14 @@ abstract class SimdMatrix implements CpuMatrix {
   readonly codeBytes: number;
   readonly scaleBytes: number;
   readonly takesCodes: boolean = false;
+  private readonly rowsPerVector: number;
   protected readonly loops: Loops;
   protected readonly memory: Memory;
   private readonly address: number;
   /** Bytes from row to row. Rows are not padded: what a loop reads behind a row's end meets the zeros that pad x. */
   protected readonly rowBytes: number;
 
-  constructor({ shape: [O, K] }: QuantizedTensor, loops: Loops, memory: Memory, address: number, bitsPerCode: number, scaleBytes = 0) {
+  constructor({ shape: [O, K] }: QuantizedTensor, loops: Loops, memory: Memory, address: number, bitsPerCode: number, scales?: Scales) {
     this.O = O;
     this.K = K;
     this.loops = loops;
@@ -63,16 +64,18 @@ abstract class SimdMatrix implements CpuMatrix {
     this.address = address;
     this.rowBytes = Math.ceil((K * bitsPerCode) / 8);
     this.codeBytes = O * this.rowBytes;
-    this.scaleBytes = scaleBytes;
+    this.scaleBytes = scales?.bytes ?? 0;
+    this.rowsPerVector = scales?.rowsPerCall ?? O;
   }
 
   /** One token reads the stored weights; more share rows that were restored once. */
   multiply(x: Input, y: Rows, from: number, to: number, scratch: Scratch): void {
-    for (let o = from; o < to; o += BLOCK_ROWS) {
-      const rows = Math.min(BLOCK_ROWS, to - o);
-      const yAddress = this.memory.addressOf(y.values, y.start + o - from);
-      if (x.T === 1) this.multiplyOne(x, yAddress, o, rows);
-      else this.multiplyMany(x, yAddress, 4 * y.stride, o, rows, scratch);
+    const rowsPerCall = x.T === 1 ? this.rowsPerVector : BLOCK_ROWS;
+    const yAddress = this.memory.addressOf(y.values, y.start);
+    for (let o = from; o < to; o += rowsPerCall) {
+      const rows = Math.min(rowsPerCall, to - o);
+      if (x.T === 1) this.multiplyOne(x, yAddress + 4 * (o - from), o, rows);
+      else this.multiplyMany(x, yAddress + 4 * (o - from), 4 * y.stride, o, rows, scratch);
     }
   }
 
@@ -126,7 +129,7 @@ class Int8Matrix extends SimdMatrix {
   protected readonly scales: Scales;
 
   constructor(tensor: QuantizedTensor, loops: Loops, memory: Memory, address: number, scales: Scales) {
-    super(tensor, loops, memory, address, 8, scales.bytes);
+    super(tensor, loops, memory, address, 8, scales);
     this.scales = scales;
   }
 
@@ -162,7 +165,7 @@ class NibbleMatrix extends SimdMatrix {
   private readonly table: number;
 
   constructor(tensor: QuantizedTensor, loops: Loops, memory: Memory, address: number, scales: Scales, table: number) {
-    super(tensor, loops, memory, address, 4, scales.bytes);
+    super(tensor, loops, memory, address, 4, scales);
     this.scales = scales;
     this.table = table;
   }
@@ -182,6 +185,8 @@ type ScaleParameters = [groupLength: number, scales: number, scaleStep: number, 
 /** The scales and zero points of a matrix, as stored; with double quantization, the scales of a block of rows are restored when asked for. */
 class Scales {
   readonly bytes: number;
+  /** The most rows that `of` is asked for. */
+  readonly rowsPerCall: number;
   private readonly groupLength: number;
   private readonly groupsPerRow: number; // 0: one scale for all rows
   private readonly scales: number;
@@ -192,6 +197,7 @@ class Scales {
     const onePerTensor = "granularity" in format && format.granularity === "tensor";
     this.groupLength = onePerTensor ? shape[1] : groupLayout(format, shape).groupLength;
     this.groupsPerRow = onePerTensor ? 0 : Math.ceil(shape[1] / this.groupLength);
+    this.rowsPerCall = nested ? BLOCK_ROWS : shape[0];
     this.zeroPoints = zeroPoints ? memory.copy(Int8Array.from(zeroPoints)) : 0;
     if (nested) {
       const block = memory.allocate(4 * BLOCK_ROWS * this.groupsPerRow);
