@@ -1,4 +1,4 @@
-import { describe, expect, test } from "vitest";
+import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { allocateTogether, type ArrayType, type CpuKernels } from "../../src/model/cpu/kernels.ts";
 import { plainKernels } from "../../src/model/cpu/plain.ts";
 import { createSimdKernels } from "../../src/model/cpu/simd.ts";
@@ -107,4 +107,30 @@ describe("the SIMD loops against the plain ones", () => {
     expect(simd!.values.map((code) => code + 0)).toEqual(plain!.values.map((code) => code + 0));
     expect(simd!.largest).toBe(plain!.largest);
   });
+});
+
+describe("createSimdKernels", () => {
+  beforeEach(() => void vi.resetModules()); // the compiled module is kept for all models
+  afterEach(() => void vi.unstubAllGlobals());
+  const createAfresh = async (): Promise<CpuKernels | null> => (await import("../../src/model/cpu/simd.ts")).createSimdKernels();
+
+  test("is null without WebAssembly, and where a Content-Security-Policy refuses to compile it", async () => {
+    expect((await createAfresh())?.name).toBe("WASM SIMD"); // control case
+    vi.resetModules();
+    vi.stubGlobal("WebAssembly", undefined);
+    expect(await createAfresh()).toBeNull();
+    vi.unstubAllGlobals();
+    vi.stubGlobal("WebAssembly", { Memory: WebAssembly.Memory, Module: refuse });
+    expect(await createAfresh()).toBeNull();
+  });
+
+  test("refuses an array that lies outside its memory, having taken one from inside", () => {
+    const kernels = createSimdKernels()!;
+    kernels.softmax(kernels.allocate(Float32Array, 4), 0, 4, 1); // control case
+    expect(() => kernels.softmax(new Float32Array(4), 0, 4, 1)).toThrow("not in this WebAssembly memory");
+  });
+
+  function refuse(): never {
+    throw new Error("Refused to compile or instantiate WebAssembly module because of the policy.");
+  }
 });
