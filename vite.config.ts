@@ -1,5 +1,6 @@
 import { playwright } from "@vitest/browser-playwright";
-import { cpSync } from "node:fs";
+import asc from "assemblyscript/asc";
+import { cpSync, readFileSync } from "node:fs";
 import { resolve, sep } from "node:path";
 import type { Plugin, UserConfig } from "vite";
 import { defineConfig } from "vitest/config";
@@ -29,12 +30,36 @@ function modelFiles(): Plugin {
   };
 }
 
+/** Compiles AssemblyScript where it is imported: a file.as is a module whose default export is the WebAssembly in base64. */
+function assemblyScript(): Plugin {
+  return {
+    name: "nibble:assemblyscript",
+    async load(id) {
+      const path = id.split("?")[0]!;
+      if (!path.endsWith(".as")) return null;
+      this.addWatchFile(path);
+      const source = readFileSync(path, "utf8");
+      let binary: Uint8Array = new Uint8Array();
+      let messages = "";
+      const stderr = { write: (text: string | Uint8Array) => void (messages += text.toString()) };
+      const { error } = await asc.main(["source.ts", "--outFile", "binary", "--runtime", "stub", "--noAssert", "--importMemory", "--enable", "simd", "-O3"], {
+        readFile: (name) => (name === "source.ts" ? source : null),
+        writeFile: (_name, content) => void (binary = content as Uint8Array),
+        listFiles: () => [],
+        stderr,
+      });
+      if (error) throw new Error(`${path}: ${error.message}\n${messages}`);
+      return `export default "${Buffer.from(binary).toString("base64")}";`;
+    },
+  };
+}
+
 /** The page: demo/ becomes dist-page/, with relative addresses, so that it works in any folder of any server. */
 const page: UserConfig = {
   root: resolve(root, "demo"),
   base: "./",
   resolve: { alias },
-  plugins: [modelFiles()],
+  plugins: [modelFiles(), assemblyScript()],
   server: { host: "127.0.0.1", fs: { allow: [root] } },
   preview: { host: "127.0.0.1" },
   build: { outDir: resolve(root, "dist-page"), emptyOutDir: true, target: "es2022", sourcemap: true, chunkSizeWarningLimit: 1500 /* kB; GPT-2's vocabulary is most of it */ },
@@ -43,6 +68,7 @@ const page: UserConfig = {
 /** The package: the library without its dependency, and the command line. */
 const library: UserConfig = {
   root,
+  plugins: [assemblyScript()],
   publicDir: false,
   build: {
     outDir: "dist",
@@ -67,6 +93,7 @@ if (dawnDriver === undefined) throw new RangeError(`NIBBLE_GPU is "${process.env
 
 const tests = {
   root,
+  plugins: [assemblyScript()],
   resolve: { alias },
   publicDir: false as const,
   server: { host: "127.0.0.1" },

@@ -93,7 +93,7 @@ export interface LoadOptions {
   gpu?: GPU;
   /** Bring your own device; it stays yours to destroy. */
   device?: GPUDevice;
-  /** "auto": WebGPU on a real adapter, else "cpu" (plain TypeScript, same results). "webgpu" takes any adapter, software ones too. @default "auto" */
+  /** "auto": WebGPU on a real adapter, else "cpu" (WebAssembly SIMD where the page allows it, else plain TypeScript; same results). "webgpu" takes any adapter, software ones too. @default "auto" */
   backend?: "auto" | "webgpu" | "cpu";
   /** @default "f32" under the f32 recipe, else "f16" (packed halves; no device feature needed) */
   kvCache?: "f32" | "f16" | "int8";

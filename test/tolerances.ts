@@ -19,6 +19,9 @@ export const tolerances = {
   /** GELU over max(1, |x|): exp within 3 + 2|x| ulp and a division within 2.5 ulp; measured 3.3e-7 on both software adapters. */
   geluRelative: 1e-6,
 
+  /** Softmax in f32: exp within 2 ulp, a sum of 1,024 terms in four lanes, a division. */
+  probability: 1e-6,
+
   /** ln p of one row from a max and a sum in f32: half an ulp of logits up to 64. */
   rowLogProb: 1e-5,
   /** KL of one row, relative, down to 5e-7 nats: what logits near 32, with an ulp of 2e-6, leave of a difference of 1e-3. Measured 8e-6. */
@@ -43,4 +46,6 @@ export const tolerances = {
    */
   logitKvF16: 1e-3,
   logitKvInt8: 1e-2,
+  /** Under int8 activations, for the same reason: a code that crosses is off by 1/127 of its row's largest. */
+  logitActivationsInt8: 1e-2,
 } as const;

@@ -11,7 +11,7 @@ import { openSource } from "../source/openSource.ts";
 import { createTokenizer } from "../tokenizer/index.ts";
 import type { CompareOptions, Comparison, ComparisonRow, CompareProgress, ModelSource, PresetName, QuantizationRecipe, QuantizationReport } from "../types.ts";
 import { chooseBackend, createBuilder } from "./openBackend.ts";
-import { checkLoadOptions, resolveContextLength, resolveKvCache } from "./options.ts";
+import { activationsOf, checkLoadOptions, resolveContextLength, resolveKvCache } from "./options.ts";
 import { ProgressMeter } from "./progress.ts";
 import { quantizeInto } from "./quantizeInto.ts";
 
@@ -56,7 +56,7 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
   /** The device stays with the comparison; each model keeps a ledger of its own on it. */
   const open = async (recipe: QuantizationRecipe, progress: ProgressMeter): Promise<{ backend: Backend; report: QuantizationReport }> => {
     const own = choice.kind === "webgpu" ? { ...choice, gpu: await Gpu.open({ device: choice.gpu.device, largestTensorBytes: 0 }) } : choice;
-    const builder = createBuilder(own, { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe) });
+    const builder = createBuilder(own, { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), activations: activationsOf(recipe) });
     try {
       const report = await quantizeInto(builder, checkpoint, recipe, progress, signal);
       return { report, backend: await builder.finish(signal) };

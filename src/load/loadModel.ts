@@ -5,7 +5,7 @@ import { createTokenizer } from "../tokenizer/index.ts";
 import type { LoadOptions, Model, ModelSource } from "../types.ts";
 import { LoadedModel } from "./model.ts";
 import { chooseBackend, createBuilder } from "./openBackend.ts";
-import { checkLoadOptions, resolveContextLength, resolveKvCache } from "./options.ts";
+import { activationsOf, checkLoadOptions, resolveContextLength, resolveKvCache } from "./options.ts";
 import { ProgressMeter } from "./progress.ts";
 import { quantizeInto } from "./quantizeInto.ts";
 
@@ -24,7 +24,7 @@ export async function loadModel(source: ModelSource, options: LoadOptions = {}):
   const contextLength = resolveContextLength(options.contextLength, config);
   const tokenizer = createTokenizer(checkpoint.tokenizerFiles, config);
   const progress = new ProgressMeter(options.onProgress);
-  const builder = createBuilder(await chooseBackend(options, config), { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe) });
+  const builder = createBuilder(await chooseBackend(options, config), { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), activations: activationsOf(recipe) });
   try {
     signal?.throwIfAborted();
     const quantization = await quantizeInto(builder, checkpoint, recipe, progress, signal);

@@ -11,7 +11,7 @@ export type BackendRequest = Pick<LoadOptions, "backend" | "gpu" | "device">;
 
 /**
  * Decides where the model runs, before any weight is read. "auto" takes WebGPU on a real adapter and the CPU where there is none or only a
- * software one (its kernels are slower than plain TypeScript), and says so in the notices.
+ * software one (its kernels are slower than the CPU's loops), and says so in the notices.
  * @throws EngineError unsupported, when "webgpu" was asked for and there is no adapter or device
  */
 export async function chooseBackend({ backend = "auto", gpu, device }: BackendRequest, config: Gpt2Config): Promise<BackendChoice> {

@@ -22,6 +22,11 @@ export function resolveKvCache(kvCache: LoadOptions["kvCache"], recipe: Quantiza
   return kvCache ?? (recipe.linear.type === "f32" ? "f32" : "f16");
 }
 
+/** What a backend needs to know of a recipe's activations; ranges are dynamic. */
+export function activationsOf({ activations = "float" }: QuantizationRecipe): "float" | "int8" {
+  return activations === "float" ? "float" : activations.type;
+}
+
 function oneOf(option: string, value: unknown, allowed: readonly string[]): void {
   if (value !== undefined && !allowed.includes(value as string)) throw new TypeError(`${option} is ${JSON.stringify(value)}; expected one of ${allowed.map((a) => `"${a}"`).join(", ")}.`);
 }

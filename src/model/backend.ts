@@ -47,6 +47,8 @@ export interface BackendOptions {
   config: Gpt2Config;
   contextLength: number;
   kvCache: "f32" | "f16" | "int8";
+  /** "int8": the inputs of matrices in int8 are quantized too, row by row; the arithmetic is in cpu/input.ts. @default "float" */
+  activations?: "float" | "int8";
   /** Sentences for model.adapter.notices. */
   notices?: readonly string[];
 }

@@ -3,32 +3,39 @@ import { EngineError, throwIfAborted } from "../errors.ts";
 import type { AdapterSummary, Gpt2Config, MemoryReport, QuantizedTensor } from "../types.ts";
 import type { Backend, BackendBuilder, BackendOptions, RowComparison } from "./backend.ts";
 import { Distribution } from "./cpu/distribution.ts";
+import { Input } from "./cpu/input.ts";
+import { allocateTogether, BLOCK_ROWS, type CpuKernels, type CpuMatrix, createScratch, LANES, roundUp, type Scratch } from "./cpu/kernels.ts";
 import { KvCache } from "./cpu/kvCache.ts";
-import { COLUMN_STEP } from "./cpu/matrix.ts";
-import { activate, addBias, addResidual, causalSoftmax, layerNorm } from "./cpu/ops.ts";
+import { addBias, addResidual, causalSoftmax, layerNorm } from "./cpu/ops.ts";
 import { Pacer } from "./cpu/pacer.ts";
-import { multiplyRows } from "./cpu/rows.ts";
+import { plainKernels } from "./cpu/plain.ts";
+import { createSimdKernels } from "./cpu/simd.ts";
 import { type CpuWeights, CpuWeightsCollector, type Linear } from "./cpu/weights.ts";
 
 /** Tokens that go through the layers together: restoring a quantized row costs about as much as three products with it. */
 const CHUNK_TOKENS = 128;
-/** Rows of a matrix restored at a time: a multiple of the tile's 3 that leaves room for the activations in a core's cache. */
-const BLOCK_ROWS = 24;
-/** Products between two looks at the clock when one token is computed: about half a millisecond. */
+/** Products between two looks at the clock: half a millisecond in plain TypeScript. */
 const PRODUCTS_PER_LOOK = 2 ** 20;
 
-/** GPT-2 in plain TypeScript, for where there is no GPU. Weights stay in their stored form; activations are f32, sums f64. */
-export function createCpuBuilder(options: BackendOptions): BackendBuilder {
+export interface CpuBackendOptions extends BackendOptions {
+  /** false: plain TypeScript even where the page's policy allows WebAssembly. For tests. */
+  simd?: boolean;
+}
+
+/** GPT-2 on the CPU, for where there is no GPU. Weights stay in their stored form; activations are f32. */
+export function createCpuBuilder(options: CpuBackendOptions): BackendBuilder {
   return new CpuBuilder(options);
 }
 
 class CpuBuilder implements BackendBuilder {
   private readonly options: BackendOptions;
+  private readonly kernels: CpuKernels;
   private readonly weights: CpuWeightsCollector;
 
-  constructor(options: BackendOptions) {
+  constructor({ simd = true, ...options }: CpuBackendOptions) {
     this.options = options;
-    this.weights = new CpuWeightsCollector(options);
+    this.kernels = (simd && createSimdKernels()) || plainKernels;
+    this.weights = new CpuWeightsCollector(this.kernels, options);
   }
 
   async add(tensor: CheckpointTensor, values: QuantizedTensor | Float32Array): Promise<void> {
@@ -37,7 +44,7 @@ class CpuBuilder implements BackendBuilder {
 
   async finish(signal?: AbortSignal): Promise<Backend> {
     throwIfAborted(signal);
-    return new CpuBackend(this.options, this.weights.finish());
+    return new CpuBackend(this.options, this.kernels, this.weights.finish());
   }
 
   abandon(): void {
@@ -55,11 +62,13 @@ interface Buffers {
   projected: Float32Array; // f32 [chunkTokens, C], what a sublayer adds to x
   qkv: Float32Array; // f32 [chunkTokens, 3C]
   inner: Float32Array; // f32 [chunkTokens, nInner]
-  scores: Float32Array; // f32 [chunkTokens, S], of one head
-  cached: Float32Array; // f32 [S, D], one head's keys, then its values, restored
-  vector: Float32Array; // f32 [longest row, padded], a single token's input to a matrix
-  block: Float32Array; // f32 [BLOCK_ROWS, longest row], restored rows of a matrix
-  blockLogits: Float64Array; // f64 [chunkTokens, BLOCK_ROWS]
+  scores: Float32Array; // f32 [chunkTokens, S padded], of one head
+  cached: Float32Array; // f32 [S padded, D padded], one head's keys, then its values, restored
+  input: Input; // up to chunkTokens rows as the next matrix takes them
+  scratch: Scratch;
+  logits: Float32Array; // f32 [V], of the last token
+  blockLogits: Float32Array; // f32 [chunkTokens, BLOCK_ROWS]
+  otherLogits: Float32Array; // as blockLogits, of a model that this one is compared with
   /** f32 [S, C]: final hidden states of the last window; made by the first encodeWindow(). */
   window: Float32Array | null;
 }
@@ -68,6 +77,7 @@ class CpuBackend implements Backend {
   readonly adapter: AdapterSummary;
   readonly lost = new Promise<EngineError>(() => {}); // a CPU is never lost
   private readonly config: Gpt2Config;
+  private readonly kernels: CpuKernels;
   private readonly contextLength: number;
   private readonly chunkTokens: number;
   private readonly pacer = new Pacer();
@@ -75,48 +85,60 @@ class CpuBackend implements Backend {
   private windowTokens = 0;
   private peakBytes = 0;
 
-  constructor({ config, contextLength, kvCache, notices = [] }: BackendOptions, weights: CpuWeights) {
-    const { nLayer: L, nHead: H, nEmbd: C, nInner } = config;
+  constructor({ config, contextLength: S, kvCache, notices = [] }: BackendOptions, kernels: CpuKernels, weights: CpuWeights) {
+    const { nLayer: L, nHead: H, nEmbd: C, nInner, vocabSize: V } = config;
     const D = C / H;
-    const T = Math.min(CHUNK_TOKENS, contextLength);
+    const T = Math.min(CHUNK_TOKENS, S);
     const longestRow = Math.max(C, nInner);
-    this.adapter = { backend: "cpu", vendor: "", architecture: "", description: "plain TypeScript on the CPU", isFallback: false, features: [], limits: {}, notices };
+    this.adapter = { backend: "cpu", vendor: "", architecture: "", description: `${kernels.name} on the CPU`, isFallback: false, features: [], limits: {}, notices };
     this.config = config;
-    this.contextLength = contextLength;
+    this.kernels = kernels;
+    this.contextLength = S;
     this.chunkTokens = T;
-    this.buffers = {
-      weights,
-      keys: new KvCache({ L, H, S: contextLength, D }, kvCache, "keys"),
-      values: new KvCache({ L, H, S: contextLength, D }, kvCache, "values"),
-      x: new Float32Array(T * C),
-      normed: new Float32Array(T * C),
-      projected: new Float32Array(T * C),
-      qkv: new Float32Array(T * 3 * C),
-      inner: new Float32Array(T * nInner),
-      scores: new Float32Array(T * contextLength),
-      cached: new Float32Array(contextLength * D),
-      vector: new Float32Array(longestRow + COLUMN_STEP),
-      block: new Float32Array(BLOCK_ROWS * longestRow),
-      blockLogits: new Float64Array(T * BLOCK_ROWS),
-      window: null,
-    };
+    this.buffers = allocateTogether(kernels, (kernels) => {
+      const floats = (length: number): Float32Array => kernels.allocate(Float32Array, length);
+      return {
+        weights,
+        keys: new KvCache(kernels, { L, H, S, D }, kvCache, "keys"),
+        values: new KvCache(kernels, { L, H, S, D }, kvCache, "values"),
+        x: floats(T * C),
+        normed: floats(T * C),
+        projected: floats(T * C),
+        qkv: floats(T * 3 * C),
+        inner: floats(T * nInner),
+        scores: floats(T * roundUp(S, LANES)),
+        cached: floats(roundUp(S, LANES) * roundUp(D, LANES)),
+        input: new Input(kernels, T, longestRow),
+        scratch: createScratch(kernels, T, longestRow),
+        logits: floats(V),
+        blockLogits: floats(T * BLOCK_ROWS),
+        otherLogits: floats(T * BLOCK_ROWS),
+        window: null,
+      };
+    });
     this.peakBytes = this.memory.total;
   }
 
-  /** Bytes of the typed arrays; all zero after dispose() but the peak. */
+  /** Bytes of the arrays; all zero after dispose() but the peak. */
   get memory(): MemoryReport {
     const { weights, embedding, scales } = this.buffers?.weights.bytes ?? { weights: 0, embedding: 0, scales: 0 };
-    const kvCache = this.buffers ? this.buffers.keys.bytes + this.buffers.values.bytes : 0;
+    let kvCache = 0;
     let activations = 0;
-    for (const buffer of Object.values(this.buffers ?? {})) if (ArrayBuffer.isView(buffer)) activations += buffer.byteLength;
+    if (this.buffers) {
+      const { keys, values, input, scratch, ...others } = this.buffers;
+      const arrays: unknown[] = [...Object.values(others), scratch.block, scratch.sums];
+      kvCache = keys.bytes + values.bytes;
+      activations = input.bytes;
+      for (const array of arrays) if (ArrayBuffer.isView(array)) activations += array.byteLength;
+    }
     const total = weights + embedding + scales + kvCache + activations;
     return { weights, embedding, scales, kvCache, activations, staging: 0, total, peakBytes: Math.max(this.peakBytes, total) };
   }
 
   async forward(tokens: readonly number[], start: number, signal?: AbortSignal): Promise<Float32Array> {
     const buffers = this.begin(signal);
-    const { nEmbd: C, vocabSize: V, layerNormEpsilon } = this.config;
-    const { x, normed, weights } = buffers;
+    const { nEmbd: C, layerNormEpsilon } = this.config;
+    const { x, normed, logits, weights } = buffers;
     let lastRow = 0;
     for (let first = 0; first < tokens.length; first += this.chunkTokens) {
       const chunk = tokens.slice(first, first + this.chunkTokens);
@@ -124,9 +146,8 @@ class CpuBackend implements Backend {
       lastRow = chunk.length - 1;
     }
     layerNorm(x.subarray(lastRow * C), normed, 1, weights.lnF.weight, weights.lnF.bias, layerNormEpsilon);
-    const logits = new Float32Array(V);
     await this.multiply(buffers, weights.head, normed, 1, logits, signal);
-    return logits;
+    return logits.slice();
   }
 
   async encodeWindow(tokens: readonly number[], signal?: AbortSignal): Promise<void> {
@@ -150,9 +171,10 @@ class CpuBackend implements Backend {
     const logProbs = new Float32Array(targets.length);
     for (let first = 0; first < targets.length; first += this.chunkTokens) {
       const chunk = targets.slice(first, first + this.chunkTokens);
-      const distribution = new Distribution(chunk);
+      const distribution = new Distribution(this.kernels, chunk);
+      this.loadWindow(buffers, from + first, chunk.length);
       await this.forEachBlock(signal, (row, rows) => {
-        distribution.add(this.headBlock(buffers, from + first, chunk.length, row, rows), row, rows);
+        distribution.add(this.headBlock(buffers, row, rows), row, rows);
       });
       for (let t = 0; t < chunk.length; t++) logProbs[first + t] = distribution.logProb(t);
     }
@@ -178,12 +200,15 @@ class CpuBackend implements Backend {
     const chunkTokens = Math.min(this.chunkTokens, baseline.chunkTokens);
     for (let first = 0; first < rows; first += chunkTokens) {
       const chunk = targets.slice(first, first + chunkTokens);
-      const base = new Distribution(chunk);
-      const candidate = new Distribution(chunk);
+      const base = new Distribution(baseline.kernels, chunk);
+      const candidate = new Distribution(this.kernels, chunk);
+      baseline.loadWindow(baseBuffers, from + first, chunk.length);
+      this.loadWindow(buffers, from + first, chunk.length);
       await this.forEachBlock(signal, (row, count) => {
-        const baseLogits = baseline.headBlock(baseBuffers, from + first, chunk.length, row, count);
-        const logits = this.headBlock(buffers, from + first, chunk.length, row, count);
-        base.add(baseLogits, row, count, logits);
+        const baseLogits = baseline.headBlock(baseBuffers, row, count);
+        const logits = this.headBlock(buffers, row, count);
+        baseBuffers.otherLogits.set(logits.subarray(0, chunk.length * count)); // where the baseline's loops can read them
+        base.add(baseLogits, row, count, baseBuffers.otherLogits);
         candidate.add(logits, row, count);
       });
       for (let t = 0; t < chunk.length; t++) {
@@ -223,18 +248,18 @@ class CpuBackend implements Backend {
   /** Embeds tokens and runs all layers over them; leaves the residual stream in x, f32 [T, C]. T ≤ chunkTokens. */
   private async runLayers(buffers: Buffers, tokens: readonly number[], start: number, signal?: AbortSignal): Promise<void> {
     const { nEmbd: C, nInner, activation, layerNormEpsilon } = this.config;
-    const { weights, x, normed, projected, qkv, inner, keys, values } = buffers;
+    const { weights, x, normed, projected, qkv, inner, keys, values, scratch: { block } } = buffers;
     const T = tokens.length;
     tokens.forEach((token, t) => {
-      weights.wte.restoreRows(token, token + 1, x.subarray(t * C, (t + 1) * C));
-      for (let c = 0; c < C; c++) x[t * C + c]! += weights.wpe[(start + t) * C + c]!;
+      weights.wte.restoreRows(token, token + 1, block, C);
+      for (let c = 0; c < C; c++) x[t * C + c] = block[c]! + weights.wpe[(start + t) * C + c]!;
     });
     for (const [layer, { ln1, cAttn, attnCProj, ln2, cFc, mlpCProj }] of weights.layers.entries()) {
       layerNorm(x, normed, T, ln1.weight, ln1.bias, layerNormEpsilon);
       await this.linear(buffers, cAttn, normed, T, qkv, signal);
       for (let t = 0; t < T; t++) {
-        keys.store(layer, start + t, qkv.subarray(t * 3 * C + C, t * 3 * C + 2 * C));
-        values.store(layer, start + t, qkv.subarray(t * 3 * C + 2 * C, (t + 1) * 3 * C));
+        keys.store(layer, start + t, qkv, t * 3 * C + C);
+        values.store(layer, start + t, qkv, t * 3 * C + 2 * C);
       }
       await this.attend(buffers, layer, T, start, signal);
       await this.linear(buffers, attnCProj, normed, T, projected, signal);
@@ -242,7 +267,7 @@ class CpuBackend implements Backend {
 
       layerNorm(x, normed, T, ln2.weight, ln2.bias, layerNormEpsilon);
       await this.linear(buffers, cFc, normed, T, inner, signal);
-      activate(activation, inner, T * nInner);
+      this.kernels.activate(activation, inner, T * nInner);
       await this.linear(buffers, mlpCProj, inner, T, projected, signal);
       addResidual(x, projected, T * C);
     }
@@ -251,15 +276,17 @@ class CpuBackend implements Backend {
   /** normed = softmax(q · kᵀ · scale, causal) · v, with q from qkv and k, v from the cache, head by head. */
   private async attend({ qkv, keys, values, scores, cached, normed }: Buffers, layer: number, T: number, start: number, signal?: AbortSignal): Promise<void> {
     const { nHead: H, nEmbd: C, scaleAttnWeights, scaleAttnByInverseLayerIdx } = this.config;
+    const { kernels } = this;
     const D = C / H;
     const S = start + T; // positions that the last token sees
+    const paddedS = roundUp(S, LANES);
     const scale = (scaleAttnWeights ? 1 / Math.sqrt(D) : 1) / (scaleAttnByInverseLayerIdx ? layer + 1 : 1);
     for (let head = 0; head < H; head++) {
-      const query = { values: qkv, start: head * D, stride: 3 * C, count: T };
-      const weights = { values: scores, start: 0, stride: S, count: T };
-      multiplyRows(query, keys.read(layer, head, S, cached), D, weights);
-      causalSoftmax(scores, T, S, start, scale);
-      multiplyRows(weights, values.read(layer, head, S, cached), S, { values: normed, start: head * D, stride: C, count: T });
+      const query = { values: qkv, start: head * D, stride: 3 * C, count: T }; // what follows D values meets the zeros that pad the keys
+      const weights = { values: scores, start: 0, stride: paddedS, count: T };
+      kernels.multiplyRows(query, keys.read(layer, head, S, cached), roundUp(D, LANES), weights);
+      causalSoftmax(kernels, scores, T, paddedS, start, scale);
+      kernels.multiplyRows(weights, values.read(layer, head, S, cached), paddedS, { values: normed, start: head * D, stride: C, count: T });
       await this.rest(signal);
     }
   }
@@ -270,22 +297,13 @@ class CpuBackend implements Backend {
     addBias(y, T, bias);
   }
 
-  /** y = x · matrixᵀ; x: f32 [T, K], y: f32 [T, O]. One token reads the stored weights; more share rows that were restored once. */
-  private async multiply({ vector, block }: Buffers, matrix: CpuWeights["head"], x: Float32Array, T: number, y: Float32Array, signal?: AbortSignal): Promise<void> {
+  /** y = x · matrixᵀ; x: f32 [T, K], y: f32 [T, O]. */
+  private async multiply({ input, scratch }: Buffers, matrix: CpuMatrix, x: Float32Array, T: number, y: Float32Array, signal?: AbortSignal): Promise<void> {
     const { O, K } = matrix;
-    if (T === 1) {
-      vector.set(x.subarray(0, K));
-      vector.fill(0, K, K + COLUMN_STEP);
-    }
-    const rowsPerStep = T === 1 ? Math.ceil(PRODUCTS_PER_LOOK / K / 4) * 4 : BLOCK_ROWS;
+    input.load(x, T, K, matrix.takesCodes);
+    const rowsPerStep = roundUp(PRODUCTS_PER_LOOK / (K * T), BLOCK_ROWS);
     for (let from = 0; from < O; from += rowsPerStep) {
-      const to = Math.min(from + rowsPerStep, O);
-      if (T === 1) {
-        matrix.multiplyVector(vector, y, from, to);
-      } else {
-        matrix.restoreRows(from, to, block);
-        multiplyRows({ values: x, start: 0, stride: K, count: T }, { values: block, start: 0, stride: K, count: to - from }, K, { values: y, start: from, stride: O, count: T });
-      }
+      matrix.multiply(input, { values: y, start: from, stride: O, count: T }, from, Math.min(from + rowsPerStep, O), scratch);
       await this.rest(signal);
     }
   }
@@ -299,11 +317,15 @@ class CpuBackend implements Backend {
     }
   }
 
-  /** Logits of T window rows for a block of the vocabulary, f64 [T, rows]; overwritten by the next call. */
-  private headBlock({ weights, window, block, blockLogits }: Buffers, from: number, T: number, firstRow: number, rows: number): Float64Array {
+  /** Makes T rows of the window the input of headBlock(). */
+  private loadWindow({ input, weights, window }: Buffers, from: number, T: number): void {
     const C = this.config.nEmbd;
-    weights.head.restoreRows(firstRow, firstRow + rows, block);
-    multiplyRows({ values: window!, start: from * C, stride: C, count: T }, { values: block, start: 0, stride: C, count: rows }, C, { values: blockLogits, start: 0, stride: rows, count: T });
+    input.load(window!.subarray(from * C), T, C, weights.head.takesCodes);
+  }
+
+  /** Logits of those rows for a block of the vocabulary, f32 [T, rows]; overwritten by the next call. */
+  private headBlock({ input, weights, scratch, blockLogits }: Buffers, firstRow: number, rows: number): Float32Array {
+    weights.head.multiply(input, { values: blockLogits, start: 0, stride: rows, count: input.T }, firstRow, firstRow + rows, scratch);
     return blockLogits;
   }
 }

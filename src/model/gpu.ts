@@ -34,9 +34,16 @@ export function largestTensorBytes(config: Gpt2Config): number {
   return Math.max(matrix(config.vocabSize, config.nEmbd), matrix(config.nPositions, config.nEmbd), matrix(config.nInner, config.nEmbd), matrix(config.nEmbd, config.nInner));
 }
 
-/** Takes tensors as they stream in, packs and uploads matrices at once, and keeps the small f32 vectors until finish(). */
+/**
+ * Takes tensors as they stream in, packs and uploads matrices at once, and keeps the small f32 vectors until finish().
+ * @throws EngineError `unsupported` for int8 activations, having disposed the gpu
+ */
 export function createGpuBuilder(gpu: Gpu, options: GpuBackendOptions): BackendBuilder {
   const { config } = options;
+  if (options.activations === "int8") {
+    gpu.dispose();
+    throw new EngineError("unsupported", 'Activations are int8, which the WebGPU backend of this version cannot run; expected "float", or the backend "cpu".', { field: "activations" });
+  }
   const C = config.nEmbd;
   const strides = stridesOf(config);
   const maxPartBytes = Math.min(options.maxPartBytes ?? Infinity, gpu.maxBindingBytes);

@@ -74,7 +74,7 @@ function requireSupported({ activations = "float", rounding = "nearest", equaliz
   const reject = (field: string, value: unknown, supported: string): never => {
     throw new EngineError("unsupported", `quantization.${field} is ${typeof value === "object" ? JSON.stringify(value) : show(value)}, which this version cannot run; expected ${supported}.`, { field, value });
   };
-  if (activations !== "float") reject("activations", activations, '"float"');
+  if (activations !== "float" && activations.ranges !== "dynamic") reject("activations", activations, '"float" or { type: "int8", ranges: "dynamic" }');
   if (rounding !== "nearest") reject("rounding", rounding, '"nearest"');
   if (equalization !== "none") reject("equalization", equalization, '"none"');
   if (outlierThreshold !== undefined) reject("outlierThreshold", outlierThreshold, "none");

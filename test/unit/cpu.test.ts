@@ -1,28 +1,50 @@
 import { describe, expect, test } from "vitest";
 import { EngineError } from "../../src/errors.ts";
-import type { Backend, BackendOptions } from "../../src/model/backend.ts";
-import { createCpuBuilder } from "../../src/model/cpu.ts";
-import { createMatrix } from "../../src/model/cpu/matrix.ts";
+import type { Backend } from "../../src/model/backend.ts";
+import { type CpuBackendOptions, createCpuBuilder } from "../../src/model/cpu.ts";
+import { Input } from "../../src/model/cpu/input.ts";
+import { allocateTogether, type CpuKernels, type CpuMatrix, createScratch } from "../../src/model/cpu/kernels.ts";
+import { plainKernels } from "../../src/model/cpu/plain.ts";
+import { createSimdKernels } from "../../src/model/cpu/simd.ts";
 import { dequantizeTensor, quantizeTensor } from "../../src/quantize/nearest.ts";
 import { presets } from "../../src/quantize/recipes.ts";
-import type { PresetName, QuantizationRecipe, TensorFormat } from "../../src/types.ts";
+import { groupLayout, type ScaledFormat } from "../../src/quantize/formats.ts";
+import type { PresetName, QuantizationRecipe, QuantizedTensor, TensorFormat } from "../../src/types.ts";
 import { gaussian, seededCheckpoint, type SeededCheckpointOptions, tinyCheckpoints } from "../fixtures/seededCheckpoint.ts";
-import { argmax, klDivergence, kvRoundings, logSoftmax, referenceLogits } from "../reference/gpt2.ts";
+import { argmax, klDivergence, kvRoundings, logSoftmax, quantizeActivations, referenceLogits, roundToCodes } from "../reference/gpt2.ts";
 import { maxAbsError, nmse } from "../reference/metrics.ts";
 import { addReferenceWeights, dequantizedWeights, type ReferenceCheckpoint, referenceCheckpoint, tensorKind } from "../reference/weights.ts";
 import { tolerances } from "../tolerances.ts";
 
-const testedPresets = ["f32", "f16", "int8", "int8-zeropoint", "int8-absmax-tensor", "int8-zeropoint-tensor", "int4", "nf4", "nf4-dq", "fp4"] as const satisfies readonly PresetName[];
+const dot = (x: ArrayLike<number>, xStart: number, y: ArrayLike<number>, yStart: number, length: number): number => {
+  let sum = 0;
+  for (let i = 0; i < length; i++) sum += x[xStart + i]! * y[yStart + i]!;
+  return sum;
+};
 
-async function buildCpu({ config, weights }: ReferenceCheckpoint, recipe: QuantizationRecipe = presets.f32, options: Partial<BackendOptions> = {}): Promise<Backend> {
-  const builder = createCpuBuilder({ config, contextLength: config.nPositions, kvCache: "f32", ...options });
-  await addReferenceWeights(builder, weights, recipe);
-  return builder.finish();
-}
+const testedPresets = ["f32", "f16", "int8", "int8-zeropoint", "int8-absmax-tensor", "int8-zeropoint-tensor", "int4", "nf4", "nf4-dq", "fp4"] as const satisfies readonly PresetName[];
 
 /** Token ids spread over the vocabulary, the first and last among them. */
 function tokensFor({ config: { vocabSize } }: ReferenceCheckpoint, count: number): number[] {
   return Array.from({ length: count }, (_, i) => (i === 0 ? vocabSize - 1 : (i * 7919) % vocabSize));
+}
+
+/** The arithmetic of int8 activations as input.ts words it; f32 [tokens, O]. */
+function multiplyInIntegers({ format, shape: [O, K], codes, scales, zeroPoints }: QuantizedTensor, x: Float32Array, tokens: number): Float32Array {
+  const { lineCount, groupLength, groupsPerLine } = groupLayout(format as ScaledFormat, [O, K]);
+  const y = new Float32Array(tokens * O);
+  for (let t = 0; t < tokens; t++) {
+    const row = quantizeActivations(x.subarray(t * K, (t + 1) * K));
+    for (let o = 0; o < O; o++) {
+      const sums = new Map<number, number>(); // by index of the scale
+      for (let k = 0; k < K; k++) {
+        const group = (lineCount === 1 ? 0 : o * groupsPerLine) + Math.floor(k / groupLength);
+        sums.set(group, (sums.get(group) ?? 0) + row.codes[k]! * (codes[o * K + k]! - (zeroPoints?.[group] ?? 0)));
+      }
+      for (const [group, sum] of sums) y[t * O + o]! += Math.fround(Math.fround(Math.fround(sum) * row.scale) * scales[group]!);
+    }
+  }
+  return y;
 }
 
 const checkpoints = Object.entries(tinyCheckpoints).map(([name, options]) => [name, referenceCheckpoint(seededCheckpoint(options))] as const);
@@ -30,289 +52,345 @@ const context300 = checkpoints.find(([name]) => name === "context300")![1];
 const width100 = checkpoints.find(([name]) => name === "width100")![1];
 const V = context300.config.vocabSize;
 
-describe("the CPU backend against the f64 oracle", () => {
-  describe.each(checkpoints)("%s", (_name, checkpoint) => {
-    const { config, weights } = checkpoint;
-    test.each(testedPresets)("agrees under %s, from one token to a full context", async (preset) => {
-      const recipe = presets[preset];
-      const backend = await buildCpu(checkpoint, recipe);
+describe.each([
+  ["WASM SIMD", createSimdKernels, true],
+  ["plain TypeScript", () => plainKernels, false],
+] as const)("in %s", (name, createKernels, simd) => {
+  async function buildCpu({ config, weights }: ReferenceCheckpoint, recipe: QuantizationRecipe = presets.f32, options: Partial<CpuBackendOptions> = {}): Promise<Backend> {
+    const builder = createCpuBuilder({ config, contextLength: config.nPositions, kvCache: "f32", simd, ...options });
+    await addReferenceWeights(builder, weights, recipe);
+    const backend = await builder.finish();
+    expect(backend.adapter.description).toBe(`${name} on the CPU`);
+    return backend;
+  }
+
+  describe("the CPU backend against the f64 oracle", () => {
+    describe.each(checkpoints)("%s", (_name, checkpoint) => {
+      const { config, weights } = checkpoint;
+      test.each(testedPresets)("agrees under %s, from one token to a full context", async (preset) => {
+        const recipe = presets[preset];
+        const backend = await buildCpu(checkpoint, recipe);
+        const tokens = tokensFor(checkpoint, Math.min(config.nPositions, 20));
+        const restored = dequantizedWeights(weights, recipe);
+        const rows = [0, tokens.length - 1];
+        const expected = referenceLogits(config, restored, tokens, { rows, kvRounding: kvRoundings.f32 });
+        for (const [i, row] of rows.entries()) {
+          const logits = await backend.forward(tokens.slice(0, row + 1), 0);
+          expect(maxAbsError(logits, expected.subarray(i * config.vocabSize, (i + 1) * config.vocabSize))).toBeLessThan(tolerances.logit);
+        }
+      });
+    });
+
+    test.each(checkpoints)("of %s agrees under int8-dynamic with the oracle under the same rounding, and is not int8's result", async (_name, checkpoint) => {
+      const { config, weights } = checkpoint;
+      const recipe = presets["int8-dynamic"];
       const tokens = tokensFor(checkpoint, Math.min(config.nPositions, 20));
+      const rows = [tokens.length - 1];
       const restored = dequantizedWeights(weights, recipe);
-      const rows = [0, tokens.length - 1];
-      const expected = referenceLogits(config, restored, tokens, { rows, kvRounding: kvRoundings.f32 });
-      for (const [i, row] of rows.entries()) {
-        const logits = await backend.forward(tokens.slice(0, row + 1), 0);
-        expect(maxAbsError(logits, expected.subarray(i * config.vocabSize, (i + 1) * config.vocabSize))).toBeLessThan(tolerances.logit);
-      }
+      const rounded = referenceLogits(config, restored, tokens, { rows, inputRounding: roundToCodes });
+      const exact = referenceLogits(config, restored, tokens, { rows });
+      const logits = await (await buildCpu(checkpoint, recipe, { activations: "int8" })).forward(tokens, 0);
+      expect(maxAbsError(logits, rounded)).toBeLessThan(tolerances.logitActivationsInt8);
+      expect(maxAbsError(logits, rounded)).toBeLessThan(maxAbsError(logits, exact) / 2);
+    });
+
+    test("agrees at the end of a context longer than one chunk", async () => {
+      const { config, weights } = context300;
+      const tokens = tokensFor(context300, 300);
+      const logits = await (await buildCpu(context300)).forward(tokens, 0);
+      expect(maxAbsError(logits, referenceLogits(config, weights, tokens, { rows: [299] }))).toBeLessThan(tolerances.logit);
+    });
+
+    test.each([
+      { scaleAttnWeights: false },
+      { scaleAttnByInverseLayerIdx: true },
+      { layerNormEpsilon: 0.5 },
+      { activation: "relu" },
+      { activation: "gelu" },
+    ] satisfies Partial<SeededCheckpointOptions>[])("honours %o, which changes the logits", async (field) => {
+      const plain: SeededCheckpointOptions = { nLayer: 2, nHead: 2, nEmbd: 16, nPositions: 16, vocabSize: 60 };
+      const checkpoint = referenceCheckpoint(seededCheckpoint({ ...plain, ...field }));
+      const tokens = tokensFor(checkpoint, 12);
+      const logits = await (await buildCpu(checkpoint)).forward(tokens, 0);
+      const expected = referenceLogits(checkpoint.config, checkpoint.weights, tokens, { rows: [11] });
+      const without = referenceLogits(referenceCheckpoint(seededCheckpoint(plain)).config, checkpoint.weights, tokens, { rows: [11] });
+      expect(maxAbsError(logits, expected)).toBeLessThan(tolerances.logit);
+      expect(maxAbsError(logits, without)).toBeGreaterThan(3 * tolerances.logit); // erf and tanh forms of GELU differ by 7e-4 here
     });
   });
 
-  test("agrees at the end of a context longer than one chunk", async () => {
-    const { config, weights } = context300;
-    const tokens = tokensFor(context300, 300);
-    const logits = await (await buildCpu(context300)).forward(tokens, 0);
-    expect(maxAbsError(logits, referenceLogits(config, weights, tokens, { rows: [299] }))).toBeLessThan(tolerances.logit);
+  describe("the KV cache", () => {
+    test.each([
+      ["f16", tolerances.logitKvF16],
+      ["int8", tolerances.logitKvInt8],
+    ] as const)("in %s agrees with the oracle under the same rounding, and is not f32's result", async (kvCache, tolerance) => {
+      const { config, weights } = context300;
+      const tokens = tokensFor(context300, 150);
+      const logits = await (await buildCpu(context300, presets.f32, { kvCache })).forward(tokens, 0);
+      const rounded = referenceLogits(config, weights, tokens, { rows: [149], kvRounding: kvRoundings[kvCache] });
+      const exact = referenceLogits(config, weights, tokens, { rows: [149] });
+      expect(maxAbsError(logits, rounded)).toBeLessThan(tolerance);
+      expect(maxAbsError(logits, rounded)).toBeLessThan(maxAbsError(logits, exact) / 2);
+    });
+
+    test.each(["f32", "f16", "int8"] as const)("in %s gives the same logits however the tokens were cut into calls", async (kvCache) => {
+      const backend = await buildCpu(context300, presets.f32, { kvCache });
+      const tokens = tokensFor(context300, 140);
+      const whole = await backend.forward(tokens, 0);
+      let last = await backend.forward(tokens.slice(0, 3), 0);
+      last = await backend.forward(tokens.slice(3, 135), 3);
+      for (let position = 135; position < 140; position++) last = await backend.forward([tokens[position]!], position);
+      expect(last).toEqual(whole);
+    });
+
+    test("is overwritten from the position that a call starts at", async () => {
+      const backend = await buildCpu(context300);
+      const tokens = tokensFor(context300, 10);
+      const expected = await backend.forward(tokens, 0);
+      await backend.forward([1, 2, 3, 4, 5, 6, 7], 4);
+      expect(await backend.forward(tokens.slice(4), 4)).toEqual(expected);
+    });
+
+    test.each([
+      ["f32", 4],
+      ["f16", 2],
+      ["int8", 1 + 4 / 12],
+    ] as const)("in %s takes %d bytes per value", async (kvCache, bytesPerValue) => {
+      const { nLayer, nEmbd } = context300.config;
+      const { memory } = await buildCpu(context300, presets.f32, { kvCache, contextLength: 100 });
+      expect(memory.kvCache).toBeCloseTo(2 * nLayer * 100 * nEmbd * bytesPerValue, 6);
+    });
   });
 
-  test.each([
-    { scaleAttnWeights: false },
-    { scaleAttnByInverseLayerIdx: true },
-    { layerNormEpsilon: 0.5 },
-    { activation: "relu" },
-    { activation: "gelu" },
-  ] satisfies Partial<SeededCheckpointOptions>[])("honours %o, which changes the logits", async (field) => {
-    const plain: SeededCheckpointOptions = { nLayer: 2, nHead: 2, nEmbd: 16, nPositions: 16, vocabSize: 60 };
-    const checkpoint = referenceCheckpoint(seededCheckpoint({ ...plain, ...field }));
-    const tokens = tokensFor(checkpoint, 12);
-    const logits = await (await buildCpu(checkpoint)).forward(tokens, 0);
-    const expected = referenceLogits(checkpoint.config, checkpoint.weights, tokens, { rows: [11] });
-    const without = referenceLogits(referenceCheckpoint(seededCheckpoint(plain)).config, checkpoint.weights, tokens, { rows: [11] });
-    expect(maxAbsError(logits, expected)).toBeLessThan(tolerances.logit);
-    expect(maxAbsError(logits, without)).toBeGreaterThan(3 * tolerances.logit); // erf and tanh forms of GELU differ by 7e-4 here
-  });
-});
-
-describe("the KV cache", () => {
-  test.each([
-    ["f16", tolerances.logitKvF16],
-    ["int8", tolerances.logitKvInt8],
-  ] as const)("in %s agrees with the oracle under the same rounding, and is not f32's result", async (kvCache, tolerance) => {
-    const { config, weights } = context300;
-    const tokens = tokensFor(context300, 150);
-    const logits = await (await buildCpu(context300, presets.f32, { kvCache })).forward(tokens, 0);
-    const rounded = referenceLogits(config, weights, tokens, { rows: [149], kvRounding: kvRoundings[kvCache] });
-    const exact = referenceLogits(config, weights, tokens, { rows: [149] });
-    expect(maxAbsError(logits, rounded)).toBeLessThan(tolerance);
-    expect(maxAbsError(logits, rounded)).toBeLessThan(maxAbsError(logits, exact) / 2);
-  });
-
-  test.each(["f32", "f16", "int8"] as const)("in %s gives the same logits however the tokens were cut into calls", async (kvCache) => {
-    const backend = await buildCpu(context300, presets.f32, { kvCache });
-    const tokens = tokensFor(context300, 140);
-    const whole = await backend.forward(tokens, 0);
-    let last = await backend.forward(tokens.slice(0, 3), 0);
-    last = await backend.forward(tokens.slice(3, 135), 3);
-    for (let position = 135; position < 140; position++) last = await backend.forward([tokens[position]!], position);
-    expect(last).toEqual(whole);
-  });
-
-  test("is overwritten from the position that a call starts at", async () => {
-    const backend = await buildCpu(context300);
-    const tokens = tokensFor(context300, 10);
-    const expected = await backend.forward(tokens, 0);
-    await backend.forward([1, 2, 3, 4, 5, 6, 7], 4);
-    expect(await backend.forward(tokens.slice(4), 4)).toEqual(expected);
-  });
-
-  test.each([
-    ["f32", 4],
-    ["f16", 2],
-    ["int8", 1 + 4 / 12],
-  ] as const)("in %s takes %d bytes per value", async (kvCache, bytesPerValue) => {
-    const { nLayer, nEmbd } = context300.config;
-    const { memory } = await buildCpu(context300, presets.f32, { kvCache, contextLength: 100 });
-    expect(memory.kvCache).toBeCloseTo(2 * nLayer * 100 * nEmbd * bytesPerValue, 6);
-  });
-});
-
-describe("a quantized matrix", () => {
-  const formats: TensorFormat[] = [
-    { type: "f32" },
-    { type: "f16" },
-    ...(["int8", "int4"] as const).flatMap((type) =>
-      (["absmax", "zeropoint"] as const).flatMap((mode) => (["tensor", "channel", { group: 32 }, { group: 64 }] as const).map((granularity) => ({ type, mode, granularity }))),
-    ),
-    ...(["nf4", "fp4"] as const).flatMap((type) => ([32, 64, 256] as const).map((block) => ({ type, block }))),
-    { type: "nf4", block: 64, doubleQuantization: true },
-    { type: "fp4", block: 32, doubleQuantization: true },
-  ];
-  const shapes = [[1, 1], [3, 2], [5, 7], [9, 31], [6, 33], [7, 64], [13, 100], [4, 130]] as const;
-
-  test.each(formats)("%o restores what dequantizeTensor does and multiplies by it, at any width", (format) => {
-    for (const [O, K] of shapes) {
-      const tensor = quantizeTensor(gaussian(O * K, 1, 0.3, O + K), [O, K], format);
-      const expected = dequantizeTensor(tensor);
-      const matrix = createMatrix(tensor);
-
-      const restored = new Float32Array(O * K);
-      matrix.restoreRows(0, O, restored);
-      expect(restored).toEqual(expected);
-
-      const x = new Float32Array(K + 4);
-      for (let k = 0; k < K; k++) x[k] = Math.sin(k + 1);
-      const product = Float64Array.from({ length: O }, (_, o) => expected.subarray(o * K, (o + 1) * K).reduce((sum, w, k) => sum + w * x[k]!, 0));
-      const y = new Float32Array(O);
-      const middle = O >> 1;
-      matrix.multiplyVector(x, y, 0, middle);
-      matrix.multiplyVector(x, y, middle, O);
-      expect(nmse(y, product)).toBeLessThan(tolerances.kernelNmse.quantized);
-    }
-  });
-
-  test("keeps a zero point far outside int8 and still multiplies exactly", () => {
-    const values = gaussian(4 * 64, 0.001, 1000, 5);
-    const tensor = quantizeTensor(values, [4, 64], { type: "int8", mode: "zeropoint", granularity: "channel" });
-    expect(Math.abs(tensor.zeroPoints![0]!)).toBeGreaterThan(1000);
-    const restored = dequantizeTensor(tensor);
-    const x = new Float32Array(68).fill(1, 0, 64);
-    const y = new Float32Array(4);
-    createMatrix(tensor).multiplyVector(x, y, 0, 4);
-    expect(nmse(y, [0, 1, 2, 3].map((o) => restored.subarray(o * 64, (o + 1) * 64).reduce((sum, w) => sum + w, 0)))).toBeLessThan(tolerances.kernelNmse.quantized);
-  });
-});
-
-describe("score", () => {
-  test("is ln softmax of the logits at the target, row by row", async () => {
-    const { config, weights } = context300;
-    const tokens = tokensFor(context300, 200);
-    const backend = await buildCpu(context300);
-    await backend.encodeWindow(tokens);
-    const scores = await backend.score(3, tokens.slice(4));
-    const logits = referenceLogits(config, weights, tokens);
-    const expected = tokens.slice(4).map((target, i) => logSoftmax(logits.subarray((3 + i) * V, (4 + i) * V))[target]!);
-    expect(maxAbsError(scores, expected)).toBeLessThan(tolerances.logProb);
-    expect(await backend.score(7, [tokens[8]!])).toEqual(scores.subarray(4, 5)); // one row takes another path
-  });
-
-  test("refuses rows that the last window does not have, having scored the last that it has", async () => {
-    const backend = await buildCpu(context300);
-    await expect(backend.score(0, [1])).rejects.toThrow("the last window has 0 rows");
-    await backend.encodeWindow([1, 2, 3]);
-    expect(await backend.score(2, [4])).toHaveLength(1); // control case
-    await expect(backend.score(2, [4, 5])).rejects.toThrow(RangeError);
-  });
-});
-
-describe("compare", () => {
-  const recipe: QuantizationRecipe = { name: "coarse", linear: { type: "int4", mode: "absmax", granularity: "channel" }, embedding: { type: "nf4", block: 64 } };
-
-  test("gives both log-probabilities, the divergence and whether the top tokens agree", async () => {
-    const { config, weights } = context300;
-    const tokens = tokensFor(context300, 160);
-    const targets = tokens.slice(1);
-    const [baseline, candidate] = [await buildCpu(context300), await buildCpu(context300, recipe)];
-    await baseline.encodeWindow(tokens);
-    await candidate.encodeWindow(tokens);
-    const rows = await candidate.compare(baseline, 0, targets);
-
-    const base = referenceLogits(config, weights, tokens);
-    const coarse = referenceLogits(config, dequantizedWeights(weights, recipe), tokens);
-    const row = (logits: Float64Array, t: number): Float64Array => logits.subarray(t * V, (t + 1) * V);
-    const kl = targets.map((_, t) => klDivergence(row(base, t), row(coarse, t)));
-    expect(Math.max(...kl)).toBeGreaterThan(0.01); // there is something to find
-    expect(maxAbsError(rows.klDivergence, kl)).toBeLessThan(tolerances.klDivergence);
-    expect(maxAbsError(rows.baseLogProbs, targets.map((target, t) => logSoftmax(row(base, t))[target]!))).toBeLessThan(tolerances.logProb);
-    expect(maxAbsError(rows.logProbs, targets.map((target, t) => logSoftmax(row(coarse, t))[target]!))).toBeLessThan(tolerances.logProb);
-    const same = targets.map((_, t) => (argmax(row(base, t)) === argmax(row(coarse, t)) ? 1 : 0));
-    expect(new Set(same).size).toBe(2); // of both kinds
-    expect([...rows.sameTop]).toEqual(same);
-  });
-
-  test("of a model with itself finds no divergence", async () => {
-    const backend = await buildCpu(context300, recipe);
-    await backend.encodeWindow([1, 2, 3, 4]);
-    const rows = await backend.compare(backend, 0, [2, 3, 4]);
-    expect(maxAbsError(rows.klDivergence, [0, 0, 0])).toBeLessThan(1e-12);
-    expect([...rows.sameTop]).toEqual([1, 1, 1]);
-    expect(rows.logProbs).toEqual(rows.baseLogProbs);
-  });
-
-  test("refuses another vocabulary and another kind of backend", async () => {
-    const backend = await buildCpu(context300);
-    const other = await buildCpu(width100);
-    await backend.encodeWindow([1, 2]);
-    await other.encodeWindow([1, 2]);
-    await expect(backend.compare(other, 0, [2])).rejects.toThrow("vocabulary of 1003; expected 501");
-    await expect(backend.compare({ ...other, adapter: { ...other.adapter, backend: "webgpu" } }, 0, [2])).rejects.toThrow(TypeError);
-  });
-});
-
-describe("abort and dispose", () => {
-  const tokens = tokensFor(context300, 300);
-
-  test("an abort during each call rejects with the reason, and the backend gives the same logits after it", async () => {
-    const backend = await buildCpu(context300);
-    const expected = await backend.forward(tokens, 0);
-    await backend.encodeWindow(tokens);
-    const calls: ((signal: AbortSignal) => Promise<unknown>)[] = [
-      (signal) => backend.score(0, tokens, signal),
-      (signal) => backend.compare(backend, 0, tokens, signal),
-      (signal) => backend.forward(tokens, 0, signal),
-      (signal) => backend.encodeWindow(tokens, signal),
+  describe("a quantized matrix", () => {
+    const formats: TensorFormat[] = [
+      { type: "f32" },
+      { type: "f16" },
+      ...(["int8", "int4"] as const).flatMap((type) =>
+        (["absmax", "zeropoint"] as const).flatMap((mode) => (["tensor", "channel", { group: 32 }, { group: 64 }] as const).map((granularity) => ({ type, mode, granularity }))),
+      ),
+      ...(["nf4", "fp4"] as const).flatMap((type) => ([32, 64, 256] as const).map((block) => ({ type, block }))),
+      { type: "nf4", block: 64, doubleQuantization: true },
+      { type: "fp4", block: 32, doubleQuantization: true },
     ];
-    for (const call of calls) {
-      const controller = new AbortController();
-      const reason = new Error("enough");
-      const pending = repeat(() => call(controller.signal)); // a fast machine may finish one call before the timer fires
-      setTimeout(() => controller.abort(reason), 1);
-      await expect(pending).rejects.toBe(reason);
+    const shapes = [[1, 1], [3, 2], [5, 7], [9, 31], [6, 33], [7, 64], [13, 100], [4, 130]] as const;
+
+    /** Rows of a matrix times `tokens` rows of x, in two calls that share the rows between them; f32 [tokens, O]. */
+    function multiply(matrix: CpuMatrix, kernels: CpuKernels, x: Float32Array, tokens: number): Float32Array {
+      const { O, K } = matrix;
+      const { input, scratch, y } = allocateTogether(kernels, (kernels) => {
+        return { input: new Input(kernels, tokens, K), scratch: createScratch(kernels, tokens, K), y: kernels.allocate(Float32Array, tokens * O) };
+      });
+      input.load(x, tokens, K, matrix.takesCodes);
+      const middle = O >> 1;
+      matrix.multiply(input, { values: y, start: 0, stride: O, count: tokens }, 0, middle, scratch);
+      matrix.multiply(input, { values: y, start: middle, stride: O, count: tokens }, middle, O, scratch);
+      return y.slice();
     }
-    expect(await backend.forward(tokens, 0)).toEqual(expected);
+
+    const inputsOf = (tokens: number, K: number): Float32Array => Float32Array.from({ length: tokens * K }, (_, i) => Math.sin(i + 1));
+
+    test.each(formats)("%o restores what dequantizeTensor does and multiplies by it, at any width", (format) => {
+      const kernels = createKernels()!;
+      for (const [O, K] of shapes) {
+        const tensor = quantizeTensor(gaussian(O * K, 1, 0.3, O + K), [O, K], format);
+        const expected = dequantizeTensor(tensor);
+        const matrix = kernels.createMatrix(tensor, false);
+
+        const stride = K + 32;
+        const restored = kernels.allocate(Float32Array, O * stride);
+        matrix.restoreRows(0, O, restored, stride);
+        for (let o = 0; o < O; o++) expect(restored.slice(o * stride, o * stride + K)).toEqual(expected.slice(o * K, (o + 1) * K));
+
+        for (const tokens of [1, 2, 7]) {
+          const x = inputsOf(tokens, K);
+          const products = Float64Array.from({ length: tokens * O }, (_, i) => dot(x, Math.floor(i / O) * K, expected, (i % O) * K, K));
+          expect(nmse(multiply(matrix, kernels, x, tokens), products)).toBeLessThan(tolerances.kernelNmse.quantized);
+        }
+      }
+    });
+
+    test.each(formats.filter(({ type }) => type === "int8"))("%o multiplies int8 activations in exact integers, then rounds step by step", (format) => {
+      const kernels = createKernels()!;
+      for (const [O, K] of shapes) {
+        const tensor = quantizeTensor(gaussian(O * K, 1, 0.3, O + K), [O, K], format);
+        const matrix = kernels.createMatrix(tensor, true);
+        expect(matrix.takesCodes).toBe(true);
+        for (const tokens of [1, 2, 7]) {
+          const x = inputsOf(tokens, K);
+          x.fill(0, 0, tokens > 1 ? K : 0); // a row of zeros has a scale, too
+          expect(multiply(matrix, kernels, x, tokens)).toEqual(multiplyInIntegers(tensor, x, tokens));
+        }
+      }
+    });
+
+    test("of another format takes activations as they are, also where int8 was asked for", () => {
+      for (const format of formats) expect(createKernels()!.createMatrix(quantizeTensor(new Float32Array(6), [2, 3], format), true).takesCodes).toBe(format.type === "int8");
+    });
+
+    test("keeps a zero point far outside int8 and still multiplies exactly", () => {
+      const kernels = createKernels()!;
+      const values = gaussian(4 * 64, 0.001, 1000, 5);
+      const tensor = quantizeTensor(values, [4, 64], { type: "int8", mode: "zeropoint", granularity: "channel" });
+      expect(Math.abs(tensor.zeroPoints![0]!)).toBeGreaterThan(1000);
+      const restored = dequantizeTensor(tensor);
+      const y = multiply(kernels.createMatrix(tensor, false), kernels, new Float32Array(64).fill(1), 1);
+      expect(nmse(y, [0, 1, 2, 3].map((o) => restored.subarray(o * 64, (o + 1) * 64).reduce((sum, w) => sum + w, 0)))).toBeLessThan(tolerances.kernelNmse.quantized);
+    });
   });
 
-  test("a signal that has fired before the call rejects with its reason", async () => {
-    const backend = await buildCpu(context300);
-    await expect(backend.forward([1], 0, AbortSignal.abort("no"))).rejects.toBe("no");
-    await expect(backend.forward([1], 0, new AbortController().signal)).resolves.toHaveLength(V); // control case
+  describe("score", () => {
+    test("is ln softmax of the logits at the target, row by row", async () => {
+      const { config, weights } = context300;
+      const tokens = tokensFor(context300, 200);
+      const backend = await buildCpu(context300);
+      await backend.encodeWindow(tokens);
+      const scores = await backend.score(3, tokens.slice(4));
+      const logits = referenceLogits(config, weights, tokens);
+      const expected = tokens.slice(4).map((target, i) => logSoftmax(logits.subarray((3 + i) * V, (4 + i) * V))[target]!);
+      expect(maxAbsError(scores, expected)).toBeLessThan(tolerances.logProb);
+      expect(await backend.score(7, [tokens[8]!])).toEqual(scores.subarray(4, 5)); // one row takes another path
+    });
+
+    test("refuses rows that the last window does not have, having scored the last that it has", async () => {
+      const backend = await buildCpu(context300);
+      await expect(backend.score(0, [1])).rejects.toThrow("the last window has 0 rows");
+      await backend.encodeWindow([1, 2, 3]);
+      expect(await backend.score(2, [4])).toHaveLength(1); // control case
+      await expect(backend.score(2, [4, 5])).rejects.toThrow(RangeError);
+    });
   });
 
-  test("a long call lets timers run", async () => {
-    const backend = await buildCpu(context300);
-    let ticks = 0;
-    const timer = setInterval(() => ticks++, 1);
-    for (let i = 0; i < 5; i++) await backend.forward(tokens, 0);
-    clearInterval(timer);
-    expect(ticks).toBeGreaterThan(0);
+  describe("compare", () => {
+    const recipe: QuantizationRecipe = { name: "coarse", linear: { type: "int4", mode: "absmax", granularity: "channel" }, embedding: { type: "nf4", block: 64 } };
+
+    test("gives both log-probabilities, the divergence and whether the top tokens agree", async () => {
+      const { config, weights } = context300;
+      const tokens = tokensFor(context300, 160);
+      const targets = tokens.slice(1);
+      const [baseline, candidate] = [await buildCpu(context300), await buildCpu(context300, recipe)];
+      await baseline.encodeWindow(tokens);
+      await candidate.encodeWindow(tokens);
+      const rows = await candidate.compare(baseline, 0, targets);
+
+      const base = referenceLogits(config, weights, tokens);
+      const coarse = referenceLogits(config, dequantizedWeights(weights, recipe), tokens);
+      const row = (logits: Float64Array, t: number): Float64Array => logits.subarray(t * V, (t + 1) * V);
+      const kl = targets.map((_, t) => klDivergence(row(base, t), row(coarse, t)));
+      expect(Math.max(...kl)).toBeGreaterThan(0.01); // there is something to find
+      expect(maxAbsError(rows.klDivergence, kl)).toBeLessThan(tolerances.klDivergence);
+      expect(maxAbsError(rows.baseLogProbs, targets.map((target, t) => logSoftmax(row(base, t))[target]!))).toBeLessThan(tolerances.logProb);
+      expect(maxAbsError(rows.logProbs, targets.map((target, t) => logSoftmax(row(coarse, t))[target]!))).toBeLessThan(tolerances.logProb);
+      const same = targets.map((_, t) => (argmax(row(base, t)) === argmax(row(coarse, t)) ? 1 : 0));
+      expect(new Set(same).size).toBe(2); // of both kinds
+      expect([...rows.sameTop]).toEqual(same);
+    });
+
+    test("of a model with itself finds no divergence", async () => {
+      const backend = await buildCpu(context300, recipe);
+      await backend.encodeWindow([1, 2, 3, 4]);
+      const rows = await backend.compare(backend, 0, [2, 3, 4]);
+      expect(maxAbsError(rows.klDivergence, [0, 0, 0])).toBeLessThan(1e-12);
+      expect([...rows.sameTop]).toEqual([1, 1, 1]);
+      expect(rows.logProbs).toEqual(rows.baseLogProbs);
+    });
+
+    test("refuses another vocabulary and another kind of backend", async () => {
+      const backend = await buildCpu(context300);
+      const other = await buildCpu(width100);
+      await backend.encodeWindow([1, 2]);
+      await other.encodeWindow([1, 2]);
+      await expect(backend.compare(other, 0, [2])).rejects.toThrow("vocabulary of 1003; expected 501");
+      await expect(backend.compare({ ...other, adapter: { ...other.adapter, backend: "webgpu" } }, 0, [2])).rejects.toThrow(TypeError);
+    });
   });
 
-  test("dispose drops every byte, rejects later calls and the one that runs, and may be called twice", async () => {
-    const backend = await buildCpu(context300);
-    const peak = backend.memory.peakBytes;
-    const running = repeat(() => backend.forward(tokens, 0));
-    setTimeout(() => backend.dispose(), 1);
-    await expect(running).rejects.toMatchObject({ code: "disposed" });
-    backend.dispose();
-    expect(backend.memory).toEqual({ weights: 0, embedding: 0, scales: 0, kvCache: 0, activations: 0, staging: 0, total: 0, peakBytes: peak });
-    await expect(backend.encodeWindow([1])).rejects.toBeInstanceOf(EngineError);
-  });
+  describe("abort and dispose", () => {
+    const tokens = tokensFor(context300, 300);
 
-  /** Calls until a call rejects. */
-  async function repeat(call: () => Promise<unknown>): Promise<never> {
-    for (;;) await call();
-  }
-});
+    test("an abort during each call rejects with the reason, and the backend gives the same logits after it", async () => {
+      const backend = await buildCpu(context300);
+      const expected = await backend.forward(tokens, 0);
+      await backend.encodeWindow(tokens);
+      const calls: ((signal: AbortSignal) => Promise<unknown>)[] = [
+        (signal) => backend.score(0, tokens, signal),
+        (signal) => backend.compare(backend, 0, tokens, signal),
+        (signal) => backend.forward(tokens, 0, signal),
+        (signal) => backend.encodeWindow(tokens, signal),
+      ];
+      for (const call of calls) {
+        const controller = new AbortController();
+        const reason = new Error("enough");
+        const pending = repeat(() => call(controller.signal)); // a fast machine may finish one call before the timer fires
+        setTimeout(() => controller.abort(reason), 1);
+        await expect(pending).rejects.toBe(reason);
+      }
+      expect(await backend.forward(tokens, 0)).toEqual(expected);
+    });
 
-describe("memory", () => {
-  test.each(testedPresets)("of %s is the sum of its parts and holds the matrices as they are stored", async (preset) => {
-    const { weights } = context300;
-    const backend = await buildCpu(context300, presets[preset]);
-    const { memory } = backend;
-    expect(memory.total).toBe(memory.weights + memory.embedding + memory.scales + memory.kvCache + memory.activations + memory.staging);
-    expect(memory.peakBytes).toBe(memory.total);
+    test("a signal that has fired before the call rejects with its reason", async () => {
+      const backend = await buildCpu(context300);
+      await expect(backend.forward([1], 0, AbortSignal.abort("no"))).rejects.toBe("no");
+      await expect(backend.forward([1], 0, new AbortController().signal)).resolves.toHaveLength(V); // control case
+    });
 
-    let stored = 0;
-    for (const [name, { shape, values }] of weights) {
-      const kind = tensorKind(name);
-      const isLinear = kind === "linear";
-      const { linear, embedding = linear } = presets[preset];
-      stored += isLinear || kind === "embedding" ? quantizeTensor(Float32Array.from(values), [shape[0]!, shape[1]!], isLinear ? linear : embedding).storedBytes : values.byteLength;
+    test("a long call lets timers run", async () => {
+      const backend = await buildCpu(context300);
+      let ticks = 0;
+      const timer = setInterval(() => ticks++, 1);
+      for (let i = 0; i < 5; i++) await backend.forward(tokens, 0);
+      clearInterval(timer);
+      expect(ticks).toBeGreaterThan(0);
+    });
+
+    test("dispose drops every byte, rejects later calls and the one that runs, and may be called twice", async () => {
+      const backend = await buildCpu(context300);
+      const peak = backend.memory.peakBytes;
+      const running = repeat(() => backend.forward(tokens, 0));
+      setTimeout(() => backend.dispose(), 1);
+      await expect(running).rejects.toMatchObject({ code: "disposed" });
+      backend.dispose();
+      expect(backend.memory).toEqual({ weights: 0, embedding: 0, scales: 0, kvCache: 0, activations: 0, staging: 0, total: 0, peakBytes: peak });
+      await expect(backend.encodeWindow([1])).rejects.toBeInstanceOf(EngineError);
+    });
+
+    /** Calls until a call rejects. */
+    async function repeat(call: () => Promise<unknown>): Promise<never> {
+      for (;;) await call();
     }
-    expect(memory.weights + memory.embedding + memory.scales).toBe(stored); // 36 and 144 columns need no padding
   });
 
-  test("grows by the window's hidden states at the first encodeWindow, and only then", async () => {
-    const backend = await buildCpu(context300);
-    const before = backend.memory.total;
-    await backend.encodeWindow([1, 2]);
-    await backend.encodeWindow([1, 2, 3]);
-    expect(backend.memory.total).toBe(before + 300 * 36 * 4);
-    expect(backend.memory.peakBytes).toBe(backend.memory.total);
+  describe("memory", () => {
+    test.each(testedPresets)("of %s is the sum of its parts and holds the matrices as they are stored", async (preset) => {
+      const { weights } = context300;
+      const backend = await buildCpu(context300, presets[preset]);
+      const { memory } = backend;
+      expect(memory.total).toBe(memory.weights + memory.embedding + memory.scales + memory.kvCache + memory.activations + memory.staging);
+      expect(memory.peakBytes).toBe(memory.total);
+
+      let stored = 0;
+      for (const [name, { shape, values }] of weights) {
+        const kind = tensorKind(name);
+        const isLinear = kind === "linear";
+        const { linear, embedding = linear } = presets[preset];
+        stored += isLinear || kind === "embedding" ? quantizeTensor(Float32Array.from(values), [shape[0]!, shape[1]!], isLinear ? linear : embedding).storedBytes : values.byteLength;
+      }
+      expect(memory.weights + memory.embedding + memory.scales).toBe(stored); // 36 and 144 columns need no padding
+    });
+
+    test("grows by the window's hidden states at the first encodeWindow, and only then", async () => {
+      const backend = await buildCpu(context300);
+      const before = backend.memory.total;
+      await backend.encodeWindow([1, 2]);
+      await backend.encodeWindow([1, 2, 3]);
+      expect(backend.memory.total).toBe(before + 300 * 36 * 4);
+      expect(backend.memory.peakBytes).toBe(backend.memory.total);
+    });
   });
 });
 
 describe("createCpuBuilder", () => {
-  const checkpoint = width100;
-  const { config, weights } = checkpoint;
+  const { config, weights } = width100;
   const vector = { name: "ln_f.bias", kind: "vector", shape: [1, 100] } as const;
 
   test("copies what it keeps", async () => {
@@ -348,7 +426,9 @@ describe("createCpuBuilder", () => {
   });
 
   test("passes its notices on to the adapter", async () => {
-    const backend = await buildCpu(checkpoint, presets.f32, { notices: ["No WebGPU adapter was found; running on the CPU."] });
+    const builder = createCpuBuilder({ config, contextLength: 8, kvCache: "f32", notices: ["No WebGPU adapter was found; running on the CPU."] });
+    await addReferenceWeights(builder, weights, presets.f32);
+    const backend = await builder.finish();
     expect(backend.adapter.notices).toEqual(["No WebGPU adapter was found; running on the CPU."]);
   });
 });

@@ -83,7 +83,7 @@ describe("loadModel", () => {
   });
 
   test.each<[what: string, options: object]>([
-    ["int8 activations", { quantization: "int8-dynamic" }],
+    ["calibrated int8 activations", { quantization: "int8-static" }],
     ["hashes that it would not check", { integrity: { "model.safetensors": "sha256-00" } }],
     ["a cache that it would not fill", { cache: { match: async () => undefined, put: async () => undefined, delete: async () => false } }],
   ])("refuses %s as `unsupported` instead of ignoring it", async (_, options) => {

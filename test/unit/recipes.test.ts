@@ -5,7 +5,7 @@ import type { PresetName, QuantizationRecipe, TensorFormat } from "../../src/typ
 
 const nf4: TensorFormat = { type: "nf4", block: 64 };
 const f16: TensorFormat = { type: "f16" };
-const laterPresets: PresetName[] = ["int8-dynamic", "int8-static", "llm-int8"];
+const laterPresets: PresetName[] = ["int8-static", "llm-int8"];
 
 describe("presets", () => {
   test("are the 13 of the table, each carrying its name", () => {
@@ -57,7 +57,7 @@ describe("resolveRecipe", () => {
   });
 
   test.each<[string, object, string, unknown]>([
-    ["activations", { activations: { type: "int8", ranges: "dynamic" } }, 'quantization.activations is {"type":"int8","ranges":"dynamic"}', { type: "int8", ranges: "dynamic" }],
+    ["activations", { activations: { type: "int8", ranges: "static" } }, 'quantization.activations is {"type":"int8","ranges":"static"}', { type: "int8", ranges: "static" }],
     ["rounding", { rounding: "gptq" }, 'quantization.rounding is "gptq"', "gptq"],
     ["equalization", { equalization: "awq" }, 'quantization.equalization is "awq"', "awq"],
     ["outlierThreshold", { outlierThreshold: 6 }, "quantization.outlierThreshold is 6", 6],

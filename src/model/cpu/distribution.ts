@@ -1,8 +1,11 @@
+import type { CpuKernels } from "./kernels.ts";
+
 /**
  * Softmax statistics of T rows of logits that arrive in blocks of columns, so that rows of the vocabulary's length are never stored.
- * Sums run in f64, relative to the largest logit so far.
+ * Sums over blocks run in f64, relative to the largest logit so far.
  */
 export class Distribution {
+  private readonly kernels: CpuKernels;
   private readonly targets: readonly number[]; // [T]
   private readonly max: Float64Array; // f64 [T]
   private readonly sum: Float64Array; // f64 [T]: Σ exp(logit − max)
@@ -11,8 +14,9 @@ export class Distribution {
   private readonly top: Int32Array; // [T]
 
   /** @param targets the column whose probability is asked for, per row */
-  constructor(targets: readonly number[]) {
+  constructor(kernels: CpuKernels, targets: readonly number[]) {
     const T = targets.length;
+    this.kernels = kernels;
     this.targets = targets;
     this.max = new Float64Array(T).fill(-Infinity);
     this.sum = new Float64Array(T);
@@ -23,30 +27,22 @@ export class Distribution {
 
   /**
    * Takes columns first … first + columns − 1.
-   * @param logits f64 [T, columns]
-   * @param other f64 [T, columns], the same columns of the distribution that klDivergence() is to compare with
+   * @param logits f32 [T, columns]
+   * @param other f32 [T, columns], the same columns of the distribution that klDivergence() is to compare with
    */
-  add(logits: Float64Array, first: number, columns: number, other?: Float64Array): void {
+  add(logits: Float32Array, first: number, columns: number, other?: Float32Array): void {
     for (let t = 0; t < this.targets.length; t++) {
-      const start = t * columns;
-      const end = start + columns;
       const max = this.raiseMax(t, logits, first, columns);
-      let sum = 0;
-      let excess = 0;
-      for (let i = start; i < end; i++) {
-        const weight = Math.exp(logits[i]! - max);
-        sum += weight;
-        if (other) excess += weight * (logits[i]! - other[i]!);
-      }
+      const { sum, excess } = this.kernels.sumExp(logits, t * columns, columns, max, other);
       this.sum[t]! += sum;
       this.excess[t]! += excess;
       const target = this.targets[t]! - first;
-      if (target >= 0 && target < columns) this.targetLogit[t] = logits[start + target]!;
+      if (target >= 0 && target < columns) this.targetLogit[t] = logits[t * columns + target]!;
     }
   }
 
   /** Brings max and the sums of row t up to date with a new block of columns. */
-  private raiseMax(t: number, logits: Float64Array, first: number, columns: number): number {
+  private raiseMax(t: number, logits: Float32Array, first: number, columns: number): number {
     const before = this.max[t]!;
     let max = before;
     for (let v = 0; v < columns; v++) {

@@ -1,86 +1,103 @@
 import { DYNAMIC_MAP_SIGNED, FP4_CODES, groupLayout, NESTED_BLOCK, NF4_CODES, type ScaledFormat } from "../../quantize/formats.ts";
 import type { QuantizedTensor } from "../../types.ts";
 import { halfValues } from "./halfValues.ts";
+import type { Input } from "./input.ts";
+import { BLOCK_ROWS, type CpuMatrix, roundUp, type Rows, type Scratch } from "./kernels.ts";
 import { multiplyRows } from "./rows.ts";
 
-/** Vectors given to `multiplyVector` are zero from the matrix's columns up to a multiple of it, so that its loops need no tail. */
-export const COLUMN_STEP = 4;
-
-/** A matrix [O, K] in its stored form. Weights are restored inside the loops; there is never an f32 copy of a quantized matrix. */
-export interface CpuMatrix {
-  readonly O: number;
-  readonly K: number;
-  readonly codeBytes: number;
-  /** Scales, zero points, double-quantization state. */
-  readonly scaleBytes: number;
-  /** y[o] = Σ_k w[o, k] · x[k] for from ≤ o < to, summed in f64; x: f32 [K padded to COLUMN_STEP], y: f32 [O]. */
-  multiplyVector(x: Float32Array, y: Float32Array, from: number, to: number): void;
-  /** The values that `dequantizeTensor` gives for rows from … to − 1; restored: f32 [to − from, K]. */
-  restoreRows(from: number, to: number, restored: Float32Array): void;
-}
-
 /** Copies a quantized tensor into the layout of the loops below. */
-export function createMatrix(tensor: QuantizedTensor): CpuMatrix {
-  const { format, shape } = tensor;
+export function createPlainMatrix(tensor: QuantizedTensor, takesCodes: boolean): CpuMatrix {
+  const { format } = tensor;
   switch (format.type) {
     case "f32":
-      return new F32Matrix(shape, tensor.codes);
+      return new F32Matrix(tensor);
     case "f16":
-      return new F16Matrix(shape, tensor.codes);
+      return new F16Matrix(tensor);
     case "int8":
-      return new Int8Matrix(shape, tensor.codes, new RowScales(tensor, format));
+      return new Int8Matrix(tensor, new RowScales(tensor, format), takesCodes);
     case "int4":
     case "nf4":
     case "fp4":
-      return new NibbleMatrix(shape, tensor.codes, nibbleValues[format.type], new RowScales(tensor, format));
+      return new NibbleMatrix(tensor, nibbleValues[format.type], new RowScales(tensor, format));
   }
 }
 
-type Shape = readonly [rows: number, columns: number];
-
-class F32Matrix implements CpuMatrix {
+/** One token reads the stored weights; more share rows that were restored once. */
+abstract class PlainMatrix implements CpuMatrix {
   readonly O: number;
   readonly K: number;
+  abstract readonly codeBytes: number;
+  abstract readonly scaleBytes: number;
+  readonly takesCodes: boolean;
+
+  constructor({ shape: [O, K] }: QuantizedTensor, takesCodes = false) {
+    this.O = O;
+    this.K = K;
+    this.takesCodes = takesCodes;
+  }
+
+  multiply(x: Input, y: Rows, from: number, to: number, scratch: Scratch): void {
+    if (x.T === 1) return this.multiplyVector(x, y.values, y.start - from, from, to);
+    for (let o = from; o < to; o += BLOCK_ROWS) {
+      this.multiplyBlock(x, { ...y, start: y.start + o - from }, o, Math.min(o + BLOCK_ROWS, to), scratch);
+    }
+  }
+
+  protected multiplyBlock(x: Input, y: Rows, from: number, to: number, { block }: Scratch): void {
+    this.restoreRows(from, to, block, this.K);
+    multiplyRows(inputRows(x), { values: block, start: 0, stride: this.K, count: to - from }, this.K, y);
+  }
+
+  /** y[yStart + o] = Σ_k w[o, k] · x[k] for from ≤ o < to, summed in f64. */
+  protected abstract multiplyVector(x: Input, y: Float32Array, yStart: number, from: number, to: number): void;
+  abstract restoreRows(from: number, to: number, restored: Float32Array, stride: number): void;
+}
+
+function inputRows({ values, stride, T }: Input): Rows {
+  return { values, start: 0, stride, count: T };
+}
+
+class F32Matrix extends PlainMatrix {
   readonly codeBytes: number;
   readonly scaleBytes = 0;
   private readonly values: Float32Array; // f32 [O, K]
 
-  constructor([O, K]: Shape, values: QuantizedTensor["codes"]) {
-    this.O = O;
-    this.K = K;
-    this.values = Float32Array.from(values);
+  constructor(tensor: QuantizedTensor) {
+    super(tensor);
+    this.values = Float32Array.from(tensor.codes);
     this.codeBytes = this.values.byteLength;
   }
 
-  multiplyVector(x: Float32Array, y: Float32Array, from: number, to: number): void {
-    const rows = { values: this.values, start: from * this.K, stride: this.K, count: to - from };
-    multiplyRows({ values: x, start: 0, stride: 0, count: 1 }, rows, this.K, { values: y, start: from, stride: 0, count: 1 });
+  protected override multiplyBlock(x: Input, y: Rows, from: number, to: number): void {
+    multiplyRows(inputRows(x), { values: this.values, start: from * this.K, stride: this.K, count: to - from }, this.K, y);
   }
 
-  restoreRows(from: number, to: number, restored: Float32Array): void {
-    restored.set(this.values.subarray(from * this.K, to * this.K));
+  protected multiplyVector(x: Input, y: Float32Array, yStart: number, from: number, to: number): void {
+    this.multiplyBlock(x, { values: y, start: yStart + from, stride: 0, count: 1 }, from, to);
+  }
+
+  restoreRows(from: number, to: number, restored: Float32Array, stride: number): void {
+    for (let o = from; o < to; o++) restored.set(this.values.subarray(o * this.K, (o + 1) * this.K), (o - from) * stride);
   }
 }
 
-class F16Matrix implements CpuMatrix {
-  readonly O: number;
-  readonly K: number;
+class F16Matrix extends PlainMatrix {
   readonly codeBytes: number;
   readonly scaleBytes = 0;
   private readonly codes: Uint16Array; // f16 bits [O, stride]
   private readonly stride: number;
   private readonly table = halfValues();
 
-  constructor([O, K]: Shape, codes: QuantizedTensor["codes"]) {
-    this.O = O;
-    this.K = K;
+  constructor(tensor: QuantizedTensor) {
+    super(tensor);
+    const { codes, shape: [O, K] } = tensor;
     this.stride = K + (K & 1);
     this.codes = new Uint16Array(O * this.stride);
     for (let o = 0; o < O; o++) this.codes.set(codes.subarray(o * K, (o + 1) * K), o * this.stride);
     this.codeBytes = this.codes.byteLength;
   }
 
-  multiplyVector(x: Float32Array, y: Float32Array, from: number, to: number): void {
+  protected multiplyVector({ values: x }: Input, y: Float32Array, yStart: number, from: number, to: number): void {
     const { codes, stride, table } = this;
     const last = to - 1;
     for (let o = from; o < to; o += 4) {
@@ -111,24 +128,22 @@ class F16Matrix implements CpuMatrix {
         i2 += 2;
         i3 += 2;
       }
-      y[o] = sum0;
-      y[o1] = sum1;
-      y[o2] = sum2;
-      y[o3] = sum3;
+      y[yStart + o] = sum0;
+      y[yStart + o1] = sum1;
+      y[yStart + o2] = sum2;
+      y[yStart + o3] = sum3;
     }
   }
 
-  restoreRows(from: number, to: number, restored: Float32Array): void {
+  restoreRows(from: number, to: number, restored: Float32Array, restoredStride: number): void {
     const { codes, stride, table, K } = this;
-    for (let o = from, at = 0; o < to; o++) {
-      for (let i = o * stride, end = i + K; i < end; i++) restored[at++] = table[codes[i]!]!;
+    for (let o = from; o < to; o++) {
+      for (let i = o * stride, end = i + K, at = (o - from) * restoredStride; i < end; i++) restored[at++] = table[codes[i]!]!;
     }
   }
 }
 
-class Int8Matrix implements CpuMatrix {
-  readonly O: number;
-  readonly K: number;
+class Int8Matrix extends PlainMatrix {
   readonly codeBytes: number;
   readonly scaleBytes: number;
   private readonly codes: Int8Array; // [O, stride], zero from K on
@@ -136,11 +151,11 @@ class Int8Matrix implements CpuMatrix {
   private readonly stride: number;
   private readonly scales: RowScales;
 
-  constructor([O, K]: Shape, codes: QuantizedTensor["codes"], scales: RowScales) {
-    this.O = O;
-    this.K = K;
+  constructor(tensor: QuantizedTensor, scales: RowScales, takesCodes: boolean) {
+    super(tensor, takesCodes);
+    const { codes, shape: [O, K] } = tensor;
     this.scales = scales;
-    this.stride = Math.ceil(K / COLUMN_STEP) * COLUMN_STEP;
+    this.stride = roundUp(K, 4);
     this.codes = new Int8Array(O * this.stride);
     for (let o = 0; o < O; o++) this.codes.set(codes.subarray(o * K, (o + 1) * K), o * this.stride);
     this.words = new Int32Array(this.codes.buffer);
@@ -148,9 +163,10 @@ class Int8Matrix implements CpuMatrix {
     this.scaleBytes = scales.bytes;
   }
 
-  /** Per group: scale · (Σ code · x − zeroPoint · Σ x). */
-  multiplyVector(x: Float32Array, y: Float32Array, from: number, to: number): void {
+  /** Per group: scale · (Σ code · x − zeroPoint · Σ x). With codes for x the sums are integers, and `scaled` rounds as Input says. */
+  protected multiplyVector({ values: x, scales: xScales }: Input, y: Float32Array, yStart: number, from: number, to: number): void {
     const { words, scales } = this;
+    const xScale = this.takesCodes ? xScales[0]! : null;
     const { groupsPerRow: groups } = scales;
     const { scale, zeroPoint, inputSums } = slots;
     const wordsPerRow = this.stride / 4;
@@ -207,28 +223,67 @@ class Int8Matrix implements CpuMatrix {
           sum3 += (word >> 24) * d;
         }
         const inputs = inputSums[g]!;
-        y0 += scale[g]! * (sum0 - zeroPoint[g]! * inputs);
-        y1 += scale[groups + g]! * (sum1 - zeroPoint[groups + g]! * inputs);
-        y2 += scale[2 * groups + g]! * (sum2 - zeroPoint[2 * groups + g]! * inputs);
-        y3 += scale[3 * groups + g]! * (sum3 - zeroPoint[3 * groups + g]! * inputs);
+        y0 = addScaled(y0, sum0 - zeroPoint[g]! * inputs, xScale, scale[g]!);
+        y1 = addScaled(y1, sum1 - zeroPoint[groups + g]! * inputs, xScale, scale[groups + g]!);
+        y2 = addScaled(y2, sum2 - zeroPoint[2 * groups + g]! * inputs, xScale, scale[2 * groups + g]!);
+        y3 = addScaled(y3, sum3 - zeroPoint[3 * groups + g]! * inputs, xScale, scale[3 * groups + g]!);
       }
-      y[o] = y0;
-      y[o1] = y1;
-      y[o2] = y2;
-      y[o3] = y3;
+      y[yStart + o] = y0;
+      y[yStart + o1] = y1;
+      y[yStart + o2] = y2;
+      y[yStart + o3] = y3;
     }
   }
 
-  restoreRows(from: number, to: number, restored: Float32Array): void {
+  restoreRows(from: number, to: number, restored: Float32Array, stride: number): void {
+    this.restore(from, to, restored, stride, false);
+  }
+
+  /** Rows of code − zeroPoint, times the scale unless asCodes. */
+  private restore(from: number, to: number, restored: Float32Array, restoredStride: number, asCodes: boolean): void {
     const { codes, stride, scales, K } = this;
-    for (let o = from, at = 0; o < to; o++) {
+    for (let o = from; o < to; o++) {
       scales.load(o, 0);
+      let at = (o - from) * restoredStride;
       for (let g = 0, k = 0; k < K; g++) {
-        const scale = slots.scale[g]!;
+        const scale = asCodes ? 1 : slots.scale[g]!;
         const zeroPoint = slots.zeroPoint[g]!;
         for (const end = Math.min(k + scales.groupLength, K); k < end; k++) restored[at++] = (codes[o * stride + k]! - zeroPoint) * scale;
       }
     }
+  }
+
+  protected override multiplyBlock(x: Input, y: Rows, from: number, to: number, scratch: Scratch): void {
+    if (!this.takesCodes) return super.multiplyBlock(x, y, from, to, scratch);
+    const { scales, K } = this;
+    const { block, sums } = scratch;
+    const rows = to - from;
+    this.restore(from, to, block, K, true);
+    for (let g = 0, k = 0; k < K; g++, k += scales.groupLength) {
+      const columns = Math.min(scales.groupLength, K - k);
+      multiplyRows({ ...inputRows(x), start: k }, { values: block, start: k, stride: K, count: rows }, columns, { values: sums, start: 0, stride: rows, count: x.T });
+      for (let o = 0; o < rows; o++) {
+        scales.load(from + o, 0);
+        const scale = slots.scale[g]!;
+        for (let t = 0, at = y.start + o; t < x.T; t++, at += y.stride) {
+          y.values[at] = addScaled(g === 0 ? 0 : y.values[at]!, sums[t * rows + o]!, x.scales[t]!, scale);
+        }
+      }
+    }
+  }
+}
+
+/** total + sum · scale in f64, or, where xScale is given, total + sum · xScale · scale with each operation rounded to f32. */
+function addScaled(total: number, sum: number, xScale: number | null, scale: number): number {
+  if (xScale === null) return total + scale * sum;
+  return Math.fround(total + Math.fround(Math.fround(Math.fround(sum) * xScale) * scale));
+}
+
+/** Two codes to a byte, the lower half first, each row beginning with a byte; packed: u8 [O, ⌈K / 2⌉], zeros before. */
+export function packNibbles({ codes, shape: [O, K] }: QuantizedTensor, packed: Uint8Array | Int8Array): void {
+  const stride = Math.ceil(K / 2);
+  for (let o = 0; o < O; o++) {
+    for (let k = 0; k < K; k++) packed[o * stride + (k >> 1)]! |= (codes[o * K + k]! & 15) << (4 * (k & 1));
   }
 }
 
@@ -238,20 +293,25 @@ interface NibbleValues {
 }
 
 /** @param values [16], by code */
-function valuesByByte(values: ArrayLike<number>): NibbleValues {
+function valuesByByte(values: Float32Array): NibbleValues {
   return { low: Float64Array.from({ length: 256 }, (_, byte) => values[byte & 15]!), high: Float64Array.from({ length: 256 }, (_, byte) => values[byte >> 4]!) };
 }
 
-const nibbleValues: Readonly<Record<"int4" | "nf4" | "fp4", NibbleValues>> = {
-  int4: valuesByByte([0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1]),
-  nf4: valuesByByte(NF4_CODES),
-  fp4: valuesByByte(FP4_CODES),
+/** What the 4 bits of each format stand for, f32 [16]. */
+export const nibbleCodes = {
+  int4: Float32Array.of(0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1),
+  nf4: NF4_CODES,
+  fp4: FP4_CODES,
+} as const;
+
+const nibbleValues: Readonly<Record<keyof typeof nibbleCodes, NibbleValues>> = {
+  int4: valuesByByte(nibbleCodes.int4),
+  nf4: valuesByByte(nibbleCodes.nf4),
+  fp4: valuesByByte(nibbleCodes.fp4),
 };
 
 /** int4, NF4 and FP4: 16 values by code, two codes a byte, the lower half first. */
-class NibbleMatrix implements CpuMatrix {
-  readonly O: number;
-  readonly K: number;
+class NibbleMatrix extends PlainMatrix {
   readonly codeBytes: number;
   readonly scaleBytes: number;
   private readonly codes: Uint8Array; // [O, stride]
@@ -259,22 +319,19 @@ class NibbleMatrix implements CpuMatrix {
   private readonly values: NibbleValues;
   private readonly scales: RowScales;
 
-  constructor([O, K]: Shape, codes: QuantizedTensor["codes"], values: NibbleValues, scales: RowScales) {
-    this.O = O;
-    this.K = K;
+  constructor(tensor: QuantizedTensor, values: NibbleValues, scales: RowScales) {
+    super(tensor);
     this.scales = scales;
-    this.stride = Math.ceil(K / 2);
-    this.codes = new Uint8Array(O * this.stride);
-    for (let o = 0; o < O; o++) {
-      for (let k = 0; k < K; k++) this.codes[o * this.stride + (k >> 1)]! |= (codes[o * K + k]! & 15) << (4 * (k & 1));
-    }
+    this.stride = Math.ceil(this.K / 2);
+    this.codes = new Uint8Array(this.O * this.stride);
+    packNibbles(tensor, this.codes);
     this.values = values;
     this.codeBytes = this.codes.byteLength;
     this.scaleBytes = scales.bytes;
   }
 
   /** Per group: scale · (Σ value of code · x − zeroPoint · Σ x). */
-  multiplyVector(x: Float32Array, y: Float32Array, from: number, to: number): void {
+  protected multiplyVector({ values: x }: Input, y: Float32Array, yStart: number, from: number, to: number): void {
     const { codes, stride, scales } = this;
     const { low, high } = this.values;
     const { groupsPerRow: groups } = scales;
@@ -327,18 +384,19 @@ class NibbleMatrix implements CpuMatrix {
         y2 += scale[2 * groups + g]! * (sum2 - zeroPoint[2 * groups + g]! * inputs);
         y3 += scale[3 * groups + g]! * (sum3 - zeroPoint[3 * groups + g]! * inputs);
       }
-      y[o] = y0;
-      y[o1] = y1;
-      y[o2] = y2;
-      y[o3] = y3;
+      y[yStart + o] = y0;
+      y[yStart + o1] = y1;
+      y[yStart + o2] = y2;
+      y[yStart + o3] = y3;
     }
   }
 
-  restoreRows(from: number, to: number, restored: Float32Array): void {
+  restoreRows(from: number, to: number, restored: Float32Array, restoredStride: number): void {
     const { codes, stride, scales, K } = this;
     const { low, high } = this.values;
-    for (let o = from, at = 0; o < to; o++) {
+    for (let o = from; o < to; o++) {
       scales.load(o, 0);
+      let at = (o - from) * restoredStride;
       for (let g = 0, k = 0; k < K; g++) {
         const scale = slots.scale[g]!;
         const zeroPoint = slots.zeroPoint[g]!;
@@ -404,8 +462,9 @@ class RowScales {
     }
   }
 
-  /** inputSums[g] = Σ x[k] over the columns k of group g; x: f32 [≥ K]. */
+  /** inputSums[g] = Σ x[k] over the columns k of group g, where there are zero points; x: f32 [≥ K]. */
   sumInputs(x: Float32Array): void {
+    if (!this.zeroPoints) return void slots.inputSums.fill(0);
     for (let g = 0, k = 0; k < this.K; g++) {
       let sum = 0;
       for (const end = Math.min(k + this.groupLength, this.K); k < end; k++) sum += x[k]!;

@@ -1,4 +1,5 @@
 import type { Activation } from "../../types.ts";
+import type { CpuKernels } from "./kernels.ts";
 
 /** y = (x − mean) / √(variance + epsilon) · weight + bias over each of T rows; x, y: f32 [T, C], may be one array; weight, bias: f32 [C]. */
 export function layerNorm(x: Float32Array, y: Float32Array, T: number, weight: Float32Array, bias: Float32Array, epsilon: number): void {
@@ -46,22 +47,11 @@ function erf(x: number): number {
   return x < 0 ? tail - 1 : 1 - tail;
 }
 
-/** Row t becomes softmax(scale · row) over its first start + t + 1 values and zero behind them; scores: f32 [T, S]. */
-export function causalSoftmax(scores: Float32Array, T: number, S: number, start: number, scale: number): void {
+/** Row t becomes softmax(scale · row) over its first start + t + 1 values and zero behind them; scores: f32 [T, stride]. */
+export function causalSoftmax(kernels: CpuKernels, scores: Float32Array, T: number, stride: number, start: number, scale: number): void {
   for (let t = 0; t < T; t++) {
-    const row = t * S;
-    const visible = start + t + 1;
-    let max = scores[row]!;
-    for (let s = 1; s < visible; s++) max = Math.max(max, scores[row + s]!);
-    let sum = 0;
-    for (let s = 0; s < visible; s++) {
-      const weight = Math.exp(scale * (scores[row + s]! - max));
-      scores[row + s] = weight;
-      sum += weight;
-    }
-    const inverse = 1 / sum;
-    for (let s = 0; s < visible; s++) scores[row + s]! *= inverse;
-    scores.fill(0, row + visible, row + S);
+    kernels.softmax(scores, t * stride, start + t + 1, scale);
+    scores.fill(0, t * stride + start + t + 1, (t + 1) * stride);
   }
 }
 

@@ -3,7 +3,7 @@ import type { CheckpointTensor } from "../../checkpoint/types.ts";
 import { EngineError } from "../../errors.ts";
 import type { Gpt2Config, QuantizedTensor } from "../../types.ts";
 import type { BackendOptions } from "../backend.ts";
-import { type CpuMatrix, createMatrix } from "./matrix.ts";
+import type { CpuKernels, CpuMatrix } from "./kernels.ts";
 
 export interface Norm {
   weight: Float32Array; // f32 [C]
@@ -33,6 +33,8 @@ export interface CpuWeights {
 
 /** Takes the tensors of one checkpoint in any order, each once. */
 export class CpuWeightsCollector {
+  private readonly kernels: CpuKernels;
+  private readonly takesCodes: boolean;
   private readonly config: Gpt2Config;
   private readonly contextLength: number;
   private readonly expected: ReadonlyMap<string, CheckpointTensor>;
@@ -40,7 +42,9 @@ export class CpuWeightsCollector {
   private readonly vectors = new Map<string, Float32Array>(); // f32, position embeddings too
   private readonly bytes = { weights: 0, embedding: 0, scales: 0 };
 
-  constructor({ config, contextLength }: Pick<BackendOptions, "config" | "contextLength">) {
+  constructor(kernels: CpuKernels, { config, contextLength, activations = "float" }: Pick<BackendOptions, "config" | "contextLength" | "activations">) {
+    this.kernels = kernels;
+    this.takesCodes = activations === "int8";
     this.config = config;
     this.contextLength = contextLength;
     this.expected = new Map(gpt2Weights(config).map((tensor) => [tensor.name, tensor]));
@@ -58,7 +62,7 @@ export class CpuWeightsCollector {
       throw new EngineError("checkpoint", message, { tensor: name, found, expected: expected.shape });
     }
     if (isMatrix) {
-      const matrix = createMatrix(values);
+      const matrix = this.kernels.createMatrix(values, this.takesCodes);
       this.matrices.set(name, matrix);
       this.bytes[kind === "linear" ? "weights" : "embedding"] += matrix.codeBytes;
       this.bytes.scales += matrix.scaleBytes;

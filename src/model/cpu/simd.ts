@@ -1,0 +1,90 @@
+import { storedBytes } from "../../quantize/formats.ts";
+import type { Activation, QuantizedTensor } from "../../types.ts";
+import type { ArrayType, CpuKernels, CpuMatrix, Rows } from "./kernels.ts";
+import { createPlainMatrix } from "./matrix.ts";
+import { activate } from "./ops.ts";
+import { createLoops, type Loops } from "./simd/loops.ts";
+import { type Constants, copyConstants, createSimdMatrix } from "./simd/matrix.ts";
+import { ARRAY_OVERHEAD_BYTES, Memory } from "./simd/memory.ts";
+
+/** Of the 4 GiB that a WebAssembly memory may have, what matrices may take; the rest is for caches and activations. */
+const MATRICES_LIMIT_BYTES = 3 * 2 ** 30;
+
+/** The loops in WebAssembly SIMD, f32 sums, with a memory of their own; null where the page cannot have them. */
+export function createSimdKernels(): CpuKernels | null {
+  if (typeof WebAssembly === "undefined") return null;
+  const memory = new Memory();
+  const loops = createLoops(memory.wasm);
+  return loops && new SimdKernels(loops, memory);
+}
+
+class SimdKernels implements CpuKernels {
+  readonly name = "WASM SIMD";
+  private readonly loops: Loops;
+  private readonly memory: Memory;
+  private readonly constants: Constants;
+  private readonly sums = { sum: 0, excess: 0 };
+  private readonly excess: number;
+
+  constructor(loops: Loops, memory: Memory) {
+    this.loops = loops;
+    this.memory = memory;
+    this.constants = copyConstants(memory);
+    this.excess = memory.allocate(4);
+  }
+
+  allocate<A extends Float32Array | Int16Array | Uint16Array | Int8Array>(type: ArrayType<A>, length: number): A {
+    const address = this.memory.allocate(length * type.BYTES_PER_ELEMENT);
+    return new type(this.memory.wasm.buffer, address, length);
+  }
+
+  reserve(bytes: number, arrays: number): void {
+    this.memory.require(bytes + arrays * ARRAY_OVERHEAD_BYTES);
+  }
+
+  /** What the memory cannot hold, or has zero points beyond int8, stays with the plain loops. */
+  createMatrix(tensor: QuantizedTensor, takesCodes: boolean): CpuMatrix {
+    const { loops, memory, constants } = this;
+    const { format, shape, zeroPoints } = tensor;
+    const hasWideZeroPoints = zeroPoints && !zeroPoints.every((zeroPoint) => zeroPoint >= -128 && zeroPoint <= 127);
+    const bytes = storedBytes(format, shape) + shape[0] * 64 + 8 * ARRAY_OVERHEAD_BYTES; // 4-bit rows of odd length are half a byte longer; restored scales
+    if (hasWideZeroPoints || !memory.reserve(bytes, MATRICES_LIMIT_BYTES)) return createPlainMatrix(tensor, takesCodes);
+    return createSimdMatrix(tensor, takesCodes, loops, memory, constants);
+  }
+
+  multiplyRows(x: Rows, w: Rows, K: number, y: Rows): void {
+    const address = ({ values, start }: Rows): number => this.memory.addressOf(values, start);
+    this.loops.multiplyFloats(address(x), 4 * x.stride, x.count, address(w), 4 * w.stride, w.count, K, address(y), 4 * y.stride);
+  }
+
+  largestMagnitude(x: Float32Array, start: number, count: number): number {
+    return this.loops.largestMagnitude(this.memory.addressOf(x, start), count);
+  }
+
+  quantize(x: Float32Array, start: number, count: number, inverse: number, codes: Int16Array): void {
+    this.loops.quantize(this.memory.addressOf(x, start), count, inverse, this.memory.addressOf(codes, start));
+  }
+
+  restoreHalves(halves: Uint16Array, start: number, stride: number, rows: number, columns: number, restored: Float32Array): void {
+    this.loops.restoreHalves(this.memory.addressOf(halves, start), 2 * stride, rows, columns, this.memory.addressOf(restored), 4 * columns);
+  }
+
+  roundHalves(x: Float32Array, start: number, count: number, halves: Uint16Array): void {
+    this.loops.roundHalves(this.memory.addressOf(x, start), count, this.memory.addressOf(halves));
+  }
+
+  activate(activation: Activation, x: Float32Array, count: number): void {
+    if (activation === "gelu_new" || activation === "gelu_pytorch_tanh") this.loops.geluTanh(this.memory.addressOf(x), count);
+    else activate(activation, x, count);
+  }
+
+  softmax(x: Float32Array, start: number, count: number, scale: number): void {
+    this.loops.softmax(this.memory.addressOf(x, start), count, scale);
+  }
+
+  sumExp(logits: Float32Array, start: number, count: number, max: number, other?: Float32Array): { sum: number; excess: number } {
+    this.sums.sum = this.loops.sumExp(this.memory.addressOf(logits, start), count, max, other ? this.memory.addressOf(other, start) : 0, this.excess);
+    this.sums.excess = other ? new Float32Array(this.memory.wasm.buffer, this.excess, 1)[0]! : 0;
+    return this.sums;
+  }
+}

@@ -1,0 +1,56 @@
+import { EngineError } from "../../../errors.ts";
+
+const PAGE_BYTES = 65536;
+/** Behind each array: the loops read, and some write, whole vectors. */
+const SLACK_BYTES = 256;
+
+/** The most that one array takes beyond its own bytes. */
+export const ARRAY_OVERHEAD_BYTES = SLACK_BYTES + 16;
+
+type Copied = Float32Array | Uint16Array | Uint8Array | Int8Array;
+
+/** A WebAssembly memory that hands out arrays one behind the other. It grows and never shrinks; it goes when nothing refers to it. */
+export class Memory {
+  readonly wasm = new WebAssembly.Memory({ initial: 1 });
+  private end = SLACK_BYTES; // address 0 stands for "none"
+
+  /** Makes room for so many bytes; false where the memory cannot grow that far, or not within the limit. */
+  reserve(bytes: number, limitBytes: number): boolean {
+    const missing = this.end + bytes - this.wasm.buffer.byteLength;
+    if (this.end + bytes > limitBytes) return false;
+    try {
+      if (missing > 0) this.wasm.grow(Math.ceil(missing / PAGE_BYTES));
+      return true;
+    } catch {
+      return false;
+    }
+  }
+
+  /** As reserve, up to the 4 GiB that addresses reach. @throws EngineError `outOfMemory` */
+  require(bytes: number): void {
+    if (this.reserve(bytes, 2 ** 32 - PAGE_BYTES)) return;
+    throw new EngineError("outOfMemory", `A WebAssembly memory of ${this.wasm.buffer.byteLength} bytes could not grow by ${bytes}; a smaller contextLength or fewer bits per weight would fit.`, { bytes });
+  }
+
+  /** Address, a multiple of 16, of so many zero bytes. @throws EngineError `outOfMemory` */
+  allocate(bytes: number): number {
+    const address = this.end;
+    const takenBytes = Math.ceil((bytes + SLACK_BYTES) / 16) * 16;
+    this.require(takenBytes);
+    this.end += takenBytes;
+    return address;
+  }
+
+  /** Address of an array's element. @throws TypeError for an array that lies elsewhere, or did before the memory grew */
+  addressOf(array: Copied | Int16Array, index = 0): number {
+    if (array.buffer !== this.wasm.buffer) throw new TypeError("The array is not in this WebAssembly memory; expected one from allocate(), made after the memory last grew.");
+    return array.byteOffset + index * array.BYTES_PER_ELEMENT;
+  }
+
+  /** Address of a copy. */
+  copy(values: Copied): number {
+    const address = this.allocate(values.byteLength);
+    new Uint8Array(this.wasm.buffer, address).set(new Uint8Array(values.buffer, values.byteOffset, values.byteLength));
+    return address;
+  }
+}
