@@ -1,25 +1,40 @@
 // y[m, n] = activate(Σ_k W[n, k] · x[m, k] + bias[n]) + residual[m, n] for run.count rows of x from run.row on; or, where EPILOGUE is normalizer, the
 // maximum and exponential sum of each row's products, 64 outputs at a time (normalizer.wgsl): logits that are never stored.
 // x: f32 [rows, K padded]; codes, scales: packed [N, K]; aux: f32 gamma, beta [K padded] (unused here), bias [N]; residual, y: f32 [rows, y_stride], rows from 0.
+// Where ACTIVATIONS is int8, codes meet codes, as exact integers (Input of the CPU backend states the arithmetic).
 // One workgroup of 64 threads computes 32 rows × 64 outputs, a thread 4 × 8; each weight is dequantized once per tile, into workgroup memory.
 // Dispatch (⌈N / 64⌉, ⌈count / 32⌉). Oracle: test/reference/gpt2.ts, linear().
 #import "step"
 #import "matrix_shape"
 @group(0) @binding(0) var<uniform> run: Step;
 @group(0) @binding(1) var<uniform> shape: Shape;
+#if ACTIVATIONS == int8
+@group(0) @binding(2) var<storage, read> x: array<vec4<u32>>; // what quantize_rows.wgsl wrote
+#else
 @group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;
+#endif
 @group(0) @binding(3) var<storage, read> codes: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read> scales: array<u32>;
 #import "output"
 #import "matrix"
 #import "loop_bound"
 #import "finish"
+#if ACTIVATIONS == int8
+#import "int8_dot"
+#endif
 
 const BM = 32u;
 const BN = 64u;
 const BK = 32u;
+#if ACTIVATIONS == float || EPILOGUE == normalizer
 var<workgroup> a_tile: array<vec4<f32>, BM * BK / 4u>; // [m][k / 4]
+#endif
+#if ACTIVATIONS == int8
+var<workgroup> a_codes: array<vec4<u32>, BM * BK / 16u>; // [m][k / 16]
+var<workgroup> b_codes: array<vec4<u32>, BN * BK / 16u>; // [k / 16][n]
+#else
 var<workgroup> b_tile: array<vec4<f32>, BN * BK / 4u>; // [k / 4][n]
+#endif
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) t: u32) {
@@ -30,6 +45,57 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   let tx = t & 7u;
   let ty = t >> 3u;
   var sums: array<vec4<f32>, 8>; // [n][m]
+#if ACTIVATIONS == int8
+  let x_stride = shape.x_stride / 4u + 1u;
+#if SCALE != group
+  var exact: array<vec4<i32>, 8>; // integers as long as one scale serves the row
+#endif
+  for (var c0 = 0u; c0 < shape.chunks_per_row; c0 += BK / 16u) {
+    let m = m0 + t / 2u;
+    var own = vec4<u32>(0u);
+    if (m < run.count) { own = x[(run.row + m) * x_stride + c0 + t % 2u]; }
+    a_codes[t] = own;
+    for (var i = t; i < BN * BK / 16u; i += 64u) { // row fastest, then tile of 8 rows, then chunk
+      b_codes[i] = codes[((workgroup.x * 8u + ((i >> 3u) & 7u)) * shape.chunks_per_row + c0 + i / BN) * 8u + (i & 7u)];
+    }
+    workgroupBarrier();
+    for (var chunk = 0u; chunk < BK / 16u; chunk++) {
+      let a0 = a_codes[ty * 8u + chunk];
+      let a1 = a_codes[ty * 8u + 2u + chunk];
+      let a2 = a_codes[ty * 8u + 4u + chunk];
+      let a3 = a_codes[ty * 8u + 6u + chunk];
+#if ZERO != none
+      let totals = vec4<i32>(sum16(a0), sum16(a1), sum16(a2), sum16(a3));
+#endif
+      for (var n = 0u; n < 8u; n++) {
+        let b = b_codes[chunk * BN + n * 8u + tx];
+        var product = vec4<i32>(dot16(a0, b), dot16(a1, b), dot16(a2, b), dot16(a3, b));
+#if ZERO != none || SCALE == group
+        let row = workgroup.x * BN + n * 8u + tx;
+        let group = (c0 + chunk) / shape.chunks_per_group;
+#endif
+#if ZERO != none
+        product -= zero_point(row, group) * totals;
+#endif
+#if SCALE == group
+        sums[n] += vec4<f32>(product) * scale_at(row, group);
+#else
+        exact[n] += product;
+#endif
+      }
+    }
+    workgroupBarrier();
+  }
+  var x_scales: vec4<f32>;
+  for (var j = 0u; j < 4u; j++) { x_scales[j] = bitcast<f32>(x[(run.row + min(m0 + ty * 4u + j, run.count - 1u)) * x_stride + x_stride - 1u].x); }
+  for (var n = 0u; n < 8u; n++) {
+#if SCALE == group
+    sums[n] *= x_scales;
+#else
+    sums[n] = vec4<f32>(exact[n]) * x_scales;
+#endif
+  }
+#else
   for (var k4 = 0u; k4 < shape.x_stride; k4 += BK / 4u) {
     for (var i = t; i < BM * BK / 4u; i += 64u) {
       let m = m0 + i / (BK / 4u);
@@ -73,6 +139,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     }
     workgroupBarrier();
   }
+#endif
 #if EPILOGUE == normalizer
   // a_tile is free now: [m][tx] of what each thread found in its 8 outputs of a row; then one thread per row joins 8 of them.
   for (var j = 0u; j < 4u; j++) {

@@ -18,6 +18,9 @@
 var<workgroup> partials: array<f32, 8u * ROW_TILES * STRIPES>;
 
 #import "prologue"
+#if ACTIVATIONS == int8
+#import "int8_dot"
+#endif
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) t: u32) {
@@ -27,6 +30,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
 #if PROLOGUE != none
   prepare(t);
 #endif
+#if ACTIVATIONS == int8
+  quantize_input(t);
+#endif
   // A pass covers WG / STRIPES rows; this thread's tile in it, and its stripe along K.
   let lane = t & 7u;
   let stripe = (t >> 3u) % STRIPES;
@@ -35,16 +41,29 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   for (var i = (t >> 3u) / STRIPES; i < tiles; i += WG / 8u / STRIPES) {
     let tile = first_tile + i;
     let row = tile * 8u + lane;
-#if SCALE == group || SCALE == nested
-#else
-    let bias = zero_bias(row, 0u);
-#endif
     var sum = 0.0;
+#if SCALE != group && SCALE != nested
+    let bias = zero_bias(row, 0u);
+#if ACTIVATIONS == int8
+    var exact = 0; // an integer as long as one scale serves the row
+#endif
+#endif
     for (var c = stripe; c < shape.chunks_per_row; c += STRIPES) {
       let w = codes[(tile * shape.chunks_per_row + c) * 8u + lane];
 #if SCALE == group || SCALE == nested
       let bias = zero_bias(row, c / shape.chunks_per_group);
 #endif
+#if ACTIVATIONS == int8
+      var product = dot16(w, input_codes[c]);
+#if ZERO != none
+      product -= zero_point(row, c / shape.chunks_per_group) * sum16(input_codes[c]);
+#endif
+#if SCALE == group
+      sum += f32(product) * scale_at(row, c / shape.chunks_per_group);
+#else
+      exact += product;
+#endif
+#else
       var s = 0.0;
       for (var j = 0u; j < loop_bound(CHUNK / 4u); j++) {
         let k4 = c * (CHUNK / 4u) + j;
@@ -58,13 +77,20 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
       s *= scale_at(row, c / shape.chunks_per_group);
 #endif
       sum += s;
+#endif
     }
+#if ACTIVATIONS == int8 && SCALE != group
+    sum = f32(exact);
+#endif
     partials[(i * STRIPES + stripe) * 8u + lane] = sum;
   }
   workgroupBarrier();
   if (t < 8u * tiles) {
     var sum = 0.0;
     for (var s = 0u; s < loop_bound(STRIPES); s++) { sum += partials[((t >> 3u) * STRIPES + s) * 8u + lane]; }
+#if ACTIVATIONS == int8
+    sum *= input_scale;
+#endif
     finish((first_tile + (t >> 3u)) * 8u + lane, 0u, sum);
   }
 }

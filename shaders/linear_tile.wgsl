@@ -1,7 +1,7 @@
 // y[m, n] = activate(Σ_k W[n, k] · p(x)[m, k] + bias[n]) + residual[m, n]: gemm (ROWS 8, p nothing) and gemv (ROWS 1) in registers alone, for software
 // adapters, where a barrier costs more than reading x again. Where EPILOGUE is normalizer: see gemm.wgsl, 8 · WG outputs at a time.
 // x: f32 [rows, K padded], from run.row on (splits: see attention_decode.wgsl); codes, scales: packed [N, K]; aux: f32 gamma, beta [K padded], bias [N];
-// residual, y: f32 [rows, y_stride], rows from 0.
+// residual, y: f32 [rows, y_stride], rows from 0. Where ACTIVATIONS is int8, x is quantized on the way (gemv) or was by quantize_rows.wgsl (PROLOGUE codes).
 // One invocation computes ROWS rows of the 8 outputs of one tile. LANES neighbours of a subgroup share the reading of x: each reads ROWS / LANES rows and
 // broadcasts them; without SUBGROUPS each reads all rows itself. Dispatch (⌈N / 8 / WG⌉, ⌈count / ROWS⌉). Oracle: test/reference/gpt2.ts, linear().
 #if SUBGROUPS
@@ -11,14 +11,23 @@ enable subgroups;
 #import "matrix_shape"
 @group(0) @binding(0) var<uniform> run: Step;
 @group(0) @binding(1) var<uniform> shape: Shape;
+#if ACTIVATIONS == int8 && PROLOGUE == codes
+@group(0) @binding(2) var<storage, read> x: array<vec4<u32>>; // what quantize_rows.wgsl wrote
+#else
 @group(0) @binding(2) var<storage, read> x: array<vec4<f32>>;
+#endif
 @group(0) @binding(3) var<storage, read> codes: array<vec4<u32>>;
 @group(0) @binding(4) var<storage, read> scales: array<u32>;
 #import "output"
 #import "matrix"
 #import "loop_bound"
 #import "finish"
+#if PROLOGUE != codes
 #import "prologue"
+#endif
+#if ACTIVATIONS == int8
+#import "int8_dot"
+#endif
 #if EPILOGUE == normalizer
 var<workgroup> found_by: array<vec4<f32>, ROWS * WG>; // [m][t]
 #endif
@@ -35,22 +44,36 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
 #elif CODE == lut4
   load_table(t);
 #endif
-#if PROLOGUE != none
+#if PROLOGUE == layer_norm || PROLOGUE == merge
   prepare(t);
+#endif
+#if ACTIVATIONS == int8 && PROLOGUE != codes
+  quantize_input(t);
 #endif
   let row = (workgroup.x * WG + t) * 8u;
   let known_row = min(row, (shape.rows - 1u) & ~7u); // every lane takes part in the broadcasts, also those behind the last tile
   let m0 = workgroup.y * ROWS;
+#if PROLOGUE == codes
+  let x_stride = shape.x_stride / 4u + 1u;
+#else
+  let x_stride = shape.x_stride;
+#endif
 #repeat r READS
-  let x$r = (run.row + min(m0 + $ru * LANES + lane % LANES, run.count - 1u)) * shape.x_stride;
+  let x$r = (run.row + min(m0 + $ru * LANES + lane % LANES, run.count - 1u)) * x_stride;
 #endrepeat
 #repeat n 8
 #repeat r READS
 #repeat l LANES
+#if ACTIVATIONS == int8 && SCALE != group
+  var sum$n_$r$l = 0; // exact, as long as one scale serves the row
+#else
   var sum$n_$r$l = 0.0;
+#endif
 #endrepeat
 #endrepeat
-#if SCALE != group && SCALE != nested
+#if SCALE != group && SCALE != nested && ACTIVATIONS == int8
+  let zero$n = zero_point(known_row + $nu, 0u);
+#elif SCALE != group && SCALE != nested
   let bias$n = zero_bias(known_row + $nu, 0u);
 #endif
 #endrepeat
@@ -59,10 +82,49 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
 #if SCALE == group || SCALE == nested
     let group = c / shape.chunks_per_group;
 #repeat n 8
+#if ACTIVATIONS == int8
+    let zero$n = zero_point(known_row + $nu, group);
+#else
     let bias$n = zero_bias(known_row + $nu, group);
+#endif
     let scale$n = scale_at(known_row + $nu, group);
 #endrepeat
 #endif
+#if ACTIVATIONS == int8
+#repeat r READS
+#if PROLOGUE == codes
+    let read$r = x[x$r + c];
+#else
+    let read$r = input_codes[c];
+#endif
+#repeat l LANES
+#if LANES > 1
+    let x$r$l = subgroupBroadcast(read$r, $lu);
+#else
+    let x$r$l = read$r;
+#endif
+#if ZERO != none
+    let total$r$l = sum16(x$r$l);
+#endif
+#endrepeat
+#endrepeat
+#repeat n 8
+    let w$n = codes[chunk + $nu];
+#repeat r READS
+#repeat l LANES
+    var product$n_$r$l = dot16(w$n, x$r$l);
+#if ZERO != none
+    product$n_$r$l -= zero$n * total$r$l;
+#endif
+#if SCALE == group
+    sum$n_$r$l += f32(product$n_$r$l) * scale$n;
+#else
+    sum$n_$r$l += product$n_$r$l;
+#endif
+#endrepeat
+#endrepeat
+#endrepeat
+#else
     for (var j = 0u; j < loop_bound(CHUNK / 4u); j++) {
       let k4 = c * (CHUNK / 4u) + j;
 #repeat r READS
@@ -92,16 +154,30 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
 #endrepeat
 #endrepeat
     }
+#endif
   }
   var sums: array<f32, 8u * ROWS>;
 #repeat n 8
 #repeat r READS
 #repeat l LANES
+#if ACTIVATIONS == int8
+  sums[($ru * LANES + $lu) * 8u + $nu] = f32(sum$n_$r$l);
+#else
   sums[($ru * LANES + $lu) * 8u + $nu] = sum$n_$r$l;
+#endif
 #endrepeat
 #endrepeat
 #endrepeat
   let rows = min(run.count - m0, ROWS);
+#if ACTIVATIONS == int8
+  for (var i = 0u; i < 8u * rows; i++) {
+#if PROLOGUE == codes
+    sums[i] *= bitcast<f32>(x[(run.row + m0 + (i >> 3u)) * x_stride + x_stride - 1u].x);
+#else
+    sums[i] *= input_scale;
+#endif
+  }
+#endif
 #if EPILOGUE == normalizer
   for (var m = 0u; m < rows; m++) {
     var products: array<f32, 8>;

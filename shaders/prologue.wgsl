@@ -43,3 +43,31 @@ fn prepare(t: u32) {
   workgroupBarrier();
 }
 #endif
+#if ACTIVATIONS == int8
+#import "int8_code"
+#if PROLOGUE != layer_norm
+#import "workgroup_sum"
+#endif
+#import "workgroup_max"
+var<workgroup> input_codes: array<vec4<u32>, INPUT_CODES>; // the row as int8 codes, whose scale is input_scale
+var<private> input_scale: f32;
+
+#if PROLOGUE == none
+fn prepared_at(k4: u32) -> vec4<f32> { return x[run.row * shape.x_stride + k4]; }
+#else
+fn prepared_at(k4: u32) -> vec4<f32> { return prepared[k4]; }
+#endif
+
+fn quantize_input(t: u32) {
+  var top = 0.0;
+  for (var i = t; i < shape.x_stride; i += WG) { top = max(top, largest(prepared_at(i))); }
+  let absmax = workgroup_max(top, t);
+  let inverse = inverse_scale(absmax);
+  input_scale = row_scale(absmax);
+  for (var i = t; i < shape.x_stride / 4u; i += WG) {
+    let k4 = 4u * i;
+    input_codes[i] = vec4<u32>(code_word(prepared_at(k4), inverse), code_word(prepared_at(k4 + 1u), inverse), code_word(prepared_at(k4 + 2u), inverse), code_word(prepared_at(k4 + 3u), inverse));
+  }
+  workgroupBarrier();
+}
+#endif

@@ -24,9 +24,14 @@ export const OPTIONAL_FEATURES: readonly GPUFeatureName[] = ["subgroups"];
 /** How often we ask a waiting browser to look. */
 const NUDGE_MS = 4;
 
+/** Node has none before 21. */
+function globalNavigator(): Navigator | undefined {
+  return globalThis.navigator as Navigator | undefined;
+}
+
 /** `requestAdapter` of the given or the global GPU; null where there is none. */
 export async function findAdapter(gpu: GPU | undefined): Promise<GPUAdapter | null> {
-  const found = gpu ?? (globalThis.navigator as Navigator | undefined)?.gpu;
+  const found = gpu ?? globalNavigator()?.gpu;
   return (await found?.requestAdapter({ powerPreference: "high-performance" })) ?? null;
 }
 
@@ -45,6 +50,8 @@ export class Gpu {
   readonly lost: Promise<EngineError>;
   /** Counted for tests: a generation creates no buffer and no pipeline. */
   readonly counts = { buffers: 0, pipelines: 0, submits: 0 };
+  /** Whether WGSL has dot4I8Packed here: a property of the browser, not of the adapter. */
+  readonly hasDot4: boolean;
   /** Live buffers and what each is for. */
   private readonly ledger = new Map<GPUBuffer, MemoryPurpose>();
   private readonly pending: Promise<void>[] = [];
@@ -60,7 +67,9 @@ export class Gpu {
     /** A software adapter. */
     readonly isFallback: boolean,
     requestedLimits: Record<string, number>,
+    gpu: GPU | undefined,
   ) {
+    this.hasDot4 = Boolean((gpu ?? globalNavigator()?.gpu)?.wgslLanguageFeatures?.has("packed_4x8_integer_dot_product"));
     this.limits = requestedLimits;
     this.lost = new Promise((resolve) => {
       void device.lost.then((lost) => {
@@ -80,7 +89,7 @@ export class Gpu {
     if (device) {
       const info = device.adapterInfo ?? ({ vendor: "", architecture: "", device: "", description: "" } as GPUAdapterInfo);
       const { maxStorageBufferBindingSize, maxBufferSize } = device.limits;
-      return new Gpu(device, false, info, isFallbackAdapter(info), { maxStorageBufferBindingSize, maxBufferSize });
+      return new Gpu(device, false, info, isFallbackAdapter(info), { maxStorageBufferBindingSize, maxBufferSize }, gpu);
     }
     const adapter = await findAdapter(gpu);
     if (!adapter) throw new EngineError("unsupported", "No WebGPU adapter was found; expected navigator.gpu or the gpu option to give one.", { available: (gpu ?? globalThis.navigator?.gpu) !== undefined });
@@ -92,7 +101,7 @@ export class Gpu {
     try {
       const requiredFeatures = OPTIONAL_FEATURES.filter((feature) => adapter.features.has(feature));
       const opened = await adapter.requestDevice({ label: "nibble", requiredLimits, requiredFeatures });
-      return new Gpu(opened, true, adapter.info, isFallbackAdapter(adapter.info, adapter), requiredLimits);
+      return new Gpu(opened, true, adapter.info, isFallbackAdapter(adapter.info, adapter), requiredLimits, gpu);
     } catch (cause) {
       throw new EngineError("unsupported", `The adapter "${adapter.info.description || adapter.info.vendor}" gave no device: ${(cause as Error).message}`, { requiredLimits }, { cause });
     }

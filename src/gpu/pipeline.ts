@@ -22,6 +22,8 @@ export interface Variants {
   tuning: Tuning;
   /** Lanes of a subgroup that share what they read; 1 uses no subgroups. @default what the device has */
   lanes: 1 | 4 | 8;
+  /** Products of int8 codes: by dot4I8Packed or by the same integers in plain WGSL. @default "packed" where the language has it */
+  dot4: "packed" | "plain";
 }
 
 export interface Kernel {
@@ -43,9 +45,9 @@ export class KernelCompiler {
 
   constructor(
     private readonly gpu: Gpu,
-    { tuning = gpu.isFallback ? "software" : "hardware", lanes = gpu.subgroupLanes }: Partial<Variants> = {},
+    { tuning = gpu.isFallback ? "software" : "hardware", lanes = gpu.subgroupLanes, dot4 = gpu.hasDot4 ? "packed" : "plain" }: Partial<Variants> = {},
   ) {
-    this.variants = { tuning, lanes };
+    this.variants = { tuning, lanes, dot4 };
     this.compiled = compiledByDevice.get(gpu.device) ?? new Map<string, Promise<Kernel>>();
     compiledByDevice.set(gpu.device, this.compiled);
   }

@@ -15,6 +15,11 @@ const TILE_THREADS = 16;
 const TILE_ROWS_OF_X = 8;
 const WORKGROUP_MEMORY_BYTES = 16384;
 
+/** Bytes of one row of activations as int8 codes, its scale behind it. */
+export function codeRowBytes(columns: number): number {
+  return padTo(columns, COLUMN_PADDING) + 16;
+}
+
 export interface LinearBuffers {
   /** Uniform Step. */
   run: GPUBuffer;
@@ -24,6 +29,8 @@ export interface LinearBuffers {
   aux: GPUBuffer;
   /** f32 [rows, yStride]; any storage buffer where there is none. */
   residual: GPUBuffer;
+  /** Rows of codeRowBytes() for x as codes, as many as x has: for many rows of x and a matrix with int8 activations. */
+  xCodes?: GPUBuffer;
   /** f32 [rows, yStride]; not x and not residual: WebGPU forbids reading and writing one buffer in a dispatch. */
   y: GPUBuffer;
 }
@@ -32,8 +39,8 @@ export interface LinearBuffers {
 export type Prologue = "none" | "layer_norm" | "merge";
 
 /** A row of `columns` inputs that a prologue prepares must fit in workgroup memory beside the partial sums. */
-export function fitsPrologue(columns: number): boolean {
-  return preparedChunks(padTo(columns, COLUMN_PADDING)) * 16 + 2 * 8 * 8 * 4 + 2 * GEMV_SHAPE.WG * 4 + 64 <= WORKGROUP_MEMORY_BYTES;
+export function fitsPrologue(columns: number, activations: "float" | "int8" = "float"): boolean {
+  return preparedChunks(padTo(columns, COLUMN_PADDING)) * (activations === "int8" ? 20 : 16) + 2 * 8 * 8 * 4 + 2 * GEMV_SHAPE.WG * 4 + 64 <= WORKGROUP_MEMORY_BYTES;
 }
 
 /** vec4s of workgroup memory for a row; at least 1 KB, so that small models of different widths share a kernel. */
@@ -43,7 +50,7 @@ function preparedChunks(paddedColumns: number): number {
 
 /** y = activate(W · prologue(x) + bias) + residual for one row of x. */
 export async function bindGemv(compiler: KernelCompiler, label: string, matrix: GpuMatrix, prologue: Prologue, buffers: LinearBuffers): Promise<Op> {
-  const constants = { ...linearConstants(compiler, matrix), PROLOGUE: prologue, ...(prologue === "none" ? {} : { PREPARED: preparedChunks(matrix.paddedColumns) }) };
+  const constants = { ...linearConstants(compiler, matrix), PROLOGUE: prologue, ...(prologue === "none" ? {} : { PREPARED: preparedChunks(matrix.paddedColumns) }), ...(matrix.int8Activations ? { INPUT_CODES: matrix.paddedColumns / 16 } : {}) };
   if (compiler.variants.tuning === "software") return bindTile(compiler, `${label}.gemv`, matrix, buffers, { ...constants, ROWS: 1, READS: 1, LANES: 1 });
   const kernel = await compiler.compile(kernels.gemv, { ...constants, ...GEMV_SHAPE });
   return bindParts(kernel, `${label}.gemv`, matrix, buffers, (part) => [Math.ceil(part.rows / (8 * GEMV_SHAPE.ROW_TILES))]);
@@ -55,8 +62,19 @@ export function bindGemm(compiler: KernelCompiler, label: string, matrix: GpuMat
 }
 
 async function bindRows(compiler: KernelCompiler, label: string, matrix: GpuMatrix, buffers: LinearBuffers, constants: ShaderConstants): Promise<Op> {
+  if (matrix.int8Activations) {
+    const { run, x, xCodes } = buffers;
+    if (!xCodes) throw new TypeError(`${label}: int8 activations need a buffer for codes.`);
+    const kernel = await compiler.compile(kernels.quantizeRows, { WG: 64 });
+    const quantize = dispatchOp(kernel, kernel.bind(`${label}.codes`, [run, matrix.parts[0]!.shape, x, xCodes]), (rows) => [rows]);
+    return sequence([quantize, await bindProduct(compiler, label, matrix, { ...buffers, x: xCodes }, { ...constants, PROLOGUE: "codes" })]);
+  }
+  return bindProduct(compiler, label, matrix, buffers, { ...constants, PROLOGUE: "none" });
+}
+
+async function bindProduct(compiler: KernelCompiler, label: string, matrix: GpuMatrix, buffers: LinearBuffers, constants: ShaderConstants): Promise<Op> {
   const { tuning, lanes } = compiler.variants;
-  if (tuning === "software") return bindTile(compiler, `${label}.gemm`, matrix, buffers, { ...constants, PROLOGUE: "none", ROWS: TILE_ROWS_OF_X, READS: TILE_ROWS_OF_X / lanes, LANES: lanes });
+  if (tuning === "software") return bindTile(compiler, `${label}.gemm`, matrix, buffers, { ...constants, ROWS: TILE_ROWS_OF_X, READS: TILE_ROWS_OF_X / lanes, LANES: lanes });
   const kernel = await compiler.compile(kernels.gemm, constants);
   return bindParts(kernel, `${label}.gemm`, matrix, buffers, (part, rows) => [Math.ceil(part.rows / GEMM_OUTPUTS), Math.ceil(rows / GEMM_ROWS)]);
 }
@@ -66,6 +84,8 @@ export interface NormalizerBuffers {
   run: GPUBuffer;
   /** f32 [rows, K padded] */
   hidden: GPUBuffer;
+  /** As LinearBuffers.xCodes. */
+  hiddenCodes?: GPUBuffer;
   /** u32 [rows]: the expected token of each */
   expected: GPUBuffer;
   /** vec4<f32> [rows][⌈N / 64⌉], for what is found on the way */
@@ -80,9 +100,9 @@ export function normalizerWords(outputs: number): number {
 }
 
 /** Log-sum-exp over the outputs of a product whose logits are never stored. */
-export async function bindNormalizer(compiler: KernelCompiler, label: string, matrix: GpuMatrix, { run, hidden, expected, found, sums }: NormalizerBuffers): Promise<Op> {
+export async function bindNormalizer(compiler: KernelCompiler, label: string, matrix: GpuMatrix, { run, hidden, hiddenCodes, expected, found, sums }: NormalizerBuffers): Promise<Op> {
   const constants = { ...linearConstants(compiler, matrix), EPILOGUE: "normalizer" };
-  const [product, join] = await Promise.all([bindRows(compiler, `${label}.normalizer`, matrix, { run, x: hidden, aux: expected, residual: expected, y: found }, constants), compiler.compile(kernels.rowNormalizer, { EPILOGUE: "constant" })]);
+  const [product, join] = await Promise.all([bindRows(compiler, `${label}.normalizer`, matrix, { run, x: hidden, xCodes: hiddenCodes, aux: expected, residual: expected, y: found }, constants), compiler.compile(kernels.rowNormalizer, { EPILOGUE: "constant" })]);
   return sequence([product, dispatchOp(join, join.bind(`${label}.rowNormalizer`, [matrix.parts[0]!.shape, found, sums]), (rows) => [rows])]);
 }
 
@@ -102,10 +122,11 @@ function bindParts(kernel: Kernel, label: string, matrix: GpuMatrix, { run, x, a
   );
 }
 
-function linearConstants({ variants }: KernelCompiler, { encoding, form }: GpuMatrix): Record<string, string | number | boolean> {
+function linearConstants({ variants }: KernelCompiler, { encoding, form, int8Activations }: GpuMatrix): Record<string, string | number | boolean> {
   // gelu_pytorch_tanh is gelu_new by another name.
   const ACTIVATION = form.activation === "gelu_pytorch_tanh" ? "gelu_new" : form.activation;
+  const reading = { ...encodingConstants(encoding), ACTIVATIONS: int8Activations ? "int8" : "float", DOT4: variants.dot4 };
   // Software adapters take longer to compile one more kernel than to ask a uniform what to do.
-  if (variants.tuning === "software") return { ...encodingConstants(encoding), ROLLED: true, EPILOGUE: "uniform", ACTIVATION: ACTIVATION === "none" ? "gelu_new" : ACTIVATION };
-  return { ...encodingConstants(encoding), ROLLED: false, EPILOGUE: "constant", ACTIVATION, BIAS: form.bias, RESIDUAL: form.residual };
+  if (variants.tuning === "software") return { ...reading, ROLLED: true, EPILOGUE: "uniform", ACTIVATION: ACTIVATION === "none" ? "gelu_new" : ACTIVATION };
+  return { ...reading, ROLLED: false, EPILOGUE: "constant", ACTIVATION, BIAS: form.bias, RESIDUAL: form.residual };
 }

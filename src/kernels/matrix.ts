@@ -25,6 +25,8 @@ export interface LinearForm {
 export interface GpuMatrix {
   label: string;
   form: LinearForm;
+  /** Its inputs are quantized too: products of codes, as exact integers. For int8 codes alone. */
+  int8Activations: boolean;
   encoding: Encoding;
   rows: number;
   columns: number;
@@ -35,6 +37,8 @@ export interface GpuMatrix {
 export interface MatrixUse {
   /** @default nothing: the product alone */
   form?: LinearForm;
+  /** What the recipe says of activations; only a matrix of int8 codes heeds it. @default "float" */
+  activations?: "float" | "int8";
   /** f32s per row of the output. */
   yStride: number;
   /** Where the bias begins in the op's `aux` buffer, in vec4s. */
@@ -81,7 +85,7 @@ export async function uploadMatrix(gpu: Gpu, label: string, packed: PackedMatrix
     parts.push({ rows: part.rows, shape, codes, scales });
   }
   const { encoding, rows, columns, paddedColumns } = packed;
-  return { label, form, encoding, rows, columns, paddedColumns, parts };
+  return { label, form, int8Activations: use.activations === "int8" && encoding.code === "int8", encoding, rows, columns, paddedColumns, parts };
 }
 
 /** The shader constants that select how a matrix is read. */

@@ -6,6 +6,8 @@ import embed from "../../shaders/embed.wgsl?raw";
 import gemm from "../../shaders/gemm.wgsl?raw";
 import gemv from "../../shaders/gemv.wgsl?raw";
 import half from "../../shaders/half.wgsl?raw";
+import int8Code from "../../shaders/int8_code.wgsl?raw";
+import int8Dot from "../../shaders/int8_dot.wgsl?raw";
 import kvAppend from "../../shaders/kv_append.wgsl?raw";
 import kvCache from "../../shaders/kv_cache.wgsl?raw";
 import kvShape from "../../shaders/kv_shape.wgsl?raw";
@@ -19,6 +21,7 @@ import matrixShape from "../../shaders/matrix_shape.wgsl?raw";
 import normalizer from "../../shaders/normalizer.wgsl?raw";
 import output from "../../shaders/output.wgsl?raw";
 import prologue from "../../shaders/prologue.wgsl?raw";
+import quantizeRows from "../../shaders/quantize_rows.wgsl?raw";
 import rowDivergence from "../../shaders/row_divergence.wgsl?raw";
 import rowNormalizer from "../../shaders/row_normalizer.wgsl?raw";
 import rowMoments from "../../shaders/row_moments.wgsl?raw";
@@ -36,6 +39,8 @@ const pieces = {
   loop_bound: loopBound,
   activation,
   finish,
+  int8_code: int8Code,
+  int8_dot: int8Dot,
   normalizer,
   output,
   prologue,
@@ -64,6 +69,7 @@ export const kernels = {
   attentionDecode: kernel("attention_decode", attentionDecode, "uniform", "uniform", "read", "write", "write", "write"),
   attentionPrefill: kernel("attention_prefill", attentionPrefill, "uniform", "uniform", "read", "read", "read", "write"),
   attentionRows: kernel("attention_rows", attentionRows, "uniform", "uniform", "read", "read", "read", "write"),
+  quantizeRows: kernel("quantize_rows", quantizeRows, "uniform", "uniform", "read", "write"),
   rowNormalizer: kernel("row_normalizer", rowNormalizer, "uniform", "read", "write"),
   rowSums: kernel("row_sums", rowSums, "uniform", "read", "read", "write"),
   rowDivergence: kernel("row_divergence", rowDivergence, "uniform", "read", "read", "read", "read", "write"),

@@ -6,7 +6,7 @@ import { KernelCompiler } from "../gpu/pipeline.ts";
 import { attentionShape, bindDecodeAttention, bindPrefillAttention, cacheBytes, headChunks, maxSplits, SPLIT_POSITIONS, type AttentionForm } from "../kernels/attention.ts";
 import { bindEmbedding } from "../kernels/embedding.ts";
 import { bindLayerNorm } from "../kernels/layerNorm.ts";
-import { bindGemm, bindGemv, bindNormalizer, fitsPrologue, normalizerWords } from "../kernels/linear.ts";
+import { bindGemm, bindGemv, bindNormalizer, codeRowBytes, fitsPrologue, normalizerWords } from "../kernels/linear.ts";
 import { uploadMatrix, type GpuMatrix } from "../kernels/matrix.ts";
 import { sequence, type Op } from "../kernels/op.ts";
 import { bindRowDivergence, bindRowSums, type RowSumsBuffers } from "../kernels/rows.ts";
@@ -34,16 +34,9 @@ export function largestTensorBytes(config: Gpt2Config): number {
   return Math.max(matrix(config.vocabSize, config.nEmbd), matrix(config.nPositions, config.nEmbd), matrix(config.nInner, config.nEmbd), matrix(config.nEmbd, config.nInner));
 }
 
-/**
- * Takes tensors as they stream in, packs and uploads matrices at once, and keeps the small f32 vectors until finish().
- * @throws EngineError `unsupported` for int8 activations, having disposed the gpu
- */
+/** Takes tensors as they stream in, packs and uploads matrices at once, and keeps the small f32 vectors until finish(). */
 export function createGpuBuilder(gpu: Gpu, options: GpuBackendOptions): BackendBuilder {
   const { config } = options;
-  if (options.activations === "int8") {
-    gpu.dispose();
-    throw new EngineError("unsupported", 'Activations are int8, which the WebGPU backend of this version cannot run; expected "float", or the backend "cpu".', { field: "activations" });
-  }
   const C = config.nEmbd;
   const strides = stridesOf(config);
   const maxPartBytes = Math.min(options.maxPartBytes ?? Infinity, gpu.maxBindingBytes);
@@ -70,6 +63,7 @@ export function createGpuBuilder(gpu: Gpu, options: GpuBackendOptions): BackendB
         const linear = tensor.kind !== "embedding";
         matrices.set(label, await uploadMatrix(gpu, label, packed, purpose, {
           form: { activation: label.endsWith("c_fc") ? config.activation : "none", bias: linear, residual: linear && !behindNorm },
+          activations: options.activations,
           yStride: padTo(tensor.shape[0], COLUMN_PADDING),
           biasBase: behindNorm ? packed.paddedColumns / 2 : 0, // gamma and beta come before it
           epsilon: config.layerNormEpsilon,
@@ -130,6 +124,8 @@ class GpuBackend implements Backend {
   private readonly staging: GPUBuffer;
   private readonly hidden: GPUBuffer;
   private finalAux!: GPUBuffer;
+  /** Where activations are int8: room for the final hidden states as codes. */
+  private hiddenCodes: GPUBuffer | undefined;
 
   constructor(
     readonly gpu: Gpu,
@@ -163,7 +159,7 @@ class GpuBackend implements Backend {
     const D = C / H;
     const strides = stridesOf(config);
     const form: AttentionForm = { heads: H, headSize: D, positions: options.contextLength, kv: options.kvCache };
-    const fused = fitsPrologue(C);
+    const fused = fitsPrologue(C, options.activations);
     const splits = maxSplits(options.contextLength);
 
     const none = this.buffer("none", 16, storage);
@@ -173,6 +169,9 @@ class GpuBackend implements Backend {
     const qkv = this.buffer("qkv", chunkTokens * strides.qkv * 4, storage);
     const mixed = this.buffer("mixed", chunkTokens * strides.c * 4, storage);
     const inner = this.buffer("inner", chunkTokens * strides.inner * 4, storage);
+    const withCodes = options.activations === "int8";
+    const xCodes = withCodes ? this.buffer("codes", chunkTokens * codeRowBytes(Math.max(C, config.nInner)), storage) : undefined;
+    this.hiddenCodes = withCodes ? this.buffer("hidden.codes", options.contextLength * codeRowBytes(C), storage) : undefined;
     const partials = this.buffer("attention.partials", H * splits * (headChunks(D) + 1) * 16, storage);
 
     const decode: Promise<Op>[] = [];
@@ -207,12 +206,12 @@ class GpuBackend implements Backend {
       }
       prefill.push(
         bindLayerNorm(compiler, `${h}.ln_1`, { run: step, shape: cAttn.parts[0]!.shape, x, aux: attnAux, y: normed }, { keepPosition: false }),
-        bindGemm(compiler, `${h}.attn.c_attn`, cAttn, { run: step, x: normed, aux: attnAux, residual: none, y: qkv }),
+        bindGemm(compiler, `${h}.attn.c_attn`, cAttn, { run: step, x: normed, xCodes, aux: attnAux, residual: none, y: qkv }),
         bindPrefillAttention(compiler, `${h}.attn`, form, { ...attention, y: mixed }),
-        bindGemm(compiler, `${h}.attn.c_proj`, cProj, { run: step, x: mixed, aux: projAux, residual: x, y: x2 }),
+        bindGemm(compiler, `${h}.attn.c_proj`, cProj, { run: step, x: mixed, xCodes, aux: projAux, residual: x, y: x2 }),
         bindLayerNorm(compiler, `${h}.ln_2`, { run: step, shape: cFc.parts[0]!.shape, x: x2, aux: fcAux, y: normed }, { keepPosition: false }),
-        bindGemm(compiler, `${h}.mlp.c_fc`, cFc, { run: step, x: normed, aux: fcAux, residual: none, y: inner }),
-        bindGemm(compiler, `${h}.mlp.c_proj`, mlpProj, { run: step, x: inner, aux: mlpProjAux, residual: x2, y: x }),
+        bindGemm(compiler, `${h}.mlp.c_fc`, cFc, { run: step, x: normed, xCodes, aux: fcAux, residual: none, y: inner }),
+        bindGemm(compiler, `${h}.mlp.c_proj`, mlpProj, { run: step, x: inner, xCodes, aux: mlpProjAux, residual: x2, y: x }),
       );
     }
 
@@ -338,7 +337,7 @@ class GpuBackend implements Backend {
   }
 
   private async buildScoring(): Promise<Scoring> {
-    const { compiler, config, hidden } = this;
+    const { compiler, config, hidden, hiddenCodes } = this;
     const rows = Math.min(SCORED_ROWS[compiler.variants.tuning], this.options.contextLength);
     const step = this.buffer("score.step", 16, uniform | copyDst);
     const expected = this.buffer("score.expected", rows * 4, storage | copyDst);
@@ -346,7 +345,7 @@ class GpuBackend implements Backend {
     const sums = this.buffer("score.sums", rows * 16, storage | copySrc);
     const staging = this.buffer("score.staging", rows * 16, mapRead | copyDst, "staging");
     await this.gpu.settle();
-    return { step, expected, sums, staging, rows, op: await bindNormalizer(compiler, "head", this.head(), { run: step, hidden, expected, found, sums }) };
+    return { step, expected, sums, staging, rows, op: await bindNormalizer(compiler, "head", this.head(), { run: step, hidden, hiddenCodes, expected, found, sums }) };
   }
 
   private async buildComparing(): Promise<Comparing> {
@@ -365,7 +364,7 @@ class GpuBackend implements Backend {
     await this.gpu.settle();
     await this.gpu.upload(sums.rows, Uint32Array.of(this.config.vocabSize, vocabulary, 0, 0));
     const ops = await Promise.all([
-      bindGemm(this.compiler, "head", this.head(), { run: step, x: this.hidden, aux: this.finalAux, residual: none, y: sums.logits }),
+      bindGemm(this.compiler, "head", this.head(), { run: step, x: this.hidden, xCodes: this.hiddenCodes, aux: this.finalAux, residual: none, y: sums.logits }),
       bindRowSums(this.compiler, sums),
     ]);
     return { step, sums, divergence, staging, op: sequence(ops) };

@@ -4,7 +4,7 @@ import { KernelCompiler, type Variants } from "../../src/gpu/pipeline.ts";
 import { attentionShape, bindDecodeAttention, bindPrefillAttention, cacheBytes, headChunks, maxSplits, SPLIT_POSITIONS, type AttentionForm, type KvFormat } from "../../src/kernels/attention.ts";
 import { bindEmbedding } from "../../src/kernels/embedding.ts";
 import { bindLayerNorm } from "../../src/kernels/layerNorm.ts";
-import { bindGemm, bindGemv, bindNormalizer, normalizerWords } from "../../src/kernels/linear.ts";
+import { bindGemm, bindGemv, bindNormalizer, codeRowBytes, normalizerWords } from "../../src/kernels/linear.ts";
 import { uploadMatrix } from "../../src/kernels/matrix.ts";
 import type { Op } from "../../src/kernels/op.ts";
 import { bindRowDivergence, bindRowSums, type RowSumsBuffers } from "../../src/kernels/rows.ts";
@@ -13,7 +13,7 @@ import { packTensor, padTo } from "../../src/quantize/pack.ts";
 import { describeFormat } from "../../src/quantize/formats.ts";
 import type { Activation, TensorFormat } from "../../src/types.ts";
 import { gaussian } from "../fixtures/seededCheckpoint.ts";
-import { activate, klDivergence, kvRoundings, logSoftmax } from "../reference/gpt2.ts";
+import { activate, klDivergence, kvRoundings, logSoftmax, roundToCodes } from "../reference/gpt2.ts";
 import { nmse } from "../reference/metrics.ts";
 import { tolerances } from "../tolerances.ts";
 import { requireAtMost, type ConformanceCase } from "./case.ts";
@@ -105,10 +105,12 @@ interface LinearCase {
   weightMean?: number;
   /** @default what the engine chooses for the adapter */
   variants?: Partial<Variants>;
+  /** @default "float" */
+  activations?: "float" | "int8";
 }
 
 /** y = activate(W p(x) + b) + r for every row by gemm, and for the last row by gemv, against f64. */
-async function linearError(device: GPUDevice, { N, K, T, format, activation, residual, prologue, weightMean = 0, variants }: LinearCase): Promise<{ gemm: number; gemv: number }> {
+async function linearError(device: GPUDevice, { N, K, T, format, activation, residual, prologue, weightMean = 0, variants, activations }: LinearCase): Promise<{ gemm: number; gemv: number; outputs: Float32Array }> {
   const bench = await Workbench.open(device, variants);
   const weights = quantizeTensor(gaussian(N * K, 0.3, weightMean, N + K), [N, K], format);
   const w = dequantizeTensor(weights);
@@ -127,6 +129,7 @@ async function linearError(device: GPUDevice, { N, K, T, format, activation, res
       const variance = row.reduce((a, b) => a + (b - mean) ** 2, 0) / K;
       row.forEach((value, k) => (row[k] = ((value - mean) / Math.sqrt(variance + epsilon)) * gamma[k]! + beta[k]!));
     }
+    if (activations === "int8") roundToCodes(row);
     for (let n = 0; n < N; n++) {
       let sum = bias[n]!;
       for (let k = 0; k < K; k++) sum += w[n * K + k]! * row[k]!;
@@ -136,17 +139,18 @@ async function linearError(device: GPUDevice, { N, K, T, format, activation, res
 
   const stride = padTo(K, 32);
   const packed = packTensor(weights, 2 ** 27);
-  const matrix = await uploadMatrix(bench.gpu, "w", packed, "weights", { form: { activation, bias: true, residual }, yStride: padTo(N, 32), biasBase: stride / 2, epsilon });
+  const matrix = await uploadMatrix(bench.gpu, "w", packed, "weights", { form: { activation, bias: true, residual }, activations, yStride: padTo(N, 32), biasBase: stride / 2, epsilon });
   const aux = new Float32Array(2 * stride + padTo(N, 4));
   aux.set(gamma, 0);
   aux.set(beta, stride);
   aux.set(bias, 2 * stride);
   const shared = { x: bench.input(padRows(x, K)), aux: bench.input(aux) };
-  const found = { gemm: 0, gemv: 0 };
+  const found = { gemm: 0, gemv: 0, outputs: new Float32Array(0) as Float32Array };
   if (!prologue) {
     const y = bench.output(T * padTo(N, 32));
-    const gemm = await bindGemm(bench.compiler, "gemm", matrix, { ...shared, run: bench.step(0, T), residual: bench.input(padRows(r, N)), y });
-    found.gemm = nmse(unpadRows(await bench.run([gemm], T, y, T * padTo(N, 32)), T, N), expected);
+    const gemm = await bindGemm(bench.compiler, "gemm", matrix, { ...shared, xCodes: bench.output((T * codeRowBytes(K)) / 4), run: bench.step(0, T), residual: bench.input(padRows(r, N)), y });
+    found.outputs = unpadRows(await bench.run([gemm], T, y, T * padTo(N, 32)), T, N);
+    found.gemm = nmse(found.outputs, expected);
   }
   const y = bench.output(padTo(N, 32));
   const gemv = await bindGemv(bench.compiler, "gemv", matrix, prologue ?? "none", { ...shared, run: bench.step(0, 1, T - 1), residual: bench.input(padRows(r.subarray((T - 1) * N), N)), y });
@@ -167,6 +171,27 @@ const linearCases = formats.map(
       }
       return requireAtMost("NMSE", worst, tolerance);
     },
+  }),
+);
+
+const int8Activations = ([{ granularity: "channel" }, { granularity: { group: 32 } }] as const).flatMap(({ granularity }) =>
+  (["absmax", "zeropoint"] as const).map((mode): ConformanceCase => {
+    const format: TensorFormat = { type: "int8", mode, granularity };
+    return {
+      name: `kernel: quantize_rows, gemv, gemm and linear_tile of int8 activations and ${describeFormat(format)} agree with f64 in every variant, and both dot products bit for bit`,
+      run: async (device) => {
+        let worst = 0;
+        const product = { N: 130, K: 257, T: 37, format, activation: "none", residual: true, activations: "int8" } as const;
+        for (const variants of [{ tuning: "hardware" }, { tuning: "software" }, { tuning: "software", lanes: 1 }] as const) {
+          const packed = await linearError(device, { ...product, variants: { ...variants, dot4: "packed" } });
+          const plain = await linearError(device, { ...product, variants: { ...variants, dot4: "plain" } });
+          if (plain.outputs.some((value, i) => value !== packed.outputs[i])) throw new Error(`${JSON.stringify(variants)}: the two dot products differ`);
+          const { gemv } = await linearError(device, { ...product, prologue: "layer_norm", variants });
+          worst = Math.max(worst, packed.gemm, packed.gemv, plain.gemv, gemv);
+        }
+        return requireAtMost("NMSE", worst, tolerances.kernelNmse.quantized);
+      },
+    };
   }),
 );
 
@@ -446,4 +471,4 @@ const normalizerCases = ([{ type: "f32" }, { type: "int8", mode: "absmax", granu
   }),
 );
 
-export const kernelCases: readonly ConformanceCase[] = [...linearCases, ...epilogueCases, ...attentionCases, ...normalizerCases, ...otherCases];
+export const kernelCases: readonly ConformanceCase[] = [...linearCases, ...int8Activations, ...epilogueCases, ...attentionCases, ...normalizerCases, ...otherCases];

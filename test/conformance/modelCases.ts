@@ -4,7 +4,7 @@ import { createGpuBuilder, type GpuBackendOptions } from "../../src/model/gpu.ts
 import { resolveRecipe } from "../../src/quantize/recipes.ts";
 import type { Gpt2Config, PresetName, QuantizationRecipe } from "../../src/types.ts";
 import { seededCheckpoint, tinyCheckpoints, type TinyCheckpointName } from "../fixtures/seededCheckpoint.ts";
-import { klDivergence, kvRoundings, logSoftmax, referenceLogits, type ReferenceWeights } from "../reference/gpt2.ts";
+import { klDivergence, kvRoundings, logSoftmax, referenceLogits, roundToCodes, type ReferenceWeights } from "../reference/gpt2.ts";
 import { maxAbsError } from "../reference/metrics.ts";
 import { addReferenceWeights, dequantizedWeights, referenceCheckpoint } from "../reference/weights.ts";
 import { tolerances } from "../tolerances.ts";
@@ -53,13 +53,14 @@ interface AgreementOptions {
   prefill: number;
   tolerance?: number;
   kv?: keyof typeof kvRoundings;
+  inputRounding?: (values: Float64Array) => void;
 }
 
 /** Prefill, then decode step by step, then window scores: all against the oracle. */
-async function agreesWithOracle({ config, weights, backend, gpu }: Loaded, { tokens: count, prefill, tolerance = tolerances.logit, kv }: AgreementOptions): Promise<string> {
+async function agreesWithOracle({ config, weights, backend, gpu }: Loaded, { tokens: count, prefill, tolerance = tolerances.logit, kv, inputRounding }: AgreementOptions): Promise<string> {
   const { vocabSize: V } = config;
   const tokens = formulaTokens(count, V);
-  const logits = referenceLogits(config, weights, tokens, kv ? { kvRounding: kvRoundings[kv] } : {});
+  const logits = referenceLogits(config, weights, tokens, { ...(kv && { kvRounding: kvRoundings[kv] }), inputRounding });
   const row = (t: number): Float64Array => logits.subarray(t * V, (t + 1) * V);
   const found: string[] = [];
   let prefillError = maxAbsError(await backend.forward(tokens.slice(0, prefill), 0), row(prefill - 1));
@@ -104,6 +105,16 @@ const recipeCases = otherRecipes.map(
   (recipe): ConformanceCase => ({
     name: `model: width100 as ${recipe.name} agrees with the oracle on its dequantized weights`,
     run: async (device) => agreesWithOracle(await buildOnGpu(device, seededCheckpoint(tinyCheckpoints.width100), recipe), { tokens: 12, prefill: 10 }),
+  }),
+);
+
+const int8ActivationCases = (["width100", "oneLayer", "fullVocabulary"] as const).map(
+  (name): ConformanceCase => ({
+    name: `model: ${name} as int8-dynamic agrees with the oracle under the same rounding of activations`,
+    run: async (device) => {
+      const loaded = await buildOnGpu(device, seededCheckpoint(tinyCheckpoints[name]), resolveRecipe("int8-dynamic"), { activations: "int8" });
+      return agreesWithOracle(loaded, { ...lengths[name], tolerance: tolerances.logitActivationsInt8, inputRounding: roundToCodes });
+    },
   }),
 );
 
@@ -177,4 +188,4 @@ const otherCases: readonly ConformanceCase[] = [
   },
 ];
 
-export const modelCases: readonly ConformanceCase[] = [...checkpointCases, ...recipeCases, ...otherCases];
+export const modelCases: readonly ConformanceCase[] = [...checkpointCases, ...recipeCases, ...int8ActivationCases, ...otherCases];
