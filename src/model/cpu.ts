@@ -6,7 +6,7 @@ import { Distribution } from "./cpu/distribution.ts";
 import { Input } from "./cpu/input.ts";
 import { allocateTogether, BLOCK_ROWS, type CpuKernels, type CpuMatrix, createScratch, LANES, roundUp, type Scratch } from "./cpu/kernels.ts";
 import { KvCache } from "./cpu/kvCache.ts";
-import { addBias, addResidual, causalSoftmax, layerNorm } from "./cpu/ops.ts";
+import { addResidual, causalSoftmax, layerNorm } from "./cpu/ops.ts";
 import { Pacer } from "./cpu/pacer.ts";
 import { plainKernels } from "./cpu/plain.ts";
 import { createSimdKernels } from "./cpu/simd.ts";
@@ -294,7 +294,8 @@ class CpuBackend implements Backend {
   /** y = x · matrixᵀ + bias; x: f32 [T, K], y: f32 [T, O]. */
   private async linear(buffers: Buffers, { matrix, bias }: Linear, x: Float32Array, T: number, y: Float32Array, signal?: AbortSignal): Promise<void> {
     await this.multiply(buffers, matrix, x, T, y, signal);
-    addBias(y, T, bias);
+    buffers.scratch.block.set(bias); // where the loops can read it
+    this.kernels.addBias(y, T, bias.length, buffers.scratch.block);
   }
 
   /** y = x · matrixᵀ; x: f32 [T, K], y: f32 [T, O]. */

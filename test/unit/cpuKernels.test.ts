@@ -44,6 +44,11 @@ describe("the SIMD loops against the plain ones", () => {
     }
   });
 
+  test.each([[1, 1], [3, 2], [2, 7], [5, 64]])("addBias to %d rows of %d values", (T, O) => {
+    const [plain, simd] = both(gaussian(T * O + 4, 1, 0, 1), gaussian(O, 1, 0, 2)).map(({ kernels, arrays: [y, bias] }) => (kernels.addBias(y!, T, O, bias!), y!));
+    expect([...simd!]).toEqual([...plain!]);
+  });
+
   test.each([1, 3, 4, 5, 64, 1023])("softmax over %d values", (count) => {
     const [plain, simd] = both(gaussian(count, 20, 0, 3)).map(({ kernels, arrays: [x] }) => (kernels.softmax(x!, 0, count, 0.3), x!));
     expect(maxAbsError(simd!, plain!)).toBeLessThan(tolerances.probability);

@@ -80,6 +80,8 @@ export interface CpuKernels {
   restoreHalves(halves: Uint16Array, start: number, stride: number, rows: number, columns: number, restored: Float32Array): void;
   /** halves[i] = x[start + i] as f16, to nearest even, saturated at ±65504, for i < count; both arrays have room for a multiple of 8. */
   roundHalves(x: Float32Array, start: number, count: number, halves: Uint16Array): void;
+  /** y[t, o] += bias[o] for o < O; y: f32 [T, O]. */
+  addBias(y: Float32Array, T: number, O: number, bias: Float32Array): void;
   /** x[i] = activation(x[i]) for i < count; f32. */
   activate(activation: Activation, x: Float32Array, count: number): void;
   /** x = softmax(scale · x) over count values from start; f32. */

@@ -55,11 +55,10 @@ export function causalSoftmax(kernels: CpuKernels, scores: Float32Array, T: numb
   }
 }
 
-/** x[t, o] += bias[o]; x: f32 [T, O], bias: f32 [O]. */
-export function addBias(x: Float32Array, T: number, bias: Float32Array): void {
-  const O = bias.length;
+/** y[t, o] += bias[o] for o < O; y: f32 [T, O]. */
+export function addBias(y: Float32Array, T: number, O: number, bias: Float32Array): void {
   for (let start = 0; start < T * O; start += O) {
-    for (let o = 0; o < O; o++) x[start + o]! += bias[o]!;
+    for (let o = 0; o < O; o++) y[start + o]! += bias[o]!;
   }
 }
 

@@ -73,6 +73,10 @@ class SimdKernels implements CpuKernels {
     this.loops.roundHalves(this.memory.addressOf(x, start), count, this.memory.addressOf(halves));
   }
 
+  addBias(y: Float32Array, T: number, O: number, bias: Float32Array): void {
+    this.loops.addBias(this.memory.addressOf(y), T, this.memory.addressOf(bias), O);
+  }
+
   activate(activation: Activation, x: Float32Array, count: number): void {
     if (activation === "gelu_new" || activation === "gelu_pytorch_tanh") this.loops.geluTanh(this.memory.addressOf(x), count);
     else activate(activation, x, count);
