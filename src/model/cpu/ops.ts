@@ -1,9 +1,8 @@
 import type { Activation } from "../../types.ts";
 import type { CpuKernels } from "./kernels.ts";
 
-/** y = (x − mean) / √(variance + epsilon) · weight + bias over each of T rows; x, y: f32 [T, C], may be one array; weight, bias: f32 [C]. */
-export function layerNorm(x: Float32Array, y: Float32Array, T: number, weight: Float32Array, bias: Float32Array, epsilon: number): void {
-  const C = weight.length;
+/** y = (x − mean) / √(variance + epsilon) · weight + bias over each of T rows; x, y: f32 [T, C], may be one array; affine: f32 [2, C], weight and bias. */
+export function layerNorm(x: Float32Array, y: Float32Array, T: number, C: number, affine: Float32Array, epsilon: number): void {
   for (let start = 0; start < T * C; start += C) {
     let sum = 0;
     for (let c = 0; c < C; c++) sum += x[start + c]!;
@@ -14,7 +13,7 @@ export function layerNorm(x: Float32Array, y: Float32Array, T: number, weight: F
       squares += centred * centred;
     }
     const inverse = 1 / Math.sqrt(squares / C + epsilon);
-    for (let c = 0; c < C; c++) y[start + c] = (x[start + c]! - mean) * inverse * weight[c]! + bias[c]!;
+    for (let c = 0; c < C; c++) y[start + c] = (x[start + c]! - mean) * inverse * affine[c]! + affine[C + c]!;
   }
 }
 

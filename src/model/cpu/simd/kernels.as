@@ -525,6 +525,26 @@ export function addBias(y: usize, T: usize, bias: usize, count: usize): void {
   }
 }
 
+/** y = (x − mean) / √(variance + epsilon) · weight + bias over each of T rows of C values, a multiple of 4, in two passes; y may be x. */
+export function layerNorm(x: usize, T: usize, C: usize, weight: usize, bias: usize, epsilon: f32, y: usize): void {
+  const rowBytes: usize = 4 * C;
+  for (let t: usize = 0; t < T; t++, x += rowBytes, y += rowBytes) {
+    let sums = f32x4.splat(0);
+    for (let i: usize = 0; i < rowBytes; i += 16) sums = f32x4.add(sums, v128.load(x + i));
+    const mean = f32x4.splat(sumLanes(sums) / <f32>C);
+    let squares = f32x4.splat(0);
+    for (let i: usize = 0; i < rowBytes; i += 16) {
+      const centred = f32x4.sub(v128.load(x + i), mean);
+      squares = addProduct(squares, centred, centred);
+    }
+    const inverse = f32x4.splat(1 / sqrt<f32>(sumLanes(squares) / <f32>C + epsilon));
+    for (let i: usize = 0; i < rowBytes; i += 16) {
+      const normed = f32x4.mul(f32x4.sub(v128.load(x + i), mean), inverse);
+      v128.store(y + i, addProduct(v128.load(bias + i), normed, v128.load(weight + i)));
+    }
+  }
+}
+
 /** x = softmax(scale · x) over count values. */
 export function softmax(x: usize, count: usize, scale: f32): void {
   const vectors = x + 4 * (count & ~3);

@@ -18,6 +18,7 @@ type Loop =
   | "largestMagnitude"
   | "quantize"
   | "addBias"
+  | "layerNorm"
   | "geluTanh"
   | "softmax"
   | "sumExp";
