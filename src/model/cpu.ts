@@ -6,11 +6,11 @@ import { Distribution } from "./cpu/distribution.ts";
 import { Input } from "./cpu/input.ts";
 import { allocateTogether, BLOCK_ROWS, type CpuKernels, type CpuMatrix, createScratch, LANES, roundUp, type Scratch } from "./cpu/kernels.ts";
 import { KvCache } from "./cpu/kvCache.ts";
-import { addBias, addResidual, causalSoftmax, layerNorm } from "./cpu/ops.ts";
+import { addResidual, causalSoftmax } from "./cpu/ops.ts";
 import { Pacer } from "./cpu/pacer.ts";
 import { plainKernels } from "./cpu/plain.ts";
 import { createSimdKernels } from "./cpu/simd.ts";
-import { type CpuWeights, CpuWeightsCollector, type Linear } from "./cpu/weights.ts";
+import { type CpuWeights, CpuWeightsCollector, type Linear, type Norm } from "./cpu/weights.ts";
 
 /** Tokens that go through the layers together: restoring a quantized row costs about as much as three products with it. */
 const CHUNK_TOKENS = 128;
@@ -137,7 +137,7 @@ class CpuBackend implements Backend {
 
   async forward(tokens: readonly number[], start: number, signal?: AbortSignal): Promise<Float32Array> {
     const buffers = this.begin(signal);
-    const { nEmbd: C, layerNormEpsilon } = this.config;
+    const C = this.config.nEmbd;
     const { x, normed, logits, weights } = buffers;
     let lastRow = 0;
     for (let first = 0; first < tokens.length; first += this.chunkTokens) {
@@ -145,14 +145,14 @@ class CpuBackend implements Backend {
       await this.runLayers(buffers, chunk, start + first, signal);
       lastRow = chunk.length - 1;
     }
-    layerNorm(x.subarray(lastRow * C), normed, 1, weights.lnF.weight, weights.lnF.bias, layerNormEpsilon);
+    this.norm(buffers, weights.lnF, x.subarray(lastRow * C), 1);
     await this.multiply(buffers, weights.head, normed, 1, logits, signal);
     return logits.slice();
   }
 
   async encodeWindow(tokens: readonly number[], signal?: AbortSignal): Promise<void> {
     const buffers = this.begin(signal);
-    const { nEmbd: C, layerNormEpsilon } = this.config;
+    const C = this.config.nEmbd;
     const { lnF } = buffers.weights;
     this.windowTokens = 0;
     buffers.window ??= new Float32Array(this.contextLength * C);
@@ -160,7 +160,8 @@ class CpuBackend implements Backend {
     for (let first = 0; first < tokens.length; first += this.chunkTokens) {
       const chunk = tokens.slice(first, first + this.chunkTokens);
       await this.runLayers(buffers, chunk, first, signal);
-      layerNorm(buffers.x, buffers.window.subarray(first * C), chunk.length, lnF.weight, lnF.bias, layerNormEpsilon);
+      this.norm(buffers, lnF, buffers.x, chunk.length);
+      buffers.window.set(buffers.normed.subarray(0, chunk.length * C), first * C);
     }
     this.windowTokens = tokens.length;
   }
@@ -247,7 +248,7 @@ class CpuBackend implements Backend {
 
   /** Embeds tokens and runs all layers over them; leaves the residual stream in x, f32 [T, C]. T ≤ chunkTokens. */
   private async runLayers(buffers: Buffers, tokens: readonly number[], start: number, signal?: AbortSignal): Promise<void> {
-    const { nEmbd: C, nInner, activation, layerNormEpsilon } = this.config;
+    const { nEmbd: C, nInner, activation } = this.config;
     const { weights, x, normed, projected, qkv, inner, keys, values, scratch: { block } } = buffers;
     const T = tokens.length;
     tokens.forEach((token, t) => {
@@ -255,7 +256,7 @@ class CpuBackend implements Backend {
       for (let c = 0; c < C; c++) x[t * C + c] = block[c]! + weights.wpe[(start + t) * C + c]!;
     });
     for (const [layer, { ln1, cAttn, attnCProj, ln2, cFc, mlpCProj }] of weights.layers.entries()) {
-      layerNorm(x, normed, T, ln1.weight, ln1.bias, layerNormEpsilon);
+      this.norm(buffers, ln1, x, T);
       await this.linear(buffers, cAttn, normed, T, qkv, signal);
       for (let t = 0; t < T; t++) {
         keys.store(layer, start + t, qkv, t * 3 * C + C);
@@ -265,12 +266,20 @@ class CpuBackend implements Backend {
       await this.linear(buffers, attnCProj, normed, T, projected, signal);
       addResidual(x, projected, T * C);
 
-      layerNorm(x, normed, T, ln2.weight, ln2.bias, layerNormEpsilon);
+      this.norm(buffers, ln2, x, T);
       await this.linear(buffers, cFc, normed, T, inner, signal);
       this.kernels.activate(activation, inner, T * nInner);
       await this.linear(buffers, mlpCProj, inner, T, projected, signal);
       addResidual(x, projected, T * C);
     }
+  }
+
+  /** normed = layer norm of x, f32 [T, C]. */
+  private norm({ normed, scratch: { block } }: Buffers, { weight, bias }: Norm, x: Float32Array, T: number): void {
+    const { nEmbd: C, layerNormEpsilon } = this.config;
+    block.set(weight); // where the loops can read them
+    block.set(bias, C);
+    this.kernels.layerNorm(x, normed, T, C, block, layerNormEpsilon);
   }
 
   /** normed = softmax(q · kᵀ · scale, causal) · v, with q from qkv and k, v from the cache, head by head. */
@@ -294,7 +303,8 @@ class CpuBackend implements Backend {
   /** y = x · matrixᵀ + bias; x: f32 [T, K], y: f32 [T, O]. */
   private async linear(buffers: Buffers, { matrix, bias }: Linear, x: Float32Array, T: number, y: Float32Array, signal?: AbortSignal): Promise<void> {
     await this.multiply(buffers, matrix, x, T, y, signal);
-    addBias(y, T, bias);
+    buffers.scratch.block.set(bias); // where the loops can read it
+    this.kernels.addBias(y, T, bias.length, buffers.scratch.block);
   }
 
   /** y = x · matrixᵀ; x: f32 [T, K], y: f32 [T, O]. */

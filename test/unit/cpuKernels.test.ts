@@ -44,6 +44,18 @@ describe("the SIMD loops against the plain ones", () => {
     }
   });
 
+  test.each([[1, 4], [2, 7], [3, 768]])("layerNorm of %d rows of %d values, one of them far out", (T, C) => {
+    const x = gaussian(T * C, 1, 0.2, 1);
+    x[C - 1] = 3000;
+    const [plain, simd] = both(x, new Float32Array(T * C), gaussian(2 * C, 1, 0, 2)).map(({ kernels, arrays: [x, y, affine] }) => (kernels.layerNorm(x!, y!, T, C, affine!, 1e-5), y!));
+    expect(nmse(simd!, plain!)).toBeLessThan(tolerances.kernelNmse.layerNorm);
+  });
+
+  test.each([[1, 1], [3, 2], [2, 7], [5, 64]])("addBias to %d rows of %d values", (T, O) => {
+    const [plain, simd] = both(gaussian(T * O + 4, 1, 0, 1), gaussian(O, 1, 0, 2)).map(({ kernels, arrays: [y, bias] }) => (kernels.addBias(y!, T, O, bias!), y!));
+    expect([...simd!]).toEqual([...plain!]);
+  });
+
   test.each([1, 3, 4, 5, 64, 1023])("softmax over %d values", (count) => {
     const [plain, simd] = both(gaussian(count, 20, 0, 3)).map(({ kernels, arrays: [x] }) => (kernels.softmax(x!, 0, count, 0.3), x!));
     expect(maxAbsError(simd!, plain!)).toBeLessThan(tolerances.probability);

@@ -80,6 +80,10 @@ export interface CpuKernels {
   restoreHalves(halves: Uint16Array, start: number, stride: number, rows: number, columns: number, restored: Float32Array): void;
   /** halves[i] = x[start + i] as f16, to nearest even, saturated at ±65504, for i < count; both arrays have room for a multiple of 8. */
   roundHalves(x: Float32Array, start: number, count: number, halves: Uint16Array): void;
+  /** y = (x − mean) / √(variance + epsilon) · weight + bias over each of T rows; x, y: f32 [T, C], may be one array; affine: f32 [2, C], weight and bias. */
+  layerNorm(x: Float32Array, y: Float32Array, T: number, C: number, affine: Float32Array, epsilon: number): void;
+  /** y[t, o] += bias[o] for o < O; y: f32 [T, O]. */
+  addBias(y: Float32Array, T: number, O: number, bias: Float32Array): void;
   /** x[i] = activation(x[i]) for i < count; f32. */
   activate(activation: Activation, x: Float32Array, count: number): void;
   /** x = softmax(scale · x) over count values from start; f32. */

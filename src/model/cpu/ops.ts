@@ -1,9 +1,8 @@
 import type { Activation } from "../../types.ts";
 import type { CpuKernels } from "./kernels.ts";
 
-/** y = (x − mean) / √(variance + epsilon) · weight + bias over each of T rows; x, y: f32 [T, C], may be one array; weight, bias: f32 [C]. */
-export function layerNorm(x: Float32Array, y: Float32Array, T: number, weight: Float32Array, bias: Float32Array, epsilon: number): void {
-  const C = weight.length;
+/** y = (x − mean) / √(variance + epsilon) · weight + bias over each of T rows; x, y: f32 [T, C], may be one array; affine: f32 [2, C], weight and bias. */
+export function layerNorm(x: Float32Array, y: Float32Array, T: number, C: number, affine: Float32Array, epsilon: number): void {
   for (let start = 0; start < T * C; start += C) {
     let sum = 0;
     for (let c = 0; c < C; c++) sum += x[start + c]!;
@@ -14,7 +13,7 @@ export function layerNorm(x: Float32Array, y: Float32Array, T: number, weight: F
       squares += centred * centred;
     }
     const inverse = 1 / Math.sqrt(squares / C + epsilon);
-    for (let c = 0; c < C; c++) y[start + c] = (x[start + c]! - mean) * inverse * weight[c]! + bias[c]!;
+    for (let c = 0; c < C; c++) y[start + c] = (x[start + c]! - mean) * inverse * affine[c]! + affine[C + c]!;
   }
 }
 
@@ -55,11 +54,10 @@ export function causalSoftmax(kernels: CpuKernels, scores: Float32Array, T: numb
   }
 }
 
-/** x[t, o] += bias[o]; x: f32 [T, O], bias: f32 [O]. */
-export function addBias(x: Float32Array, T: number, bias: Float32Array): void {
-  const O = bias.length;
+/** y[t, o] += bias[o] for o < O; y: f32 [T, O]. */
+export function addBias(y: Float32Array, T: number, O: number, bias: Float32Array): void {
   for (let start = 0; start < T * O; start += O) {
-    for (let o = 0; o < O; o++) x[start + o]! += bias[o]!;
+    for (let o = 0; o < O; o++) y[start + o]! += bias[o]!;
   }
 }
 

@@ -3,7 +3,7 @@ import { roundHalfEven } from "../../quantize/rounding.ts";
 import { halfValues } from "./halfValues.ts";
 import type { CpuKernels } from "./kernels.ts";
 import { createPlainMatrix } from "./matrix.ts";
-import { activate } from "./ops.ts";
+import { activate, addBias, layerNorm } from "./ops.ts";
 import { multiplyRows } from "./rows.ts";
 
 const LARGEST_HALF = 65504;
@@ -17,6 +17,8 @@ export const plainKernels: CpuKernels = {
   reserve: () => {},
   createMatrix: createPlainMatrix,
   multiplyRows,
+  layerNorm,
+  addBias,
   activate,
 
   largestMagnitude(x, start, count) {

@@ -1,8 +1,8 @@
 import { storedBytes } from "../../quantize/formats.ts";
 import type { Activation, QuantizedTensor } from "../../types.ts";
-import type { ArrayType, CpuKernels, CpuMatrix, Rows } from "./kernels.ts";
+import { type ArrayType, type CpuKernels, type CpuMatrix, LANES, type Rows } from "./kernels.ts";
 import { createPlainMatrix } from "./matrix.ts";
-import { activate } from "./ops.ts";
+import { activate, layerNorm } from "./ops.ts";
 import { createLoops, type Loops } from "./simd/loops.ts";
 import { type Constants, copyConstants, createSimdMatrix } from "./simd/matrix.ts";
 import { ARRAY_OVERHEAD_BYTES, Memory } from "./simd/memory.ts";
@@ -71,6 +71,16 @@ class SimdKernels implements CpuKernels {
 
   roundHalves(x: Float32Array, start: number, count: number, halves: Uint16Array): void {
     this.loops.roundHalves(this.memory.addressOf(x, start), count, this.memory.addressOf(halves));
+  }
+
+  layerNorm(x: Float32Array, y: Float32Array, T: number, C: number, affine: Float32Array, epsilon: number): void {
+    const { loops, memory } = this;
+    if (C % LANES > 0) layerNorm(x, y, T, C, affine, epsilon);
+    else loops.layerNorm(memory.addressOf(x), T, C, memory.addressOf(affine), memory.addressOf(affine, C), epsilon, memory.addressOf(y));
+  }
+
+  addBias(y: Float32Array, T: number, O: number, bias: Float32Array): void {
+    this.loops.addBias(this.memory.addressOf(y), T, this.memory.addressOf(bias), O);
   }
 
   activate(activation: Activation, x: Float32Array, count: number): void {

@@ -256,8 +256,24 @@ export function widenInt8(w: usize, wStride: usize, O: usize, K: usize, groupLen
   }
 }
 
-/** y[t, o] = Σ_groups (Σ_k w[o, k] · x[t, k]) · xScales[t] · scale; x, w: int16. Tiles of 4 × 2 sums. */
+/** y[t, o] = Σ_groups (Σ_k w[o, k] · x[t, k]) · xScales[t] · scale; x, w: int16. */
 export function multiplyCodes(x: usize, xStride: usize, xScales: usize, T: usize, w: usize, wStride: usize, O: usize, K: usize, groupLength: usize, scales: usize, scaleStep: usize, y: usize, yStride: usize): void {
+  multiplyCodeTiles<i16>(x, xStride, xScales, T, w, wStride, O, K, groupLength, scales, scaleStep, y, yStride);
+}
+
+/** The same for w in int8 without zero points, as it is stored. */
+export function multiplyStoredCodes(x: usize, xStride: usize, xScales: usize, T: usize, w: usize, wStride: usize, O: usize, K: usize, groupLength: usize, scales: usize, scaleStep: usize, y: usize, yStride: usize): void {
+  multiplyCodeTiles<i8>(x, xStride, xScales, T, w, wStride, O, K, groupLength, scales, scaleStep, y, yStride);
+}
+
+/** Eight codes from column k of a row of int8 or int16, as int16. */
+// @ts-ignore: decorator
+@inline function eightCodes<W>(row: usize, k: usize): v128 {
+  return sizeof<W>() == 1 ? v128.load8x8_s(row + k) : v128.load(row + 2 * k);
+}
+
+/** Tiles of 4 × 2 sums. W: i8 or i16. */
+function multiplyCodeTiles<W>(x: usize, xStride: usize, xScales: usize, T: usize, w: usize, wStride: usize, O: usize, K: usize, groupLength: usize, scales: usize, scaleStep: usize, y: usize, yStride: usize): void {
   let t: usize = 0;
   for (; t + 4 <= T; t += 4) {
     const x0 = x + t * xStride;
@@ -273,21 +289,21 @@ export function multiplyCodes(x: usize, xStride: usize, xScales: usize, T: usize
       const w0 = w + o * wStride;
       const w1 = w0 + wStride;
       let y00: f32 = 0, y01: f32 = 0, y10: f32 = 0, y11: f32 = 0, y20: f32 = 0, y21: f32 = 0, y30: f32 = 0, y31: f32 = 0;
-      for (let k: usize = 0, g: usize = 0; k < 2 * K; g++) {
+      for (let k: usize = 0, g: usize = 0; k < K; g++) {
         let s00 = i32x4.splat(0), s01 = s00, s10 = s00, s11 = s00, s20 = s00, s21 = s00, s30 = s00, s31 = s00;
-        for (const end = min(k + 2 * groupLength, 2 * K); k < end; k += 16) {
-          const a = v128.load(w0 + k);
-          const b = v128.load(w1 + k);
-          let v = v128.load(x0 + k);
+        for (const end = min(k + groupLength, K); k < end; k += 8) {
+          const a = eightCodes<W>(w0, k);
+          const b = eightCodes<W>(w1, k);
+          let v = v128.load(x0 + 2 * k);
           s00 = addDot(s00, v, a);
           s01 = addDot(s01, v, b);
-          v = v128.load(x1 + k);
+          v = v128.load(x1 + 2 * k);
           s10 = addDot(s10, v, a);
           s11 = addDot(s11, v, b);
-          v = v128.load(x2 + k);
+          v = v128.load(x2 + 2 * k);
           s20 = addDot(s20, v, a);
           s21 = addDot(s21, v, b);
-          v = v128.load(x3 + k);
+          v = v128.load(x3 + 2 * k);
           s30 = addDot(s30, v, a);
           s31 = addDot(s31, v, b);
         }
@@ -312,18 +328,18 @@ export function multiplyCodes(x: usize, xStride: usize, xScales: usize, T: usize
       store<f32>(at + 3 * yStride, y30);
       store<f32>(at + 3 * yStride, y31, 4);
     }
-    if (o < O) for (let i: usize = t; i < t + 4; i++) multiplyCodesOnce(x + i * xStride, load<f32>(xScales + 4 * i), w + o * wStride, K, groupLength, scales + o * scaleStep, y + i * yStride + 4 * o);
+    if (o < O) for (let i: usize = t; i < t + 4; i++) multiplyCodesOnce<W>(x + i * xStride, load<f32>(xScales + 4 * i), w + o * wStride, K, groupLength, scales + o * scaleStep, y + i * yStride + 4 * o);
   }
   for (; t < T; t++) {
-    for (let o: usize = 0; o < O; o++) multiplyCodesOnce(x + t * xStride, load<f32>(xScales + 4 * t), w + o * wStride, K, groupLength, scales + o * scaleStep, y + t * yStride + 4 * o);
+    for (let o: usize = 0; o < O; o++) multiplyCodesOnce<W>(x + t * xStride, load<f32>(xScales + 4 * t), w + o * wStride, K, groupLength, scales + o * scaleStep, y + t * yStride + 4 * o);
   }
 }
 
-function multiplyCodesOnce(x: usize, xScale: f32, w: usize, K: usize, groupLength: usize, scales: usize, y: usize): void {
+function multiplyCodesOnce<W>(x: usize, xScale: f32, w: usize, K: usize, groupLength: usize, scales: usize, y: usize): void {
   let total: f32 = 0;
-  for (let k: usize = 0, g: usize = 0; k < 2 * K; g++) {
+  for (let k: usize = 0, g: usize = 0; k < K; g++) {
     let sum = i32x4.splat(0);
-    for (const end = min(k + 2 * groupLength, 2 * K); k < end; k += 16) sum = addDot(sum, v128.load(x + k), v128.load(w + k));
+    for (const end = min(k + groupLength, K); k < end; k += 8) sum = addDot(sum, v128.load(x + 2 * k), eightCodes<W>(w, k));
     total += <f32>sumIntegerLanes(sum) * xScale * load<f32>(scales + 4 * g);
   }
   store<f32>(y, total);
@@ -497,6 +513,35 @@ export function geluTanh(x: usize, count: usize): void {
     const u = f32x4.mul(f32x4.splat(0.7978845608), f32x4.add(v, f32x4.mul(f32x4.splat(0.044715), f32x4.mul(v, f32x4.mul(v, v)))));
     const power = exp(f32x4.mul(f32x4.splat(2), f32x4.min(f32x4.max(u, f32x4.splat(-9)), f32x4.splat(9))));
     v128.store(x, f32x4.mul(v, f32x4.sub(one, f32x4.div(one, f32x4.add(one, power)))));
+  }
+}
+
+/** y[t, i] += bias[i] for i < count; y: f32 rows without gaps. */
+export function addBias(y: usize, T: usize, bias: usize, count: usize): void {
+  for (let t: usize = 0; t < T; t++, y += 4 * count) {
+    let i: usize = 0;
+    for (; i + 4 <= count; i += 4) v128.store(y + 4 * i, f32x4.add(v128.load(y + 4 * i), v128.load(bias + 4 * i)));
+    for (; i < count; i++) store<f32>(y + 4 * i, load<f32>(y + 4 * i) + load<f32>(bias + 4 * i));
+  }
+}
+
+/** y = (x − mean) / √(variance + epsilon) · weight + bias over each of T rows of C values, a multiple of 4, in two passes; y may be x. */
+export function layerNorm(x: usize, T: usize, C: usize, weight: usize, bias: usize, epsilon: f32, y: usize): void {
+  const rowBytes: usize = 4 * C;
+  for (let t: usize = 0; t < T; t++, x += rowBytes, y += rowBytes) {
+    let sums = f32x4.splat(0);
+    for (let i: usize = 0; i < rowBytes; i += 16) sums = f32x4.add(sums, v128.load(x + i));
+    const mean = f32x4.splat(sumLanes(sums) / <f32>C);
+    let squares = f32x4.splat(0);
+    for (let i: usize = 0; i < rowBytes; i += 16) {
+      const centred = f32x4.sub(v128.load(x + i), mean);
+      squares = addProduct(squares, centred, centred);
+    }
+    const inverse = f32x4.splat(1 / sqrt<f32>(sumLanes(squares) / <f32>C + epsilon));
+    for (let i: usize = 0; i < rowBytes; i += 16) {
+      const normed = f32x4.mul(f32x4.sub(v128.load(x + i), mean), inverse);
+      v128.store(y + i, addProduct(v128.load(bias + i), normed, v128.load(weight + i)));
+    }
   }
 }
 

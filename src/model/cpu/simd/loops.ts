@@ -8,6 +8,7 @@ type Loop =
   | "multiplyInt8Codes"
   | "widenInt8"
   | "multiplyCodes"
+  | "multiplyStoredCodes"
   | "multiplyNibbles"
   | "restoreNibbles"
   | "restoreScales"
@@ -16,6 +17,8 @@ type Loop =
   | "roundHalves"
   | "largestMagnitude"
   | "quantize"
+  | "addBias"
+  | "layerNorm"
   | "geluTanh"
   | "softmax"
   | "sumExp";

@@ -154,8 +154,12 @@ class Int8CodesMatrix extends Int8Matrix {
     const { loops, memory, K } = this;
     const [groupLength, scales, scaleStep, zeroPoints, zeroPointStep] = this.scales.of(o, rows);
     const stride = 2 * x.stride; // of int16 on both sides
-    loops.widenInt8(this.rowAddress(o), this.rowBytes, rows, K, groupLength, zeroPoints, zeroPointStep, memory.addressOf(block), stride);
-    loops.multiplyCodes(memory.addressOf(x.codes), stride, memory.addressOf(x.scales), x.T, memory.addressOf(block), stride, rows, K, groupLength, scales, scaleStep, y, yStride);
+    const input = [memory.addressOf(x.codes), stride, memory.addressOf(x.scales), x.T] as const;
+    const output = [rows, K, groupLength, scales, scaleStep, y, yStride] as const;
+    if (zeroPoints === 0) return void loops.multiplyStoredCodes(...input, this.rowAddress(o), this.rowBytes, ...output);
+    const widened = memory.addressOf(block);
+    loops.widenInt8(this.rowAddress(o), this.rowBytes, rows, K, groupLength, zeroPoints, zeroPointStep, widened, stride);
+    loops.multiplyCodes(...input, widened, stride, ...output);
   }
 }
 
