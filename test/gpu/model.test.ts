@@ -1,13 +1,13 @@
 import { describe, expect, test } from "vitest";
-import { compareQuantizations, loadModel, type ComparisonRow } from "../../src/index.ts";
-import { Gpu } from "../../src/gpu/device.ts";
-import { createGpuBuilder } from "../../src/model/gpu.ts";
+import { compareQuantizations, loadModel, type ComparisonRow, type GenerateOptions } from "../../src/index.ts";
+import { resolveGenerateOptions, type ResolvedGenerateOptions } from "../../src/generate/options.ts";
 import { resolveRecipe } from "../../src/quantize/recipes.ts";
+import { buildOnGpu } from "../conformance/modelCases.ts";
 import { gpt2SmallShape, seededCheckpoint, tinyCheckpoints } from "../fixtures/seededCheckpoint.ts";
 import { adapterName, gpuTest, requireGpu } from "../gpu.ts";
 import { referenceLogits } from "../reference/gpt2.ts";
 import { maxAbsError } from "../reference/metrics.ts";
-import { addReferenceWeights, dequantizedWeights, referenceCheckpoint } from "../reference/weights.ts";
+import { dequantizedWeights, referenceCheckpoint } from "../reference/weights.ts";
 import { tolerances } from "../tolerances.ts";
 
 const adapter = await adapterName();
@@ -34,6 +34,27 @@ function watchBuffers(device: GPUDevice): { liveBytes: number; created: number }
   };
   return watch;
 }
+
+/** Counts the dispatches of each compute pass from now on. */
+function countDispatches(device: GPUDevice): number[] {
+  const counts: number[] = [];
+  const createEncoder = device.createCommandEncoder.bind(device);
+  device.createCommandEncoder = (descriptor) => {
+    const encoder = createEncoder(descriptor);
+    const begin = encoder.beginComputePass.bind(encoder);
+    encoder.beginComputePass = (passDescriptor) => {
+      const pass = begin(passDescriptor);
+      const dispatch = pass.dispatchWorkgroups.bind(pass);
+      const index = counts.push(0) - 1;
+      pass.dispatchWorkgroups = (...grid) => (counts[index]!++, dispatch(...grid));
+      return pass;
+    };
+    return encoder;
+  };
+  return counts;
+}
+
+const sampling = (options: GenerateOptions): ResolvedGenerateOptions => resolveGenerateOptions({ seed: 1, ...options }, V);
 
 // On SwiftShader every test would compile its kernels anew for 12 s; the embedded model's goldens and the browser tier run there.
 describe.runIf(adapter !== "swiftshader")("a model on WebGPU", () => {
@@ -64,29 +85,30 @@ describe.runIf(adapter !== "swiftshader")("a model on WebGPU", () => {
     expect(watch.created).toBe(created);
   });
 
-  gpuTest("decodes in 5 L + 2 dispatches and one submit a token", async ({ device }) => {
-    const { config, weights } = referenceCheckpoint(files);
-    const gpu = await Gpu.open({ device, largestTensorBytes: 0 });
-    const builder = createGpuBuilder(gpu, { config, contextLength: 64, kvCache: "f16" });
-    await addReferenceWeights(builder, weights, resolveRecipe("nf4"));
-    const backend = await builder.finish();
+  gpuTest("generates in 5 L + 2 dispatches a token and one submit a batch, creating no buffer and no pipeline", async ({ device }) => {
+    const { config, gpu, backend } = await buildOnGpu(device, files, resolveRecipe("nf4"), { kvCache: "f16" });
+    const counts = { ...gpu.counts };
+    const dispatches = countDispatches(device);
+    const limit = 40;
+    let given = 0;
+    for await (const _ of backend.decode!(tokens, sampling({ topK: 40, frequencyPenalty: 0.5 }), limit)!) given++;
+    expect(given).toBe(limit);
+    const [prefill, ...batches] = dispatches as [number, ...number[]];
+    expect(prefill).toBe(1 + 8 * config.nLayer + 2); // embedding; the blocks; head and sampling
+    const sizes = batches.map((count) => count / (5 * config.nLayer + 2));
+    expect(sizes.every((size) => Number.isInteger(size) && size >= 1 && size <= 8)).toBe(true);
+    expect(sizes.reduce((a, b) => a + b)).toBe(limit - 1);
+    expect(gpu.counts).toEqual({ ...counts, submits: counts.submits + dispatches.length });
+    backend.dispose();
+  });
+
+  gpuTest("runs one token outside of the loop in 5 L + 2 dispatches and one submit", async ({ device }) => {
+    const { config, gpu, backend } = await buildOnGpu(device, files, resolveRecipe("nf4"));
     await backend.forward(tokens, 0);
     const counts = { ...gpu.counts };
-    let dispatches = 0;
-    const createEncoder = device.createCommandEncoder.bind(device);
-    device.createCommandEncoder = (descriptor) => {
-      const encoder = createEncoder(descriptor);
-      const begin = encoder.beginComputePass.bind(encoder);
-      encoder.beginComputePass = (passDescriptor) => {
-        const pass = begin(passDescriptor);
-        const dispatch = pass.dispatchWorkgroups.bind(pass);
-        pass.dispatchWorkgroups = (...grid) => (dispatches++, dispatch(...grid));
-        return pass;
-      };
-      return encoder;
-    };
+    const dispatches = countDispatches(device);
     await backend.forward([1], 20);
-    expect(dispatches).toBe(5 * config.nLayer + 2);
+    expect(dispatches).toEqual([5 * config.nLayer + 2]);
     expect(gpu.counts).toEqual({ ...counts, submits: counts.submits + 1 });
     backend.dispose();
   });
