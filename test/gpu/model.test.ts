@@ -1,5 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { compareQuantizations, loadModel, type ComparisonRow, type GenerateOptions } from "../../src/index.ts";
+import { Gpu } from "../../src/gpu/device.ts";
+import { createGpuBuilder } from "../../src/model/gpu.ts";
 import { resolveGenerateOptions, type ResolvedGenerateOptions } from "../../src/generate/options.ts";
 import { resolveRecipe } from "../../src/quantize/recipes.ts";
 import { buildOnGpu } from "../conformance/modelCases.ts";
@@ -7,7 +9,7 @@ import { gpt2SmallShape, seededCheckpoint, tinyCheckpoints } from "../fixtures/s
 import { adapterName, gpuTest, requireGpu } from "../gpu.ts";
 import { referenceLogits } from "../reference/gpt2.ts";
 import { maxAbsError } from "../reference/metrics.ts";
-import { dequantizedWeights, referenceCheckpoint } from "../reference/weights.ts";
+import { addReferenceWeights, dequantizedWeights, referenceCheckpoint } from "../reference/weights.ts";
 import { tolerances } from "../tolerances.ts";
 
 const adapter = await adapterName();
@@ -100,6 +102,69 @@ describe.runIf(adapter !== "swiftshader")("a model on WebGPU", () => {
     expect(sizes.reduce((a, b) => a + b)).toBe(limit - 1);
     expect(gpu.counts).toEqual({ ...counts, submits: counts.submits + dispatches.length });
     backend.dispose();
+  });
+
+  gpuTest("leaves the loop early, by break, throw or abort, with nothing on its way, and then draws what it drew before", async ({ device }) => {
+    const { gpu, backend } = await buildOnGpu(device, files, resolveRecipe("int8"));
+    const draw = async (leave: (drawn: number) => void = () => undefined, signal?: AbortSignal): Promise<number[]> => {
+      const ids: number[] = [];
+      for await (const { id } of backend.decode!(tokens, sampling({ temperature: 2 }), 44, signal)!) leave(ids.push(id));
+      return ids;
+    };
+    const expected = await draw();
+    expect(new Set(expected).size).toBeGreaterThan(10);
+    const { buffers } = gpu.counts;
+    const own = new Error("mine");
+    for (const after of [1, 2, 3, 4, 11, 40]) {
+      const leave = (drawn: number): void => {
+        if (drawn === after) throw own;
+      };
+      await expect(draw(leave)).rejects.toBe(own);
+      expect(await draw()).toEqual(expected);
+      const controller = new AbortController();
+      await expect(draw((drawn) => drawn === after && controller.abort(own), controller.signal)).rejects.toBe(own);
+      for await (const { id } of backend.decode!(tokens, sampling({ temperature: 2 }), 44)!) {
+        expect(id).toBe(expected[0]);
+        break;
+      }
+      expect(await backend.forward(tokens, 0)).toHaveLength(V);
+    }
+    expect(gpu.counts.buffers).toBe(buffers);
+    backend.dispose();
+  });
+
+  gpuTest("ends with the token after the last position, as the CPU's path does", async ({ device }) => {
+    using model = await loadModel(files, { backend: "webgpu", device, contextLength: 24 });
+    const generation = model.generate(tokens, { maxTokens: 40, seed: 3 });
+    const ids: number[] = [];
+    for await (const { id } of generation) ids.push(id);
+    const ranked = await model.complete(tokens, { maxTokens: 40, seed: 3, logProbs: 2 });
+    expect(ids).toEqual(ranked.tokens);
+    expect(generation.summary).toMatchObject({ finishReason: "contextFull", newTokens: 5 });
+    expect(ranked.finishReason).toBe("contextFull");
+  });
+
+  gpuTest("rejects with `shader` where a logit is not finite, as the CPU's path does", async ({ device }) => {
+    const { config, weights } = referenceCheckpoint(files);
+    const broken = new Map(weights);
+    const { shape, values } = weights.get("ln_f.bias")!;
+    broken.set("ln_f.bias", { shape, values: values.map(() => 1e38) }); // its products with wte overflow
+    const gpu = await Gpu.open({ device, largestTensorBytes: 0 });
+    const builder = createGpuBuilder(gpu, { config, contextLength: 64, kvCache: "f32" });
+    await addReferenceWeights(builder, broken, resolveRecipe("f32"));
+    const backend = await builder.finish();
+    await expect(backend.decode!(tokens, sampling({}), 3)!.next()).rejects.toMatchObject({ name: "EngineError", code: "shader", details: { position: 19 } });
+    backend.dispose();
+  });
+
+  gpuTest("leaves what f32 cannot hold, and an embedding in parts, to the CPU's sampler", async ({ device }) => {
+    const { backend } = await buildOnGpu(device, files, resolveRecipe("int8"));
+    expect(backend.decode!(tokens, sampling({}), 1)).not.toBeNull(); // control case
+    for (const options of [{ temperature: 1e-9 }, { temperature: 1e9 }, { repetitionPenalty: 1e-9 }, { presencePenalty: -1e9 }]) expect(backend.decode!(tokens, sampling(options), 1)).toBeNull();
+    backend.dispose();
+    const inParts = await buildOnGpu(device, files, resolveRecipe("int8"), { maxPartBytes: 1 });
+    expect(inParts.backend.decode!(tokens, sampling({}), 1)).toBeNull();
+    inParts.backend.dispose();
   });
 
   gpuTest("runs one token outside of the loop in 5 L + 2 dispatches and one submit", async ({ device }) => {
