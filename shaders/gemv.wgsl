@@ -18,6 +18,9 @@
 var<workgroup> partials: array<f32, 8u * ROW_TILES * STRIPES>;
 
 #import "prologue"
+#if EPILOGUE == candidates
+#import "candidates"
+#endif
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) t: u32) {
@@ -67,4 +70,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     for (var s = 0u; s < loop_bound(STRIPES); s++) { sum += partials[((t >> 3u) * STRIPES + s) * 8u + lane]; }
     finish((first_tile + (t >> 3u)) * 8u + lane, 0u, sum);
   }
+#if EPILOGUE == candidates
+  offer(first_tile * 8u, workgroup.x, t);
+#endif
 }

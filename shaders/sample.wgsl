@@ -3,6 +3,7 @@
 // reach the share top_p, of these what is not below min-p; the largest (score − max) / temperature + gumbel(philox(seed, draw, id)) wins.
 // logits: f32 [V padded to 4]; counts: u32 [V padded to 4], see penalized(); y: vec4<u32> [draws] = the id, then as f32 bits its logit, the row's
 // max m and Σ e^(l − m), which is not finite where a logit is not; codes, scales, wpe, x: see embed.wgsl, x being one row.
+// candidates: of candidates.wgsl, where the head leaves them; else the logits are read instead.
 // One workgroup does it all; dispatch 1. Oracle: test/reference/gpt2.ts, logSoftmax(); the choice: src/generate/sampler.ts.
 #import "step"
 #import "sampling"
@@ -17,6 +18,9 @@
 @group(0) @binding(7) var<storage, read_write> counts: array<vec4<u32>>;
 @group(0) @binding(8) var<storage, read_write> y: array<vec4<u32>>;
 @group(0) @binding(9) var<storage, read_write> x: array<vec4<f32>>;
+#if CANDIDATES
+@group(0) @binding(10) var<storage, read> candidates: array<vec4<f32>>;
+#endif
 const WG = 256u;
 #import "loop_bound"
 #import "matrix"
@@ -165,6 +169,9 @@ fn main(@builtin(local_invocation_index) t: u32) {
   load_table(t);
 #endif
   var known = vec4<f32>(LOWEST, 0.0, LOWEST, 0.0);
+#if CANDIDATES
+  for (var i = t; 2u * i < arrayLength(&candidates); i += WG) { known = joined(known, candidates[2u * i]); }
+#else
   for (var i = t; 4u * i < sampling.vocabulary; i += WG) {
     let l = select(vec4<f32>(logits[i].x), logits[i], inside(i));
     let largest = max(known.x, largest_of(l));
@@ -179,10 +186,11 @@ fn main(@builtin(local_invocation_index) t: u32) {
       known.w = f32(4u * i + select(select(select(3u, 2u, s.z == best), 1u, s.y == best), 0u, s.x == best));
     }
   }
+#endif
   known = all_joined(known, t);
   let top = known.z;
 
-  let draw = run.start + run.count - sampling.first;
+  let draw = draw_index();
   if (sampling.temperature > 0.0) {
     var cut = vec2<u32>(0xffffffffu); // rank and id of the last token that is kept
     for (var filter_index = 0u; filter_index < rolled(2u); filter_index++) { // a loop, so that narrow() is compiled once
@@ -190,7 +198,16 @@ fn main(@builtin(local_invocation_index) t: u32) {
       if (wanted) { cut = narrow(filter_index == 1u, cut, top, t); }
     }
     var drawn = vec4<f32>(0.0, 0.0, LOWEST, known.w);
+#if CANDIDATES
+    for (var i = t; !is_filtered() && 2u * i < arrayLength(&candidates); i += WG) {
+      let candidate = candidates[2u * i + 1u];
+      let noisy = (candidate.x - top) / sampling.temperature + candidate.z;
+      if (noisy > drawn.z) { drawn = vec4<f32>(0.0, 0.0, noisy, candidate.y); }
+    }
+    for (var i = t; is_filtered() && 4u * i < sampling.vocabulary; i += WG) {
+#else
     for (var i = t; 4u * i < sampling.vocabulary; i += WG) {
+#endif
       let raw = scores(i);
       var s = (raw - top) / sampling.temperature;
       for (var j = 0u; j < loop_bound(4u); j++) {

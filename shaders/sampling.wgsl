@@ -1,4 +1,4 @@
-// What does not change during one generation; 48 bytes, written when it starts.
+// What does not change during one generation; 48 bytes, written when it starts. Needs `run`, and `sampling` bound.
 struct Sampling {
   seed: vec2<u32>,  // low word, high word
   first: u32,       // position of the first token sampled: the prompt's length
@@ -24,3 +24,9 @@ fn penalized(logit: f32, count: u32) -> f32 {
   if (occurrences != 0u) { score -= f32(occurrences) * sampling.frequency + sampling.presence; }
   return clamp(score, -1.0e38, 1.0e38);
 }
+
+// Only some tokens may be drawn, and which cannot be told from a few of them.
+fn is_filtered() -> bool { return sampling.top_k < sampling.vocabulary || sampling.top_p != 0u || sampling.floor > LOWEST; }
+
+// How many tokens were sampled before this one: the counter of its noise.
+fn draw_index() -> u32 { return run.start + run.count - sampling.first; }

@@ -32,6 +32,8 @@ export interface SamplingBuffers {
   counts: GPUBuffer;
   /** f32 [positions, C padded] */
   wpe: GPUBuffer;
+  /** What the head's gemv left there; null: the logits are read instead. */
+  candidates: GPUBuffer | null;
   /** [draws][SAMPLE_BYTES], see readSample() */
   y: GPUBuffer;
   /** f32 [C padded], of the next step */
@@ -89,8 +91,9 @@ export function readSample(samples: ArrayBuffer, index: number): { id: number; l
 }
 
 /** Samples from a row of logits, notes the token at its index among the draws, and embeds it for the next step. wte: in one part */
-export async function bindSampling(compiler: KernelCompiler, wte: GpuMatrix, { run, sampling, logits, counts, wpe, y, x }: SamplingBuffers): Promise<Op> {
-  const kernel = await compiler.compile(kernels.sample, { ...encodingConstants(wte.encoding), ROLLED: compiler.variants.tuning === "software" });
+export async function bindSampling(compiler: KernelCompiler, wte: GpuMatrix, { run, sampling, logits, counts, wpe, candidates, y, x }: SamplingBuffers): Promise<Op> {
+  const kernel = await compiler.compile(candidates ? kernels.sampleCandidates : kernels.sample, { ...encodingConstants(wte.encoding), CANDIDATES: candidates !== null, ROLLED: compiler.variants.tuning === "software" });
   const [part] = wte.parts as [GpuMatrix["parts"][number]];
-  return dispatchOp(kernel, kernel.bind("sample", [run, sampling, part.shape, logits, part.codes, part.scales, wpe, counts, y, x]), () => [1]);
+  const group = kernel.bind("sample", [run, sampling, part.shape, logits, part.codes, part.scales, wpe, counts, y, x, ...(candidates ? [candidates] : [])]);
+  return dispatchOp(kernel, group, () => [1]);
 }

@@ -1,6 +1,7 @@
 import activation from "../../shaders/activation.wgsl?raw";
 import attentionDecode from "../../shaders/attention_decode.wgsl?raw";
 import attentionPrefill from "../../shaders/attention_prefill.wgsl?raw";
+import candidates from "../../shaders/candidates.wgsl?raw";
 import embed from "../../shaders/embed.wgsl?raw";
 import embedRow from "../../shaders/embed_row.wgsl?raw";
 import gemm from "../../shaders/gemm.wgsl?raw";
@@ -53,6 +54,7 @@ const pieces = {
   workgroup_sum: workgroupSum,
   workgroup_max: workgroupMax,
   sampling,
+  candidates,
   philox,
   gumbel,
 };
@@ -64,6 +66,7 @@ function kernel(name: string, wgsl: string, ...bindings: BindingKind[]): KernelS
 /** Every kernel with what its group 0 binds, in the order of its WGSL header. */
 export const kernels = {
   gemv: kernel("gemv", gemv, "step", "uniform", "read", "read", "read", "read", "read", "write"),
+  head: kernel("gemv", gemv, "step", "uniform", "read", "read", "read", "read", "read", "write", "uniform", "read", "write"),
   gemm: kernel("gemm", gemm, "step", "uniform", "read", "read", "read", "read", "read", "write"),
   linearTile: kernel("linear_tile", linearTile, "step", "uniform", "read", "read", "read", "read", "read", "write"),
   embed: kernel("embed", embed, "step", "uniform", "read", "read", "read", "read", "write"),
@@ -73,6 +76,7 @@ export const kernels = {
   attentionPrefill: kernel("attention_prefill", attentionPrefill, "step", "uniform", "read", "read", "read", "write"),
   rowNormalizer: kernel("row_normalizer", rowNormalizer, "uniform", "read", "write"),
   sample: kernel("sample", sample, "step", "uniform", "uniform", "read", "read", "read", "read", "write", "write", "write"),
+  sampleCandidates: kernel("sample", sample, "step", "uniform", "uniform", "read", "read", "read", "read", "write", "write", "write", "read"),
   rowSums: kernel("row_sums", rowSums, "uniform", "read", "read", "write"),
   rowDivergence: kernel("row_divergence", rowDivergence, "uniform", "read", "read", "read", "read", "write"),
 } as const;

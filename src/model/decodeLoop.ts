@@ -22,6 +22,30 @@ export const STEPS_BYTES = HEAD_STEP_BYTES + STEP_STRIDE_BYTES;
 
 const { storage, uniform, copySrc, copyDst, mapRead } = BufferUsage;
 
+/** What is written when a generation starts, and while it runs. */
+export interface LoopBuffers {
+  /** Uniform Sampling. */
+  sampling: GPUBuffer;
+  /** u32 [V padded to 4] */
+  counts: GPUBuffer;
+  /** See CandidateBuffers; null where the head leaves none. */
+  candidates: GPUBuffer | null;
+  /** [draws][SAMPLE_BYTES] */
+  samples: GPUBuffer;
+  /** [BATCH_TOKENS][SAMPLE_BYTES] each */
+  ring: readonly GPUBuffer[];
+}
+
+export function createLoopBuffers(gpu: Gpu, vocabSize: number, contextLength: number, candidateBytes: number): LoopBuffers {
+  return {
+    sampling: gpu.createBuffer("sampling", SAMPLING_BYTES, uniform | copyDst, "activations"),
+    counts: gpu.createBuffer("sampling.counts", tokenCounts([], vocabSize).byteLength, storage | copyDst, "activations"),
+    candidates: candidateBytes > 0 ? gpu.createBuffer("sampling.candidates", candidateBytes, storage, "activations") : null,
+    samples: gpu.createBuffer("samples", (contextLength + 1) * SAMPLE_BYTES, storage | copySrc, "activations"),
+    ring: Array.from({ length: BATCHES_IN_FLIGHT }, (_, i) => gpu.createBuffer(`samples.staging${i}`, BATCH_TOKENS * SAMPLE_BYTES, mapRead | copyDst, "staging")),
+  };
+}
+
 /** What the loop drives: the model's graph and the buffers at its two ends. */
 export interface DecodeGraph {
   vocabSize: number;
@@ -63,25 +87,13 @@ export class DecodeLoop {
     private readonly gpu: Gpu,
     private readonly graph: DecodeGraph,
     private readonly sample: Op,
-    /** Uniform Sampling. */
-    private readonly sampling: GPUBuffer,
-    /** u32 [V padded to 4] */
-    private readonly counts: GPUBuffer,
-    /** [draws][SAMPLE_BYTES] */
-    private readonly samples: GPUBuffer,
-    /** [BATCH_TOKENS][SAMPLE_BYTES] each */
-    private readonly ring: readonly GPUBuffer[],
+    private readonly buffers: LoopBuffers,
   ) {}
 
-  /** Makes and binds everything that generating needs. */
-  static async build(gpu: Gpu, compiler: KernelCompiler, graph: DecodeGraph): Promise<DecodeLoop> {
+  static async build(gpu: Gpu, compiler: KernelCompiler, graph: DecodeGraph, buffers: LoopBuffers): Promise<DecodeLoop> {
     const { wte, wpe, x, logits, steps } = graph;
-    const sampling = gpu.createBuffer("sampling", SAMPLING_BYTES, uniform | copyDst, "activations");
-    const counts = gpu.createBuffer("sampling.counts", tokenCounts([], graph.vocabSize).byteLength, storage | copyDst, "activations");
-    const samples = gpu.createBuffer("samples", (graph.contextLength + 1) * SAMPLE_BYTES, storage | copySrc, "activations");
-    const ring = Array.from({ length: BATCHES_IN_FLIGHT }, (_, i) => gpu.createBuffer(`samples.staging${i}`, BATCH_TOKENS * SAMPLE_BYTES, mapRead | copyDst, "staging"));
-    const sample = await bindSampling(compiler, wte, { run: steps, sampling, logits, counts, wpe, y: samples, x });
-    return new DecodeLoop(gpu, graph, sample, sampling, counts, samples, ring);
+    const sample = await bindSampling(compiler, wte, { ...buffers, run: steps, logits, wpe, y: buffers.samples, x });
+    return new DecodeLoop(gpu, graph, sample, buffers);
   }
 
   /** Whether these options lead to the CPU sampler's tokens here. */
@@ -92,6 +104,7 @@ export class DecodeLoop {
   /** Up to `limit` tokens after the prompt, at most as many as the context has room for. Leaving the iteration early frees all that is on its way. */
   async *run(prompt: readonly number[], options: SamplingOptions, limit: number, signal: AbortSignal | undefined): AsyncGenerator<SampledToken, void, undefined> {
     const { gpu, graph } = this;
+    const { sampling, counts, samples: drawn, ring } = this.buffers;
     const { queue } = gpu.device;
     const last = Math.min(limit, graph.contextLength - prompt.length + 1);
     const inFlight: Batch[] = [];
@@ -99,12 +112,12 @@ export class DecodeLoop {
     let submitted = 0;
     let read = 0;
     const follow = (count: number, measured: boolean): void => {
-      const staging = this.ring[batches++ % this.ring.length]!;
+      const staging = ring[batches++ % ring.length]!;
       submitted += count;
       inFlight.push({ count, samples: this.read(staging, count, measured) });
     };
     const copy = (encoder: GPUCommandEncoder, count: number): void => {
-      encoder.copyBufferToBuffer(this.samples, submitted * SAMPLE_BYTES, this.ring[batches % this.ring.length]!, 0, count * SAMPLE_BYTES);
+      encoder.copyBufferToBuffer(drawn, submitted * SAMPLE_BYTES, ring[batches % ring.length]!, 0, count * SAMPLE_BYTES);
     };
     const topUp = (): void => {
       while (inFlight.length < BATCHES_IN_FLIGHT && submitted < last) {
@@ -123,8 +136,8 @@ export class DecodeLoop {
     };
 
     try {
-      queue.writeBuffer(this.sampling, 0, samplingWords(options, graph.vocabSize, prompt.length));
-      if (hasPenalties(options)) queue.writeBuffer(this.counts, 0, tokenCounts(prompt, graph.vocabSize));
+      queue.writeBuffer(sampling, 0, samplingWords(options, graph.vocabSize, prompt.length));
+      if (hasPenalties(options)) queue.writeBuffer(counts, 0, tokenCounts(prompt, graph.vocabSize));
       await graph.prefill(prompt, signal, (pass) => this.sample.record(pass, 1), (encoder) => copy(encoder, 1));
       follow(1, false);
       topUp();
@@ -145,7 +158,7 @@ export class DecodeLoop {
         }
       }
     } finally {
-      if (inFlight.length > 0) for (const staging of this.ring) staging.unmap(); // a buffer that waits to be mapped could not be copied to again
+      if (inFlight.length > 0) for (const staging of ring) staging.unmap(); // a buffer that waits to be mapped could not be copied to again
     }
   }
 

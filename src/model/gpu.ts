@@ -2,11 +2,11 @@ import type { CheckpointTensor } from "../checkpoint/types.ts";
 import { EngineError } from "../errors.ts";
 import { BufferUsage } from "../gpu/constants.ts";
 import type { Gpu, MemoryPurpose } from "../gpu/device.ts";
-import { KernelCompiler } from "../gpu/pipeline.ts";
+import { KernelCompiler, type Variants } from "../gpu/pipeline.ts";
 import { attentionShape, bindDecodeAttention, bindPrefillAttention, cacheBytes, headChunks, maxSplits, SPLIT_POSITIONS, type AttentionForm } from "../kernels/attention.ts";
 import { bindEmbedding } from "../kernels/embedding.ts";
 import { bindLayerNorm } from "../kernels/layerNorm.ts";
-import { bindGemm, bindGemv, bindNormalizer, fitsPrologue, normalizerWords } from "../kernels/linear.ts";
+import { bindGemm, bindGemv, bindNormalizer, candidateBytes, fitsPrologue, normalizerWords } from "../kernels/linear.ts";
 import { uploadMatrix, type GpuMatrix } from "../kernels/matrix.ts";
 import { sequence, type Op } from "../kernels/op.ts";
 import { bindRowDivergence, bindRowSums, type RowSumsBuffers } from "../kernels/rows.ts";
@@ -14,7 +14,7 @@ import { COLUMN_PADDING, packTensor, padTo } from "../quantize/pack.ts";
 import type { AdapterSummary, Gpt2Config, MemoryReport, QuantizedTensor } from "../types.ts";
 import type { SamplingOptions } from "../kernels/sampling.ts";
 import type { Backend, BackendBuilder, BackendOptions, RowComparison, SampledToken } from "./backend.ts";
-import { DecodeLoop, type DecodeGraph, HEAD_STEP_BYTES, STEPS_BYTES } from "./decodeLoop.ts";
+import { createLoopBuffers, DecodeLoop, type DecodeGraph, HEAD_STEP_BYTES, STEPS_BYTES } from "./decodeLoop.ts";
 
 /** Tokens per prefill submit: bounds the time of one dispatch (drivers reset after about 2 s) and the activations. */
 const CHUNK_TOKENS = 256;
@@ -28,6 +28,8 @@ const { storage, uniform, copySrc, copyDst, mapRead } = BufferUsage;
 export interface GpuBackendOptions extends BackendOptions {
   /** Cuts matrices into parts of at most so many bytes; the device's binding limit where it is smaller. For tests. */
   maxPartBytes?: number;
+  /** Other kernels than those chosen for the device. For tests. */
+  variants?: Partial<Variants>;
 }
 
 /** Bytes of the largest single tensor in any format (wte as f32): what Gpu.open should ask for. */
@@ -144,7 +146,7 @@ class GpuBackend implements Backend {
     this.config = options.config;
     this.adapter = gpu.summary(options.notices ?? []);
     this.lost = gpu.lost;
-    this.compiler = new KernelCompiler(gpu);
+    this.compiler = new KernelCompiler(gpu, options.variants);
     this.chunkTokens = Math.min(CHUNK_TOKENS, options.contextLength);
     const strides = stridesOf(this.config);
     this.step = this.buffer("steps", STEPS_BYTES, uniform | copyDst);
@@ -220,14 +222,16 @@ class GpuBackend implements Backend {
     const finalAux = this.aux("ln_f", "ln_f", null);
     this.finalAux = finalAux;
     const keepHidden = bindLayerNorm(compiler, "ln_f", { run: step, shape: head.parts[0]!.shape, x, aux: finalAux, y: this.hidden }, { keepPosition: true });
+    const wte = this.matrix("wte");
+    const loopBuffers = fused && wte.parts.length === 1 ? createLoopBuffers(this.gpu, config.vocabSize, options.contextLength, candidateBytes(compiler, head)) : null;
+    const candidates = loopBuffers?.candidates ? { ...loopBuffers, candidates: loopBuffers.candidates } : undefined;
     const logits = fused
-      ? bindGemv(compiler, "head", head, "layer_norm", { run: step, x, aux: finalAux, residual: none, y: this.logitsRow })
+      ? bindGemv(compiler, "head", head, "layer_norm", { run: step, x, aux: finalAux, residual: none, y: this.logitsRow }, candidates)
       : Promise.all([
           bindLayerNorm(compiler, "ln_f.last", { run: step, shape: head.parts[0]!.shape, x, aux: finalAux, y: normed }, { keepPosition: false }),
           bindGemv(compiler, "head", head, "none", { run: step, x: normed, aux: finalAux, residual: none, y: this.logitsRow }),
         ]).then(([norm, gemv]): Op => ({ record: (pass, rows, stepBytes) => (norm.record(pass, rows), gemv.record(pass, 1, stepBytes)) }));
 
-    const wte = this.matrix("wte");
     const graph: DecodeGraph = {
       vocabSize: config.vocabSize,
       contextLength: options.contextLength,
@@ -245,7 +249,7 @@ class GpuBackend implements Backend {
       },
       assertUsable: () => this.assertUsable(),
     };
-    const loop = fused && wte.parts.length === 1 ? DecodeLoop.build(this.gpu, compiler, graph) : null;
+    const loop = loopBuffers && DecodeLoop.build(this.gpu, compiler, graph, loopBuffers);
 
     const [embed, prefillOps, decodeOps] = await Promise.all([embedding, Promise.all(prefill), fused ? Promise.all(decode) : null]);
     [this.keepHidden, this.lastLogits, this.loop] = await Promise.all([keepHidden, logits, loop]);
@@ -355,7 +359,7 @@ class GpuBackend implements Backend {
       this.splits = splitsAt(start + at + count - 1);
       queue.writeBuffer(this.tokens, 0, chunk);
       queue.writeBuffer(this.step, 0, Uint32Array.of(start + at, count, 0, this.splits));
-      queue.writeBuffer(this.step, HEAD_STEP_BYTES, Uint32Array.of(start + at, 1, count - 1, this.splits));
+      queue.writeBuffer(this.step, HEAD_STEP_BYTES, Uint32Array.of(start + at + count - 1, 1, count - 1, this.splits)); // of the last token
       const blocks = (count === 1 && this.decodeBlocks) || this.prefillBlocks;
       this.gpu.submit(count === 1 ? "decode" : "prefill", (pass) => {
         this.embedding.record(pass, count);

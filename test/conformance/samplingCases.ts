@@ -3,8 +3,9 @@ import { gumbel } from "../../src/generate/random.ts";
 import { Sampler } from "../../src/generate/sampler.ts";
 import { BufferUsage } from "../../src/gpu/constants.ts";
 import type { KernelSource } from "../../src/gpu/pipeline.ts";
+import { bindGemv, candidateBytes } from "../../src/kernels/linear.ts";
 import { uploadMatrix } from "../../src/kernels/matrix.ts";
-import { dispatchOp } from "../../src/kernels/op.ts";
+import { dispatchOp, type Op } from "../../src/kernels/op.ts";
 import { bindSampling, readSample, SAMPLE_BYTES, samplingWords, tokenCounts } from "../../src/kernels/sampling.ts";
 import { kernels } from "../../src/kernels/sources.ts";
 import { dequantizeTensor, quantizeTensor } from "../../src/quantize/nearest.ts";
@@ -26,6 +27,8 @@ interface SamplingRun {
   logits: (step: number) => Float32Array<ArrayBuffer>;
   prompt?: readonly number[];
   format?: TensorFormat;
+  /** The logits come from a head's gemv, as tuned for hardware, which leaves candidates. */
+  head?: boolean;
 }
 
 /** Logits with many exact ties and both zeros: multiples of ¼ between −4 and 4. */
@@ -34,8 +37,8 @@ const tied = (V: number) => (step: number): Float32Array<ArrayBuffer> => Float32
 const spread = (V: number) => (step: number): Float32Array<ArrayBuffer> => gaussian(V, 3, -20, V + step);
 
 /** Draws tokens by the kernel and by the CPU's sampler from the same logits, and requires the same ids, log-probabilities and embeddings. */
-async function drawsAsOnTheCpu(device: GPUDevice, { V, steps, options, logits, prompt = [0, 3, 3, V - 1], format = { type: "f16" } }: SamplingRun): Promise<number> {
-  const bench = await Workbench.open(device);
+async function drawsAsOnTheCpu(device: GPUDevice, { V, steps, options, logits, prompt = [0, 3, 3, V - 1], format = { type: "f16" }, head = false }: SamplingRun): Promise<number> {
+  const bench = await Workbench.open(device, head ? { tuning: "hardware" } : {});
   const C = 40;
   const stride = padTo(C, 32);
   const wte = quantizeTensor(gaussian(V * C, 0.3, 0, 1), [V, C], format);
@@ -48,24 +51,30 @@ async function drawsAsOnTheCpu(device: GPUDevice, { V, steps, options, logits, p
   const row = bench.input(new Float32Array(padTo(V, 32)));
   const y = bench.output(steps * 4);
   const x = bench.output(stride);
-  const op = await bindSampling(bench.compiler, matrix, {
-    run,
-    sampling: bench.input(samplingWords(sampling, V, prompt.length), uniform),
-    logits: row,
-    counts: bench.input(tokenCounts(prompt, V)),
-    wpe: bench.input(padRows(wpe, C)),
-    y,
-    x,
-  });
+  const shared = { run, sampling: bench.input(samplingWords(sampling, V, prompt.length), uniform), counts: bench.input(tokenCounts(prompt, V)) };
+  const hidden = bench.input(new Float32Array(padTo(steps, 32)));
+  const ops: Op[] = [];
+  let candidates: GPUBuffer | null = null;
+  if (head) {
+    // Column i of the head is the logits of step i; the input picks it.
+    const columns = Array.from({ length: steps }, (_, step) => logits(step));
+    const weights = quantizeTensor(Float32Array.from({ length: V * steps }, (_, i) => columns[i % steps]![Math.floor(i / steps)]!), [V, steps], { type: "f32" });
+    const product = await uploadMatrix(bench.gpu, "head", packTensor(weights, 2 ** 27), "embedding", { yStride: padTo(V, 32), biasBase: 0, epsilon: 0 });
+    candidates = bench.output(candidateBytes(bench.compiler, product) / 4);
+    const none = bench.output(4);
+    ops.push(await bindGemv(bench.compiler, "head", product, "none", { run, x: hidden, aux: none, residual: none, y: row }, { ...shared, candidates }));
+  }
+  ops.push(await bindSampling(bench.compiler, matrix, { ...shared, candidates, logits: row, wpe: bench.input(padRows(wpe, C)), y, x }));
   const staging = bench.gpu.createBuffer("staging", SAMPLE_BYTES + stride * 4, mapRead | copyDst, "staging");
   let worst = 0;
   for (let step = 0; step < steps; step++) {
     const position = prompt.length + step; // of the token sampled
     const values = logits(step);
     const expected = sampler.sample(values);
-    bench.gpu.device.queue.writeBuffer(row, 0, values);
+    if (head) bench.gpu.device.queue.writeBuffer(hidden, 0, Float32Array.from({ length: steps }, (_, i) => Number(i === step)));
+    else bench.gpu.device.queue.writeBuffer(row, 0, values);
     bench.gpu.device.queue.writeBuffer(run, 0, Uint32Array.of(position - 1, 1, 0, 1));
-    bench.gpu.submit("draw", (pass) => op.record(pass, 1), (encoder) => {
+    bench.gpu.submit("draw", (pass) => ops.forEach((op) => op.record(pass, 1)), (encoder) => {
       encoder.copyBufferToBuffer(y, step * SAMPLE_BYTES, staging, 0, SAMPLE_BYTES);
       encoder.copyBufferToBuffer(x, 0, staging, SAMPLE_BYTES, stride * 4);
     });
@@ -172,6 +181,18 @@ const pieceCases: readonly ConformanceCase[] = [
 
 const otherCases: readonly ConformanceCase[] = [
   {
+    name: "kernel: sample draws the tokens of the CPU's sampler from the candidates that the head leaves as tuned for hardware",
+    run: async (device) => {
+      let worst = 0;
+      for (const options of Object.values(modes).flat()) {
+        for (const [V, steps, logits] of [[131, 8, tied(131)], [1023, 8, spread(1023)]] as const) {
+          worst = Math.max(worst, await drawsAsOnTheCpu(device, { V, steps, options, logits, head: true }));
+        }
+      }
+      return requireAtMost("ln p", worst, tolerances.rowLogProb);
+    },
+  },
+  {
     name: "kernel: sample embeds from every kind of encoding",
     run: async (device) => {
       for (const format of [{ type: "f32" }, { type: "int8", mode: "absmax", granularity: "channel" }, { type: "nf4", block: 64, doubleQuantization: true }, { type: "int4", mode: "zeropoint", granularity: { group: 32 } }] as const) {
@@ -195,6 +216,7 @@ const otherCases: readonly ConformanceCase[] = [
             sampling: bench.input(samplingWords(resolveGenerateOptions({ topP: 0.9, topK: 40 }, V), V, 1), uniform),
             logits: bench.input(values),
             counts: bench.input(tokenCounts([], V)),
+            candidates: null,
             wpe: bench.input(new Float32Array(64)),
             y,
             x: bench.output(32),

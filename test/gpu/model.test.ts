@@ -4,6 +4,7 @@ import { Gpu } from "../../src/gpu/device.ts";
 import { createGpuBuilder } from "../../src/model/gpu.ts";
 import { resolveGenerateOptions, type ResolvedGenerateOptions } from "../../src/generate/options.ts";
 import { resolveRecipe } from "../../src/quantize/recipes.ts";
+import { Sampler } from "../../src/generate/sampler.ts";
 import { buildOnGpu } from "../conformance/modelCases.ts";
 import { gpt2SmallShape, seededCheckpoint, tinyCheckpoints } from "../fixtures/seededCheckpoint.ts";
 import { adapterName, gpuTest, requireGpu } from "../gpu.ts";
@@ -101,6 +102,21 @@ describe.runIf(adapter !== "swiftshader")("a model on WebGPU", () => {
     expect(sizes.every((size) => Number.isInteger(size) && size >= 1 && size <= 8)).toBe(true);
     expect(sizes.reduce((a, b) => a + b)).toBe(limit - 1);
     expect(gpu.counts).toEqual({ ...counts, submits: counts.submits + dispatches.length });
+    backend.dispose();
+  });
+
+  gpuTest("draws the CPU sampler's tokens with the kernels for hardware, in as many dispatches", async ({ device }) => {
+    const { config, backend } = await buildOnGpu(device, files, resolveRecipe("int8"), { variants: { tuning: "hardware" } });
+    for (const options of [{ temperature: 0 }, { temperature: 1 }, { topK: 40, topP: 0.9, repetitionPenalty: 1.2 }]) {
+      const sampler = new Sampler(V, sampling(options), tokens);
+      const expected: number[] = [];
+      for (let i = 0; i < 20; i++) expected.push(sampler.sample(await backend.forward(i === 0 ? tokens : [expected.at(-1)!], i === 0 ? 0 : tokens.length + i - 1)).id);
+      const dispatches = countDispatches(device);
+      const found: number[] = [];
+      for await (const { id } of backend.decode!(tokens, sampling(options), expected.length)!) found.push(id);
+      expect(found).toEqual(expected);
+      expect(dispatches.slice(1).reduce((a, b) => a + b)).toBe((expected.length - 1) * (5 * config.nLayer + 2));
+    }
     backend.dispose();
   });
 

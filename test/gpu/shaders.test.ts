@@ -84,7 +84,11 @@ describe.each<Tuning>(["hardware", "software"])("on a device of default limits, 
       await compileLinear(matrix);
       const { run, rows, input, output, cache, kvScales } = buffers;
       await bindEmbedding(compiler, matrix, { run, tokens: input, wpe: input, x: output });
-      await bindSampling(compiler, matrix, { run, sampling: rows, logits: input, counts: cache, wpe: input, y: kvScales, x: output });
+      const sample = { run, sampling: rows, logits: input, counts: cache, wpe: input, y: kvScales, x: output };
+      await bindSampling(compiler, matrix, { ...sample, candidates: null });
+      if (tuning === "software") continue;
+      await bindSampling(compiler, matrix, { ...sample, candidates: input });
+      await bindGemv(compiler, "head", matrix, "layer_norm", { run, x: input, aux: input, residual: input, y: output }, { sampling: rows, counts: input, candidates: cache });
     }
     expect(seen.size).toBe(encodings.length);
     await gpu.settle();
