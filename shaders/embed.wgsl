@@ -11,6 +11,7 @@
 @group(0) @binding(5) var<storage, read> wpe: array<vec4<f32>>;
 @group(0) @binding(6) var<storage, read_write> x: array<vec4<f32>>;
 #import "matrix"
+#import "embed_row"
 
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) t: u32) {
@@ -20,10 +21,5 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   let k4 = workgroup.x * 64u + t;
   let row = tokens[workgroup.y] - shape.row_offset; // wraps below the part, and is then not below `rows`
   if (row >= shape.rows || k4 >= shape.x_stride) { return; }
-  let c = k4 / (CHUNK / 4u);
-  let group = c / shape.chunks_per_group;
-  let w = codes[((row >> 3u) * shape.chunks_per_row + c) * 8u + (row & 7u)];
-  let value = dequantize(w, k4 % (CHUNK / 4u), zero_bias(row, group)) * scale_at(row, group);
-  let inside = vec4<u32>(4u * k4) + vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(shape.columns);
-  x[workgroup.y * shape.x_stride + k4] = select(vec4<f32>(0.0), value + wpe[(run.start + workgroup.y) * shape.x_stride + k4], inside);
+  x[workgroup.y * shape.x_stride + k4] = embedded(row, run.start + workgroup.y, k4);
 }

@@ -21,6 +21,9 @@ var<workgroup> partials: array<f32, 8u * ROW_TILES * STRIPES>;
 #if ACTIVATIONS == int8
 #import "int8_dot"
 #endif
+#if EPILOGUE == candidates
+#import "candidates"
+#endif
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) t: u32) {
@@ -93,4 +96,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
 #endif
     finish((first_tile + (t >> 3u)) * 8u + lane, 0u, sum);
   }
+#if EPILOGUE == candidates
+  offer(first_tile * 8u, workgroup.x, t);
+#endif
 }

@@ -24,6 +24,8 @@ export const tolerances = {
 
   /** ln p of one row from a max and a sum in f32: half an ulp of logits up to 64. */
   rowLogProb: 1e-5,
+  /** Gumbel noise in f32: two logarithms within an ulp or two of results up to 23. */
+  gumbel: 5e-6,
   /** KL of one row, relative, down to 5e-7 nats: what logits near 32, with an ulp of 2e-6, leave of a difference of 1e-3. Measured 8e-6. */
   rowDivergenceRelative: 1e-4,
 

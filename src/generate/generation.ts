@@ -1,9 +1,9 @@
 import { EngineError, throwIfAborted } from "../errors.ts";
-import type { Backend } from "../model/backend.ts";
+import type { Backend, SampledToken } from "../model/backend.ts";
 import type { Tokenizer } from "../tokenizer/types.ts";
 import type { Completion, FinishReason, GeneratedToken, GenerateOptions, Generation, GenerationSummary, Gpt2Config } from "../types.ts";
 import { checkTokens, resolveGenerateOptions } from "./options.ts";
-import { Sampler } from "./sampler.ts";
+import { Sampler, type SamplingOptions } from "./sampler.ts";
 import { StopMatcher } from "./stopStrings.ts";
 
 export interface GenerationSetup {
@@ -46,7 +46,6 @@ export function createGeneration({ backend, tokenizer, config, contextLength, pr
         return;
       }
       release = await acquire(signal);
-      const sampler = new Sampler(config.vocabSize, sampling, promptTokens);
       const decoder = tokenizer.stream();
       const matcher = new StopMatcher(stop);
       const rest = (): string => matcher.push(decoder.flush()) + matcher.flush();
@@ -54,10 +53,9 @@ export function createGeneration({ backend, tokenizer, config, contextLength, pr
       let waiting: GeneratedToken | null = null;
 
       startMs = performance.now();
-      let logits = await backend.forward(promptTokens, 0, signal);
-      for (let sampled = 1; ; sampled++) {
-        throwIfAborted(signal);
-        const { id, logProb, top } = sampler.sample(logits);
+      let sampled = 0;
+      for await (const { id, logProb, top } of sampledTokens(backend, config.vocabSize, promptTokens, sampling, maxTokens, signal)) {
+        sampled++;
         if (sampled === 1) firstTokenMs = lastTokenMs = performance.now();
         const ready: GeneratedToken[] = waiting ? [waiting] : [];
         waiting = null;
@@ -84,7 +82,6 @@ export function createGeneration({ backend, tokenizer, config, contextLength, pr
         }
         if (finishReason) return;
         throwIfAborted(signal);
-        logits = await backend.forward([id], position, signal);
       }
     } catch (error) {
       finishReason = signal?.aborted ? "cancelled" : "failed";
@@ -111,6 +108,22 @@ export function createGeneration({ backend, tokenizer, config, contextLength, pr
       return run();
     },
   };
+}
+
+/** The tokens after the prompt: sampled on the device where it can, else here from its logits. The one that takes them says when it has enough. */
+function sampledTokens(backend: Backend, V: number, prompt: readonly number[], sampling: SamplingOptions, limit: number, signal: AbortSignal | undefined): AsyncGenerator<SampledToken, void, undefined> {
+  const onDevice = sampling.logitBias.length === 0 && sampling.logProbs === 0 ? backend.decode?.(prompt, sampling, limit, signal) : null;
+  return onDevice ?? sampledHere(backend, new Sampler(V, sampling, prompt), prompt, signal);
+}
+
+async function* sampledHere(backend: Backend, sampler: Sampler, prompt: readonly number[], signal: AbortSignal | undefined): AsyncGenerator<SampledToken, void, undefined> {
+  let logits = await backend.forward(prompt, 0, signal);
+  for (let position = prompt.length; ; position++) {
+    throwIfAborted(signal);
+    const token = sampler.sample(logits);
+    yield token;
+    logits = await backend.forward([token.id], position, signal);
+  }
 }
 
 /** Runs a generation to its end. */

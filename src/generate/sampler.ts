@@ -1,19 +1,9 @@
 import { EngineError } from "../errors.ts";
+import type { RankedToken, SampledToken } from "../model/backend.ts";
 import type { ResolvedGenerateOptions } from "./options.ts";
 import { CounterRandom, GUMBEL_MAX, gumbel } from "./random.ts";
 
 export type SamplingOptions = Omit<ResolvedGenerateOptions, "maxTokens" | "stop" | "signal">;
-
-export interface RankedToken {
-  id: number;
-  /** Natural log, under the model's own distribution: before bias, penalties, temperature and filters. */
-  logProb: number;
-}
-
-export interface SampledToken extends RankedToken {
-  /** The likeliest tokens of the model's own distribution, likeliest first, the lowest id first among equals; logProbs of them. */
-  top: RankedToken[];
-}
 
 /**
  * Chooses the tokens of one generation: logit bias, then penalties (repetition, frequency, presence), temperature, top-k,

@@ -26,7 +26,7 @@ const NUDGE_MS = 4;
 
 /** Node has none before 21. */
 function globalNavigator(): Navigator | undefined {
-  return globalThis.navigator as Navigator | undefined;
+  return globalThis.navigator;
 }
 
 /** `requestAdapter` of the given or the global GPU; null where there is none. */

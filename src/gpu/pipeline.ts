@@ -3,7 +3,8 @@ import { STAGE_COMPUTE } from "./constants.ts";
 import type { Gpu } from "./device.ts";
 import { preprocess, type ShaderConstants } from "./preprocess.ts";
 
-export type BindingKind = "uniform" | "read" | "write";
+/** "step" is the uniform Step of step.wgsl at an offset that each dispatch names: one buffer holds those of several tokens. */
+export type BindingKind = "step" | "uniform" | "read" | "write";
 
 /** A kernel before compilation: WGSL with its pieces, and what its group 0 binds, in order. */
 export interface KernelSource {
@@ -29,11 +30,15 @@ export interface Variants {
 export interface Kernel {
   readonly name: string;
   readonly pipeline: GPUComputePipeline;
+  /** It binds a Step, so that setBindGroup takes its offset. */
+  readonly stepped: boolean;
   /** Binds whole buffers, or ranges of them, in the order of KernelSource.bindings. */
   bind(label: string, resources: readonly (GPUBuffer | GPUBufferBinding)[]): GPUBindGroup;
 }
 
-const BUFFER_TYPES: Record<BindingKind, GPUBufferBindingType> = { uniform: "uniform", read: "read-only-storage", write: "storage" };
+const BUFFER_TYPES: Record<BindingKind, GPUBufferBindingType> = { step: "uniform", uniform: "uniform", read: "read-only-storage", write: "storage" };
+
+const STEP_BYTES = 16;
 
 /** What each device has compiled: two models on one device share their kernels. */
 const compiledByDevice = new WeakMap<GPUDevice, Map<string, Promise<Kernel>>>();
@@ -69,7 +74,7 @@ export class KernelCompiler {
     const code = preprocess(source.wgsl, constants, source.pieces);
     const layout = device.createBindGroupLayout({
       label,
-      entries: source.bindings.map((kind, binding) => ({ binding, visibility: STAGE_COMPUTE, buffer: { type: BUFFER_TYPES[kind] } })),
+      entries: source.bindings.map((kind, binding) => ({ binding, visibility: STAGE_COMPUTE, buffer: { type: BUFFER_TYPES[kind], hasDynamicOffset: kind === "step" } })),
     });
     device.pushErrorScope("validation");
     const module = device.createShaderModule({ label, code });
@@ -85,11 +90,15 @@ export class KernelCompiler {
     return {
       name: source.name,
       pipeline,
+      stepped: source.bindings.includes("step"),
       bind: (groupLabel, resources) =>
         device.createBindGroup({
           label: groupLabel,
           layout,
-          entries: resources.map((resource, binding) => ({ binding, resource: "buffer" in resource ? resource : { buffer: resource } })),
+          entries: resources.map((resource, binding) => {
+            const range = "buffer" in resource ? resource : { buffer: resource };
+            return { binding, resource: source.bindings[binding] === "step" ? { ...range, size: STEP_BYTES } : range };
+          }),
         }),
     };
   }

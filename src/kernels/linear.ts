@@ -38,9 +38,10 @@ export interface LinearBuffers {
 /** What happens to x first. "merge" joins what attention_decode wrote; its matrix was uploaded with that attention in its shape. */
 export type Prologue = "none" | "layer_norm" | "merge";
 
-/** A row of `columns` inputs that a prologue prepares must fit in workgroup memory beside the partial sums. */
+/** A row of `columns` inputs that a prologue prepares must fit in workgroup memory beside the partial sums and the candidates. */
 export function fitsPrologue(columns: number, activations: "float" | "int8" = "float"): boolean {
-  return preparedChunks(padTo(columns, COLUMN_PADDING)) * (activations === "int8" ? 20 : 16) + 2 * 8 * 8 * 4 + 2 * GEMV_SHAPE.WG * 4 + 64 <= WORKGROUP_MEMORY_BYTES;
+  const preparedBytes = preparedChunks(padTo(columns, COLUMN_PADDING)) * (activations === "int8" ? 20 : 16);
+  return preparedBytes + 2 * 8 * 8 * 4 + 2 * GEMV_SHAPE.WG * 4 + 8 * GEMV_SHAPE.ROW_TILES * 16 + 64 <= WORKGROUP_MEMORY_BYTES;
 }
 
 /** vec4s of workgroup memory for a row; at least 1 KB, so that small models of different widths share a kernel. */
@@ -48,12 +49,34 @@ function preparedChunks(paddedColumns: number): number {
   return Math.max(64, paddedColumns / 4);
 }
 
+/** Where the head's product leaves what the sample kernel needs of it. */
+export interface CandidateBuffers {
+  /** Uniform Sampling. */
+  sampling: GPUBuffer;
+  /** u32 [V] */
+  counts: GPUBuffer;
+  /** vec4<f32> [⌈V / 16⌉][2], see candidates.wgsl; bytes: candidateBytes() */
+  candidates: GPUBuffer;
+}
+
+/** Bytes of CandidateBuffers.candidates, 0 where the head has no candidates to give: barriers cost software adapters more than a second look at the logits. */
+export function candidateBytes({ variants }: KernelCompiler, head: GpuMatrix): number {
+  return variants.tuning === "software" || head.parts.length > 1 ? 0 : Math.ceil(head.rows / (8 * GEMV_SHAPE.ROW_TILES)) * 32;
+}
+
 /** y = activate(W · prologue(x) + bias) + residual for one row of x. */
-export async function bindGemv(compiler: KernelCompiler, label: string, matrix: GpuMatrix, prologue: Prologue, buffers: LinearBuffers): Promise<Op> {
-  const constants = { ...linearConstants(compiler, matrix), PROLOGUE: prologue, ...(prologue === "none" ? {} : { PREPARED: preparedChunks(matrix.paddedColumns) }), ...(matrix.int8Activations ? { INPUT_CODES: matrix.paddedColumns / 16 } : {}) };
+export async function bindGemv(compiler: KernelCompiler, label: string, matrix: GpuMatrix, prologue: Prologue, buffers: LinearBuffers, extra?: CandidateBuffers): Promise<Op> {
+  const constants = {
+    ...linearConstants(compiler, matrix),
+    PROLOGUE: prologue,
+    ...(prologue === "none" ? {} : { PREPARED: preparedChunks(matrix.paddedColumns) }),
+    ...(matrix.int8Activations ? { INPUT_CODES: matrix.paddedColumns / 16 } : {}),
+  };
   if (compiler.variants.tuning === "software") return bindTile(compiler, `${label}.gemv`, matrix, buffers, { ...constants, ROWS: 1, READS: 1, LANES: 1 });
-  const kernel = await compiler.compile(kernels.gemv, { ...constants, ...GEMV_SHAPE });
-  return bindParts(kernel, `${label}.gemv`, matrix, buffers, (part) => [Math.ceil(part.rows / (8 * GEMV_SHAPE.ROW_TILES))]);
+  const source = extra ? kernels.head : kernels.gemv;
+  const kernel = await compiler.compile(source, { ...constants, ...GEMV_SHAPE, EPILOGUE: extra ? "candidates" : "constant" });
+  const more = extra ? [extra.sampling, extra.counts, extra.candidates] : [];
+  return bindParts(kernel, `${label}.gemv`, matrix, buffers, more, (part) => [Math.ceil(part.rows / (8 * GEMV_SHAPE.ROW_TILES))]);
 }
 
 /** The same for many rows of x, without a prologue. */
@@ -76,7 +99,7 @@ async function bindProduct(compiler: KernelCompiler, label: string, matrix: GpuM
   const { tuning, lanes } = compiler.variants;
   if (tuning === "software") return bindTile(compiler, `${label}.gemm`, matrix, buffers, { ...constants, ROWS: TILE_ROWS_OF_X, READS: TILE_ROWS_OF_X / lanes, LANES: lanes });
   const kernel = await compiler.compile(kernels.gemm, constants);
-  return bindParts(kernel, `${label}.gemm`, matrix, buffers, (part, rows) => [Math.ceil(part.rows / GEMM_OUTPUTS), Math.ceil(rows / GEMM_ROWS)]);
+  return bindParts(kernel, `${label}.gemm`, matrix, buffers, [], (part, rows) => [Math.ceil(part.rows / GEMM_OUTPUTS), Math.ceil(rows / GEMM_ROWS)]);
 }
 
 export interface NormalizerBuffers {
@@ -109,14 +132,14 @@ export async function bindNormalizer(compiler: KernelCompiler, label: string, ma
 async function bindTile(compiler: KernelCompiler, label: string, matrix: GpuMatrix, buffers: LinearBuffers, constants: ShaderConstants & { ROWS: number }): Promise<Op> {
   const TABLE = compiler.variants.lanes === 8 && matrix.encoding.code === "lut4" ? "lanes" : "memory";
   const kernel = await compiler.compile(kernels.linearTile, { ...constants, WG: TILE_THREADS, TABLE, SUBGROUPS: Number(constants.LANES) > 1 || TABLE === "lanes" });
-  return bindParts(kernel, label, matrix, buffers, (part, rows) => [Math.ceil(part.rows / (8 * TILE_THREADS)), constants.ROWS === 1 ? 1 : Math.ceil(rows / constants.ROWS)]);
+  return bindParts(kernel, label, matrix, buffers, [], (part, rows) => [Math.ceil(part.rows / (8 * TILE_THREADS)), constants.ROWS === 1 ? 1 : Math.ceil(rows / constants.ROWS)]);
 }
 
-/** One dispatch for each part of the matrix. */
-function bindParts(kernel: Kernel, label: string, matrix: GpuMatrix, { run, x, aux, residual, y }: LinearBuffers, grid: (part: GpuMatrixPart, rows: number) => [x: number, y?: number]): Op {
+/** One dispatch for each part of the matrix; `more`: what its kernel binds beyond the rest. */
+function bindParts(kernel: Kernel, label: string, matrix: GpuMatrix, { run, x, aux, residual, y }: LinearBuffers, more: readonly GPUBuffer[], grid: (part: GpuMatrixPart, rows: number) => [x: number, y?: number]): Op {
   return sequence(
     matrix.parts.map((part) => {
-      const group = kernel.bind(label, [run, part.shape, x, part.codes, part.scales, aux, residual, y]);
+      const group = kernel.bind(label, [run, part.shape, x, part.codes, part.scales, aux, residual, y, ...more]);
       return dispatchOp(kernel, group, (rows) => grid(part, rows));
     }),
   );

@@ -2,9 +2,12 @@ import activation from "../../shaders/activation.wgsl?raw";
 import attentionDecode from "../../shaders/attention_decode.wgsl?raw";
 import attentionPrefill from "../../shaders/attention_prefill.wgsl?raw";
 import attentionRows from "../../shaders/attention_rows.wgsl?raw";
+import candidates from "../../shaders/candidates.wgsl?raw";
 import embed from "../../shaders/embed.wgsl?raw";
+import embedRow from "../../shaders/embed_row.wgsl?raw";
 import gemm from "../../shaders/gemm.wgsl?raw";
 import gemv from "../../shaders/gemv.wgsl?raw";
+import gumbel from "../../shaders/gumbel.wgsl?raw";
 import half from "../../shaders/half.wgsl?raw";
 import int8Code from "../../shaders/int8_code.wgsl?raw";
 import int8Dot from "../../shaders/int8_dot.wgsl?raw";
@@ -20,6 +23,7 @@ import matrix from "../../shaders/matrix.wgsl?raw";
 import matrixShape from "../../shaders/matrix_shape.wgsl?raw";
 import normalizer from "../../shaders/normalizer.wgsl?raw";
 import output from "../../shaders/output.wgsl?raw";
+import philox from "../../shaders/philox.wgsl?raw";
 import prologue from "../../shaders/prologue.wgsl?raw";
 import quantizeRows from "../../shaders/quantize_rows.wgsl?raw";
 import rowDivergence from "../../shaders/row_divergence.wgsl?raw";
@@ -27,6 +31,8 @@ import rowNormalizer from "../../shaders/row_normalizer.wgsl?raw";
 import rowMoments from "../../shaders/row_moments.wgsl?raw";
 import rowSoftmax from "../../shaders/row_softmax.wgsl?raw";
 import rowSums from "../../shaders/row_sums.wgsl?raw";
+import sample from "../../shaders/sample.wgsl?raw";
+import sampling from "../../shaders/sampling.wgsl?raw";
 import workgroupMax from "../../shaders/workgroup_max.wgsl?raw";
 import workgroupSum from "../../shaders/workgroup_sum.wgsl?raw";
 import step from "../../shaders/step.wgsl?raw";
@@ -37,6 +43,7 @@ const pieces = {
   matrix_shape: matrixShape,
   matrix,
   loop_bound: loopBound,
+  embed_row: embedRow,
   activation,
   finish,
   int8_code: int8Code,
@@ -52,6 +59,10 @@ const pieces = {
   row_softmax: rowSoftmax,
   workgroup_sum: workgroupSum,
   workgroup_max: workgroupMax,
+  sampling,
+  candidates,
+  philox,
+  gumbel,
 };
 
 function kernel(name: string, wgsl: string, ...bindings: BindingKind[]): KernelSource {
@@ -60,17 +71,20 @@ function kernel(name: string, wgsl: string, ...bindings: BindingKind[]): KernelS
 
 /** Every kernel with what its group 0 binds, in the order of its WGSL header. */
 export const kernels = {
-  gemv: kernel("gemv", gemv, "uniform", "uniform", "read", "read", "read", "read", "read", "write"),
-  gemm: kernel("gemm", gemm, "uniform", "uniform", "read", "read", "read", "read", "read", "write"),
-  linearTile: kernel("linear_tile", linearTile, "uniform", "uniform", "read", "read", "read", "read", "read", "write"),
-  embed: kernel("embed", embed, "uniform", "uniform", "read", "read", "read", "read", "write"),
-  layerNorm: kernel("layer_norm", layerNorm, "uniform", "uniform", "read", "read", "write"),
-  kvWrite: kernel("kv_write", kvWrite, "uniform", "uniform", "read", "write", "write"),
-  attentionDecode: kernel("attention_decode", attentionDecode, "uniform", "uniform", "read", "write", "write", "write"),
-  attentionPrefill: kernel("attention_prefill", attentionPrefill, "uniform", "uniform", "read", "read", "read", "write"),
-  attentionRows: kernel("attention_rows", attentionRows, "uniform", "uniform", "read", "read", "read", "write"),
-  quantizeRows: kernel("quantize_rows", quantizeRows, "uniform", "uniform", "read", "write"),
+  gemv: kernel("gemv", gemv, "step", "uniform", "read", "read", "read", "read", "read", "write"),
+  head: kernel("gemv", gemv, "step", "uniform", "read", "read", "read", "read", "read", "write", "uniform", "read", "write"),
+  gemm: kernel("gemm", gemm, "step", "uniform", "read", "read", "read", "read", "read", "write"),
+  linearTile: kernel("linear_tile", linearTile, "step", "uniform", "read", "read", "read", "read", "read", "write"),
+  embed: kernel("embed", embed, "step", "uniform", "read", "read", "read", "read", "write"),
+  layerNorm: kernel("layer_norm", layerNorm, "step", "uniform", "read", "read", "write"),
+  kvWrite: kernel("kv_write", kvWrite, "step", "uniform", "read", "write", "write"),
+  attentionDecode: kernel("attention_decode", attentionDecode, "step", "uniform", "read", "write", "write", "write"),
+  attentionPrefill: kernel("attention_prefill", attentionPrefill, "step", "uniform", "read", "read", "read", "write"),
+  attentionRows: kernel("attention_rows", attentionRows, "step", "uniform", "read", "read", "read", "write"),
+  quantizeRows: kernel("quantize_rows", quantizeRows, "step", "uniform", "read", "write"),
   rowNormalizer: kernel("row_normalizer", rowNormalizer, "uniform", "read", "write"),
+  sample: kernel("sample", sample, "step", "uniform", "uniform", "read", "read", "read", "read", "write", "write", "write"),
+  sampleCandidates: kernel("sample", sample, "step", "uniform", "uniform", "read", "read", "read", "read", "write", "write", "write", "read"),
   rowSums: kernel("row_sums", rowSums, "uniform", "read", "read", "write"),
   rowDivergence: kernel("row_divergence", rowDivergence, "uniform", "read", "read", "read", "read", "write"),
 } as const;

@@ -1,4 +1,5 @@
 import type { CheckpointTensor } from "../checkpoint/types.ts";
+import type { SamplingOptions } from "../kernels/sampling.ts";
 import type { AdapterSummary, Gpt2Config, MemoryReport, QuantizedTensor } from "../types.ts";
 
 /** Per scored row of a comparison; all arrays have one element per row. */
@@ -13,6 +14,17 @@ export interface RowComparison {
   sameTop: Uint8Array;
 }
 
+export interface RankedToken {
+  id: number;
+  /** Natural log, under the model's own distribution: before bias, penalties, temperature and filters. */
+  logProb: number;
+}
+
+export interface SampledToken extends RankedToken {
+  /** The likeliest tokens of the model's own distribution, likeliest first, the lowest id first among equals; as many as were asked for. */
+  top: readonly RankedToken[];
+}
+
 /**
  * The GPT-2 graph on one device. Tokens were validated by the caller: ids in 0…V − 1, positions within contextLength.
  * One call at a time; every call rejects with signal.reason soon after an abort and leaves the backend usable.
@@ -24,6 +36,12 @@ export interface Backend {
   readonly lost: Promise<import("../errors.ts").EngineError>;
   /** Runs tokens at positions start, start + 1, …, appending to the KV cache (what lies behind is overwritten); f32 [V] logits after the last. */
   forward(tokens: readonly number[], start: number, signal?: AbortSignal): Promise<Float32Array>;
+  /**
+   * Where the device can sample by itself: the tokens after `tokens`, at most `limit`, and as many as the context has room for. null where the options do
+   * not fit; the caller then samples from forward()'s logits, with the same result. Rejects with `shader` for NaN or Infinity.
+   * The backend takes no other call until the iteration has ended or was left.
+   */
+  decode?(tokens: readonly number[], options: SamplingOptions, limit: number, signal?: AbortSignal): AsyncGenerator<SampledToken, void, undefined> | null;
   /** Runs a window from position 0 and keeps its final hidden states (after lnF) for score() and compare(). */
   encodeWindow(tokens: readonly number[], signal?: AbortSignal): Promise<void>;
   /** ln p(targets[i]) under the logits of row from + i of the last window, nats, f32 [targets.length]. */

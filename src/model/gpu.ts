@@ -2,17 +2,19 @@ import type { CheckpointTensor } from "../checkpoint/types.ts";
 import { EngineError } from "../errors.ts";
 import { BufferUsage } from "../gpu/constants.ts";
 import type { Gpu, MemoryPurpose } from "../gpu/device.ts";
-import { KernelCompiler } from "../gpu/pipeline.ts";
+import { KernelCompiler, type Variants } from "../gpu/pipeline.ts";
 import { attentionShape, bindDecodeAttention, bindPrefillAttention, cacheBytes, headChunks, maxSplits, SPLIT_POSITIONS, type AttentionForm } from "../kernels/attention.ts";
 import { bindEmbedding } from "../kernels/embedding.ts";
 import { bindLayerNorm } from "../kernels/layerNorm.ts";
-import { bindGemm, bindGemv, bindNormalizer, codeRowBytes, fitsPrologue, normalizerWords } from "../kernels/linear.ts";
+import { bindGemm, bindGemv, bindNormalizer, candidateBytes, codeRowBytes, fitsPrologue, normalizerWords } from "../kernels/linear.ts";
 import { uploadMatrix, type GpuMatrix } from "../kernels/matrix.ts";
 import { sequence, type Op } from "../kernels/op.ts";
 import { bindRowDivergence, bindRowSums, type RowSumsBuffers } from "../kernels/rows.ts";
 import { COLUMN_PADDING, packTensor, padTo } from "../quantize/pack.ts";
 import type { AdapterSummary, Gpt2Config, MemoryReport, QuantizedTensor } from "../types.ts";
-import type { Backend, BackendBuilder, BackendOptions, RowComparison } from "./backend.ts";
+import type { SamplingOptions } from "../kernels/sampling.ts";
+import type { Backend, BackendBuilder, BackendOptions, RowComparison, SampledToken } from "./backend.ts";
+import { createLoopBuffers, DecodeLoop, type DecodeGraph, HEAD_STEP_BYTES, STEPS_BYTES } from "./decodeLoop.ts";
 
 /** Tokens per prefill submit: bounds the time of one dispatch (drivers reset after about 2 s) and the activations. */
 const CHUNK_TOKENS = 256;
@@ -26,6 +28,8 @@ const { storage, uniform, copySrc, copyDst, mapRead } = BufferUsage;
 export interface GpuBackendOptions extends BackendOptions {
   /** Cuts matrices into parts of at most so many bytes; the device's binding limit where it is smaller. For tests. */
   maxPartBytes?: number;
+  /** Other kernels than those chosen for the device. For tests. */
+  variants?: Partial<Variants>;
 }
 
 /** Bytes of the largest single tensor in any format (wte as f32): what Gpu.open should ask for. */
@@ -87,6 +91,11 @@ export function createGpuBuilder(gpu: Gpu, options: GpuBackendOptions): BackendB
   };
 }
 
+/** Ranges of cached positions that attention works on for a token at `position`. */
+function splitsAt(position: number): number {
+  return Math.ceil((position + 1) / SPLIT_POSITIONS);
+}
+
 /** f32s per row of each activation: widths padded so that a row is whole 32-value chunks, the padding zero. */
 function stridesOf(config: Gpt2Config): { c: number; qkv: number; inner: number; vocabulary: number } {
   return {
@@ -105,10 +114,14 @@ class GpuBackend implements Backend {
   private readonly config: Gpt2Config;
   private readonly chunkTokens: number;
   private disposed = false;
-  /** One token from embedding to the last residual; null where a row does not fit the fused kernels. */
-  private decode: Op | null = null;
-  private prefill!: Op;
-  /** Logits of row headStep.row of the residual stream. */
+  /** The rows' tokens into the residual stream. */
+  private embedding!: Op;
+  /** One token through the blocks; null where a row does not fit the fused kernels. */
+  private decodeBlocks: Op | null = null;
+  private prefillBlocks!: Op;
+  /** null where the decode graph is, or where wte is in parts. */
+  private loop: DecodeLoop | null = null;
+  /** Logits of the row of the residual stream that the Step names. */
   private lastLogits!: Op;
   /** Final layer norm of a chunk into the window's hidden states. */
   private keepHidden!: Op;
@@ -118,7 +131,6 @@ class GpuBackend implements Backend {
   private window: number[] = [];
   private divergence: { baseline: GpuBackend; op: Op } | null = null;
   private readonly step: GPUBuffer;
-  private readonly headStep: GPUBuffer;
   private readonly tokens: GPUBuffer;
   private readonly logitsRow: GPUBuffer;
   private readonly staging: GPUBuffer;
@@ -137,11 +149,10 @@ class GpuBackend implements Backend {
     this.config = options.config;
     this.adapter = gpu.summary(options.notices ?? []);
     this.lost = gpu.lost;
-    this.compiler = new KernelCompiler(gpu);
+    this.compiler = new KernelCompiler(gpu, options.variants);
     this.chunkTokens = Math.min(CHUNK_TOKENS, options.contextLength);
     const strides = stridesOf(this.config);
-    this.step = this.buffer("step", 16, uniform | copyDst);
-    this.headStep = this.buffer("headStep", 16, uniform | copyDst);
+    this.step = this.buffer("steps", STEPS_BYTES, uniform | copyDst);
     this.tokens = this.buffer("tokens", this.chunkTokens * 4, storage | copyDst);
     this.logitsRow = this.buffer("logits", strides.vocabulary * 4, storage | copySrc);
     this.staging = this.buffer("logits.staging", strides.vocabulary * 4, mapRead | copyDst, "staging");
@@ -154,7 +165,7 @@ class GpuBackend implements Backend {
 
   /** Lays out activations and caches, compiles every kernel and binds the graph. */
   async build(): Promise<void> {
-    const { config, options, compiler, chunkTokens, step, headStep } = this;
+    const { config, options, compiler, chunkTokens, step } = this;
     const { nHead: H, nEmbd: C, nLayer: L } = config;
     const D = C / H;
     const strides = stridesOf(config);
@@ -177,8 +188,6 @@ class GpuBackend implements Backend {
     const decode: Promise<Op>[] = [];
     const prefill: Promise<Op>[] = [];
     const embedding = bindEmbedding(compiler, this.matrix("wte"), { run: step, tokens: this.tokens, wpe: this.wpe, x });
-    decode.push(embedding);
-    prefill.push(embedding);
 
     for (let i = 0; i < L; i++) {
       const h = `h.${i}`;
@@ -219,36 +228,62 @@ class GpuBackend implements Backend {
     const finalAux = this.aux("ln_f", "ln_f", null);
     this.finalAux = finalAux;
     const keepHidden = bindLayerNorm(compiler, "ln_f", { run: step, shape: head.parts[0]!.shape, x, aux: finalAux, y: this.hidden }, { keepPosition: true });
+    const wte = this.matrix("wte");
+    const loopBuffers = fused && wte.parts.length === 1 ? createLoopBuffers(this.gpu, config.vocabSize, options.contextLength, candidateBytes(compiler, head)) : null;
+    const candidates = loopBuffers?.candidates ? { ...loopBuffers, candidates: loopBuffers.candidates } : undefined;
     const logits = fused
-      ? bindGemv(compiler, "head", head, "layer_norm", { run: headStep, x, aux: finalAux, residual: none, y: this.logitsRow })
+      ? bindGemv(compiler, "head", head, "layer_norm", { run: step, x, aux: finalAux, residual: none, y: this.logitsRow }, candidates)
       : Promise.all([
           bindLayerNorm(compiler, "ln_f.last", { run: step, shape: head.parts[0]!.shape, x, aux: finalAux, y: normed }, { keepPosition: false }),
-          bindGemv(compiler, "head", head, "none", { run: headStep, x: normed, aux: finalAux, residual: none, y: this.logitsRow }),
-        ]).then(([norm, gemv]) => ({ record: (pass: GPUComputePassEncoder, rows: number) => (norm.record(pass, rows), gemv.record(pass, 1)) }));
+          bindGemv(compiler, "head", head, "none", { run: step, x: normed, aux: finalAux, residual: none, y: this.logitsRow }),
+        ]).then(([norm, gemv]): Op => ({ record: (pass, rows, stepBytes) => (norm.record(pass, rows), gemv.record(pass, 1, stepBytes)) }));
 
-    const [prefillOps, decodeOps, keep, last] = await Promise.all([Promise.all(prefill), fused ? Promise.all(decode) : null, keepHidden, logits]);
-    this.prefill = sequence(prefillOps);
-    this.decode = decodeOps && sequence(decodeOps);
-    this.keepHidden = keep;
-    this.lastLogits = last;
+    const graph: DecodeGraph = {
+      vocabSize: config.vocabSize,
+      contextLength: options.contextLength,
+      wte,
+      wpe: this.wpe,
+      x,
+      logits: this.logitsRow,
+      steps: step,
+      prefill: (prompt, signal, finish, after) => this.runToLogits(prompt, 0, signal, finish, after),
+      step: (position) => [position, 1, 0, splitsAt(position)],
+      recordToken: (pass, position, stepBytes) => {
+        this.splits = splitsAt(position);
+        this.decodeBlocks!.record(pass, 1, stepBytes);
+        this.lastLogits.record(pass, 1, stepBytes);
+      },
+      assertUsable: () => this.assertUsable(),
+    };
+    const loop = loopBuffers && DecodeLoop.build(this.gpu, compiler, graph, loopBuffers);
+
+    const [embed, prefillOps, decodeOps] = await Promise.all([embedding, Promise.all(prefill), fused ? Promise.all(decode) : null]);
+    [this.keepHidden, this.lastLogits, this.loop] = await Promise.all([keepHidden, logits, loop]);
+    this.embedding = embed;
+    this.prefillBlocks = sequence(prefillOps);
+    this.decodeBlocks = decodeOps && sequence(decodeOps);
     await this.gpu.settle();
   }
 
   async forward(tokens: readonly number[], start: number, signal?: AbortSignal): Promise<Float32Array> {
     this.assertUsable();
-    this.window = [];
-    await this.runChunks(tokens, start, signal, (pass, count, isLast) => {
-      if (isLast) this.lastLogits.record(pass, count);
-    }, true);
+    await this.runToLogits(tokens, start, signal, () => undefined, (encoder) => {
+      encoder.copyBufferToBuffer(this.logitsRow, 0, this.staging, 0, this.config.vocabSize * 4);
+    });
     const bytes = await this.gpu.read(this.staging, this.config.vocabSize * 4);
     signal?.throwIfAborted();
     return new Float32Array(bytes);
   }
 
+  decode(tokens: readonly number[], options: SamplingOptions, limit: number, signal?: AbortSignal): AsyncGenerator<SampledToken, void, undefined> | null {
+    this.assertUsable();
+    return this.loop?.fits(options) ? this.loop.run(tokens, options, limit, signal) : null;
+  }
+
   async encodeWindow(tokens: readonly number[], signal?: AbortSignal): Promise<void> {
     this.assertUsable();
     this.window = [];
-    await this.runChunks(tokens, 0, signal, (pass, count) => this.keepHidden.record(pass, count), false);
+    await this.runChunks(tokens, 0, signal, (pass, count) => this.keepHidden.record(pass, count));
     this.window = [...tokens];
   }
 
@@ -308,25 +343,35 @@ class GpuBackend implements Backend {
     this.gpu.dispose();
   }
 
-  /** Runs tokens through the body in chunks, one submit each; `finish` records what follows the body. */
-  private async runChunks(tokens: readonly number[], start: number, signal: AbortSignal | undefined, finish: (pass: GPUComputePassEncoder, count: number, isLast: boolean) => void, copyLogits: boolean): Promise<void> {
+  /** Runs tokens to the logits of the last; `finish` and `after` join the last submit. */
+  private runToLogits(tokens: readonly number[], start: number, signal: AbortSignal | undefined, finish: (pass: GPUComputePassEncoder) => void, after: (encoder: GPUCommandEncoder) => void): Promise<void> {
+    this.window = [];
+    const head = (pass: GPUComputePassEncoder, count: number, isLast: boolean): void => {
+      if (!isLast) return;
+      this.lastLogits.record(pass, count, HEAD_STEP_BYTES);
+      finish(pass);
+    };
+    return this.runChunks(tokens, start, signal, head, after);
+  }
+
+  /** Runs tokens through the blocks in chunks, one submit each; `finish` records what follows them, `after` what follows the last pass. */
+  private async runChunks(tokens: readonly number[], start: number, signal: AbortSignal | undefined, finish: (pass: GPUComputePassEncoder, count: number, isLast: boolean) => void, after?: (encoder: GPUCommandEncoder) => void): Promise<void> {
     const { queue } = this.gpu.device;
     for (let at = 0; at < tokens.length; at += this.chunkTokens) {
       signal?.throwIfAborted();
       const chunk = Uint32Array.from(tokens.slice(at, at + this.chunkTokens));
       const count = chunk.length;
       const isLast = at + count === tokens.length;
-      this.splits = Math.ceil((start + at + count) / SPLIT_POSITIONS);
+      this.splits = splitsAt(start + at + count - 1);
       queue.writeBuffer(this.tokens, 0, chunk);
       queue.writeBuffer(this.step, 0, Uint32Array.of(start + at, count, 0, this.splits));
-      queue.writeBuffer(this.headStep, 0, Uint32Array.of(start + at, 1, count - 1, this.splits));
-      const body = count === 1 && this.decode ? this.decode : this.prefill;
+      queue.writeBuffer(this.step, HEAD_STEP_BYTES, Uint32Array.of(start + at + count - 1, 1, count - 1, this.splits)); // of the last token
+      const blocks = (count === 1 && this.decodeBlocks) || this.prefillBlocks;
       this.gpu.submit(count === 1 ? "decode" : "prefill", (pass) => {
-        body.record(pass, count);
+        this.embedding.record(pass, count);
+        blocks.record(pass, count);
         finish(pass, count, isLast);
-      }, (encoder) => {
-        if (copyLogits && isLast) encoder.copyBufferToBuffer(this.logitsRow, 0, this.staging, 0, this.config.vocabSize * 4);
-      });
+      }, isLast ? after : undefined);
       if (!isLast) await this.gpu.idle(); // an abort between chunks takes effect, and the queue stays short
     }
     this.gpu.throwFailure();

@@ -21,7 +21,7 @@ import { requireAtMost, type ConformanceCase } from "./case.ts";
 const { storage, uniform, copySrc, copyDst, mapRead } = BufferUsage;
 
 /** A device with what a kernel case needs around one op: inputs from arrays, one run, the output back. */
-class Workbench {
+export class Workbench {
   readonly compiler: KernelCompiler;
   private constructor(readonly gpu: Gpu, variants: Partial<Variants> | undefined) {
     this.compiler = new KernelCompiler(gpu, variants);
@@ -59,7 +59,7 @@ class Workbench {
 }
 
 /** Rows of `columns` values with the stride and zero padding that activations have. */
-function padRows(values: Float32Array, columns: number): Float32Array<ArrayBuffer> {
+export function padRows(values: Float32Array, columns: number): Float32Array<ArrayBuffer> {
   const stride = padTo(columns, 32);
   const padded = new Float32Array((values.length / columns) * stride);
   for (let r = 0; r * columns < values.length; r++) padded.set(values.subarray(r * columns, (r + 1) * columns), r * stride);

@@ -2,6 +2,7 @@ import { OPTIONAL_FEATURES } from "../../src/gpu/device.ts";
 import type { ConformanceCase } from "./case.ts";
 import { kernelCases } from "./kernelCases.ts";
 import { modelCases } from "./modelCases.ts";
+import { samplingCases } from "./samplingCases.ts";
 
 /** What one case found. */
 export interface ConformanceResult {
@@ -18,7 +19,7 @@ export interface ConformanceOptions {
   onCase?: (result: ConformanceResult) => void;
 }
 
-export const cases: readonly ConformanceCase[] = [...kernelCases, ...modelCases];
+export const cases: readonly ConformanceCase[] = [...kernelCases, ...samplingCases, ...modelCases];
 
 /** Every kernel, and every preset on the tiny checkpoints, against the f64 oracle. Rejects where there is no adapter. */
 export async function runConformance(gpu: GPU, options: ConformanceOptions = {}): Promise<ConformanceResult[]> {

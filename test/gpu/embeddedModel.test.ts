@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { loadModel, presets, type Model } from "../../src/index.ts";
+import { loadModel, presets, type GeneratedToken, type GenerateOptions, type Generation, type Model } from "../../src/index.ts";
 import { embeddedModel, evaluationText, expectGolden, golden, type GoldenPerplexity, type GoldenPrompt, type GoldenWindow } from "../fixtures/embeddedModel.ts";
 import { adapterName, requireGpu } from "../gpu.ts";
 import { floatPresets } from "../conformance/modelCases.ts";
@@ -7,6 +7,12 @@ import { referenceLogits } from "../reference/gpt2.ts";
 import { dequantizedWeights, referenceCheckpoint } from "../reference/weights.ts";
 import { maxAbsError } from "../reference/metrics.ts";
 import { tolerances } from "../tolerances.ts";
+
+async function collect(generation: Generation): Promise<GeneratedToken[]> {
+  const tokens: GeneratedToken[] = [];
+  for await (const token of generation) tokens.push(token);
+  return tokens;
+}
 
 // The kernels of ten presets: half a minute on lavapipe, two on SwiftShader.
 describe.runIf((await adapterName()) !== "swiftshader")("the embedded model on WebGPU", async () => {
@@ -55,6 +61,27 @@ describe("the embedded model in f32 on WebGPU", async () => {
 
   // What follows is about the token loop more than about the adapter; SwiftShader takes a quarter of a second per token.
   const patient = test.runIf(adapter !== "swiftshader");
+
+  patient.each<GenerateOptions>([
+    { temperature: 0 },
+    { temperature: 1 },
+    { temperature: 0.8, topK: 40 },
+    { temperature: 1.2, topP: 0.9 },
+    { topK: 100, topP: 0.95, minP: 0.02 },
+    { temperature: 0.9, topP: 0.95, repetitionPenalty: 1.2, frequencyPenalty: 0.3, presencePenalty: 0.2 },
+  ])("draws the same tokens on the GPU as the CPU's sampler from its logits: %j", async (options) => {
+    for (const seed of [-7, 2 ** 40 + 3]) {
+      const onGpu = await model.complete("One day, a", { ...options, seed, maxTokens: 40 });
+      const onCpu = await collect(model.generate("One day, a", { ...options, seed, maxTokens: 40, logProbs: 1 })); // alternatives are ranked on the CPU
+      expect(onGpu.tokens).toEqual(onCpu.map(({ id }) => id));
+    }
+  });
+
+  patient("reports the log-probabilities on the GPU that the CPU's sampler reports", async () => {
+    const options = { temperature: 0.7, topK: 50, seed: 5, maxTokens: 40 };
+    const [onGpu, onCpu] = [await collect(model.generate("The", options)), await collect(model.generate("The", { ...options, logProbs: 1 }))];
+    expect(maxAbsError(onGpu.map(({ logProb }) => logProb), onCpu.map(({ logProb }) => logProb))).toBeLessThan(tolerances.rowLogProb);
+  });
 
   patient("gives the same tokens with the KV cache as without it", async () => {
     const prompt = model.encode("One day, a small green frog");

@@ -1,8 +1,11 @@
 import { describe, expect, test } from "vitest";
-import { compareQuantizations, loadModel, type ComparisonRow } from "../../src/index.ts";
+import { compareQuantizations, loadModel, type ComparisonRow, type GenerateOptions } from "../../src/index.ts";
 import { Gpu } from "../../src/gpu/device.ts";
 import { createGpuBuilder } from "../../src/model/gpu.ts";
+import { resolveGenerateOptions, type ResolvedGenerateOptions } from "../../src/generate/options.ts";
 import { resolveRecipe } from "../../src/quantize/recipes.ts";
+import { Sampler } from "../../src/generate/sampler.ts";
+import { buildOnGpu } from "../conformance/modelCases.ts";
 import { gpt2SmallShape, seededCheckpoint, tinyCheckpoints } from "../fixtures/seededCheckpoint.ts";
 import { watchDevice } from "../fixtures/watchDevice.ts";
 import { adapterName, gpuTest, requireGpu } from "../gpu.ts";
@@ -15,6 +18,27 @@ const adapter = await adapterName();
 const files = seededCheckpoint(tinyCheckpoints.width100);
 const V = tinyCheckpoints.width100.vocabSize;
 const tokens = Array.from({ length: 20 }, (_, i) => (i * 37 + 5) % V);
+
+/** Counts the dispatches of each compute pass from now on. */
+function countDispatches(device: GPUDevice): number[] {
+  const counts: number[] = [];
+  const createEncoder = device.createCommandEncoder.bind(device);
+  device.createCommandEncoder = (descriptor) => {
+    const encoder = createEncoder(descriptor);
+    const begin = encoder.beginComputePass.bind(encoder);
+    encoder.beginComputePass = (passDescriptor) => {
+      const pass = begin(passDescriptor);
+      const dispatch = pass.dispatchWorkgroups.bind(pass);
+      const index = counts.push(0) - 1;
+      pass.dispatchWorkgroups = (...grid) => (counts[index]!++, dispatch(...grid));
+      return pass;
+    };
+    return encoder;
+  };
+  return counts;
+}
+
+const sampling = (options: GenerateOptions): ResolvedGenerateOptions => resolveGenerateOptions({ seed: 1, ...options }, V);
 
 // On SwiftShader every test would compile its kernels anew for 12 s; the embedded model's goldens and the browser tier run there.
 describe.runIf(adapter !== "swiftshader")("a model on WebGPU", () => {
@@ -45,17 +69,108 @@ describe.runIf(adapter !== "swiftshader")("a model on WebGPU", () => {
     expect(watch.buffers).toBe(buffers);
   });
 
-  gpuTest("decodes in 5 L + 2 dispatches and one submit a token", async ({ device }) => {
+  gpuTest("generates in 5 L + 2 dispatches a token and one submit a batch, creating no buffer and no pipeline", async ({ device }) => {
+    const { config, gpu, backend } = await buildOnGpu(device, files, resolveRecipe("nf4"), { kvCache: "f16" });
+    const counts = { ...gpu.counts };
+    const dispatches = countDispatches(device);
+    const limit = 40;
+    let given = 0;
+    for await (const _ of backend.decode!(tokens, sampling({ topK: 40, frequencyPenalty: 0.5 }), limit)!) given++;
+    expect(given).toBe(limit);
+    const [prefill, ...batches] = dispatches as [number, ...number[]];
+    expect(prefill).toBe(1 + 8 * config.nLayer + 2); // embedding; the blocks; head and sampling
+    const sizes = batches.map((count) => count / (5 * config.nLayer + 2));
+    expect(sizes.every((size) => Number.isInteger(size) && size >= 1 && size <= 8)).toBe(true);
+    expect(sizes.reduce((a, b) => a + b)).toBe(limit - 1);
+    expect(gpu.counts).toEqual({ ...counts, submits: counts.submits + dispatches.length });
+    backend.dispose();
+  });
+
+  gpuTest("draws the CPU sampler's tokens with the kernels for hardware, in as many dispatches", async ({ device }) => {
+    const { config, backend } = await buildOnGpu(device, files, resolveRecipe("int8"), { variants: { tuning: "hardware" } });
+    for (const options of [{ temperature: 0 }, { temperature: 1 }, { topK: 40, topP: 0.9, repetitionPenalty: 1.2 }]) {
+      const sampler = new Sampler(V, sampling(options), tokens);
+      const expected: number[] = [];
+      for (let i = 0; i < 20; i++) expected.push(sampler.sample(await backend.forward(i === 0 ? tokens : [expected.at(-1)!], i === 0 ? 0 : tokens.length + i - 1)).id);
+      const dispatches = countDispatches(device);
+      const found: number[] = [];
+      for await (const { id } of backend.decode!(tokens, sampling(options), expected.length)!) found.push(id);
+      expect(found).toEqual(expected);
+      expect(dispatches.slice(1).reduce((a, b) => a + b)).toBe((expected.length - 1) * (5 * config.nLayer + 2));
+    }
+    backend.dispose();
+  });
+
+  gpuTest("leaves the loop early, by break, throw or abort, with nothing on its way, and then draws what it drew before", async ({ device }) => {
+    const { gpu, backend } = await buildOnGpu(device, files, resolveRecipe("int8"));
+    const draw = async (leave: (drawn: number) => void = () => undefined, signal?: AbortSignal): Promise<number[]> => {
+      const ids: number[] = [];
+      for await (const { id } of backend.decode!(tokens, sampling({ temperature: 2 }), 44, signal)!) leave(ids.push(id));
+      return ids;
+    };
+    const expected = await draw();
+    expect(new Set(expected).size).toBeGreaterThan(10);
+    const { buffers } = gpu.counts;
+    const own = new Error("mine");
+    for (const after of [1, 2, 3, 4, 11, 40]) {
+      const leave = (drawn: number): void => {
+        if (drawn === after) throw own;
+      };
+      await expect(draw(leave)).rejects.toBe(own);
+      expect(await draw()).toEqual(expected);
+      const controller = new AbortController();
+      await expect(draw((drawn) => drawn === after && controller.abort(own), controller.signal)).rejects.toBe(own);
+      for await (const { id } of backend.decode!(tokens, sampling({ temperature: 2 }), 44)!) {
+        expect(id).toBe(expected[0]);
+        break;
+      }
+      expect(await backend.forward(tokens, 0)).toHaveLength(V);
+    }
+    expect(gpu.counts.buffers).toBe(buffers);
+    backend.dispose();
+  });
+
+  gpuTest("ends with the token after the last position, as the CPU's path does", async ({ device }) => {
+    using model = await loadModel(files, { backend: "webgpu", device, contextLength: 24 });
+    const generation = model.generate(tokens, { maxTokens: 40, seed: 3 });
+    const ids: number[] = [];
+    for await (const { id } of generation) ids.push(id);
+    const ranked = await model.complete(tokens, { maxTokens: 40, seed: 3, logProbs: 2 });
+    expect(ids).toEqual(ranked.tokens);
+    expect(generation.summary).toMatchObject({ finishReason: "contextFull", newTokens: 5 });
+    expect(ranked.finishReason).toBe("contextFull");
+  });
+
+  gpuTest("rejects with `shader` where a logit is not finite, as the CPU's path does", async ({ device }) => {
     const { config, weights } = referenceCheckpoint(files);
+    const broken = new Map(weights);
+    const { shape, values } = weights.get("ln_f.bias")!;
+    broken.set("ln_f.bias", { shape, values: values.map(() => 1e38) }); // its products with wte overflow
     const gpu = await Gpu.open({ device, largestTensorBytes: 0 });
-    const builder = createGpuBuilder(gpu, { config, contextLength: 64, kvCache: "f16" });
-    await addReferenceWeights(builder, weights, resolveRecipe("nf4"));
+    const builder = createGpuBuilder(gpu, { config, contextLength: 64, kvCache: "f32" });
+    await addReferenceWeights(builder, broken, resolveRecipe("f32"));
     const backend = await builder.finish();
+    await expect(backend.decode!(tokens, sampling({}), 3)!.next()).rejects.toMatchObject({ name: "EngineError", code: "shader", details: { position: 19 } });
+    backend.dispose();
+  });
+
+  gpuTest("leaves what f32 cannot hold, and an embedding in parts, to the CPU's sampler", async ({ device }) => {
+    const { backend } = await buildOnGpu(device, files, resolveRecipe("int8"));
+    expect(backend.decode!(tokens, sampling({}), 1)).not.toBeNull(); // control case
+    for (const options of [{ temperature: 1e-9 }, { temperature: 1e9 }, { repetitionPenalty: 1e-9 }, { presencePenalty: -1e9 }]) expect(backend.decode!(tokens, sampling(options), 1)).toBeNull();
+    backend.dispose();
+    const inParts = await buildOnGpu(device, files, resolveRecipe("int8"), { maxPartBytes: 1 });
+    expect(inParts.backend.decode!(tokens, sampling({}), 1)).toBeNull();
+    inParts.backend.dispose();
+  });
+
+  gpuTest("runs one token outside of the loop in 5 L + 2 dispatches and one submit", async ({ device }) => {
+    const { config, gpu, backend } = await buildOnGpu(device, files, resolveRecipe("nf4"));
     await backend.forward(tokens, 0);
     const counts = { ...gpu.counts };
-    const watch = watchDevice(device);
+    const dispatches = countDispatches(device);
     await backend.forward([1], 20);
-    expect(watch.dispatches).toBe(5 * config.nLayer + 2);
+    expect(dispatches).toEqual([5 * config.nLayer + 2]);
     expect(gpu.counts).toEqual({ ...counts, submits: counts.submits + 1 });
     backend.dispose();
   });

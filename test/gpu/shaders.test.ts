@@ -9,6 +9,7 @@ import { bindLayerNorm } from "../../src/kernels/layerNorm.ts";
 import { bindGemm, bindGemv, bindNormalizer, fitsPrologue } from "../../src/kernels/linear.ts";
 import { uploadMatrix, type GpuMatrix, type LinearForm } from "../../src/kernels/matrix.ts";
 import { bindRowDivergence, bindRowSums } from "../../src/kernels/rows.ts";
+import { bindSampling } from "../../src/kernels/sampling.ts";
 import { quantizeTensor } from "../../src/quantize/nearest.ts";
 import { packTensor } from "../../src/quantize/pack.ts";
 import type { Activation, TensorFormat } from "../../src/types.ts";
@@ -75,13 +76,19 @@ describe.each<Tuning>(["hardware", "software"])("on a device of default limits, 
     await expect(compiler.compile(kernel("mistake", "@compute @workgroup_size(1) fn main() { y[0] = x; }"), {})).rejects.toMatchObject({ code: "shader", details: { line: 2 } });
   });
 
-  test("gemm, the normalizer, gemv with each prologue, and embed compile for every encoding", async () => {
+  test("gemm, the normalizer, gemv with each prologue, embed and sample compile for every encoding", async () => {
     const seen = new Set<string>();
     for (const { format, mean } of encodings) {
       const matrix = await matrixOf(3, 64, format, mean);
       seen.add(JSON.stringify(matrix.encoding));
       await compileLinear(matrix);
-      await bindEmbedding(compiler, matrix, { run: buffers.run, tokens: buffers.input, wpe: buffers.input, x: buffers.output });
+      const { run, rows, input, output, cache, kvScales } = buffers;
+      await bindEmbedding(compiler, matrix, { run, tokens: input, wpe: input, x: output });
+      const sample = { run, sampling: rows, logits: input, counts: cache, wpe: input, y: kvScales, x: output };
+      await bindSampling(compiler, matrix, { ...sample, candidates: null });
+      if (tuning === "software") continue;
+      await bindSampling(compiler, matrix, { ...sample, candidates: input });
+      await bindGemv(compiler, "head", matrix, "layer_norm", { run, x: input, aux: input, residual: input, y: output }, { sampling: rows, counts: input, candidates: cache });
     }
     expect(seen.size).toBe(encodings.length);
     await gpu.settle();

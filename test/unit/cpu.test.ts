@@ -334,11 +334,11 @@ describe.each([
       await expect(backend.forward([1], 0, new AbortController().signal)).resolves.toHaveLength(V); // control case
     });
 
-    test("a long call lets timers run", async () => {
+    test("calls let timers run", async () => {
       const backend = await buildCpu(context300);
       let ticks = 0;
       const timer = setInterval(() => ticks++, 1);
-      for (let i = 0; i < 5; i++) await backend.forward(tokens, 0);
+      for (let calls = 0; ticks === 0 && calls < 500; calls++) await backend.forward(tokens, 0); // one may end before the timer is due
       clearInterval(timer);
       expect(ticks).toBeGreaterThan(0);
     });
