@@ -14,6 +14,7 @@ import { COLUMN_PADDING, packTensor, padTo } from "../quantize/pack.ts";
 import type { AdapterSummary, Gpt2Config, MemoryReport, QuantizedTensor } from "../types.ts";
 import type { SamplingOptions } from "../kernels/sampling.ts";
 import type { Backend, BackendBuilder, BackendOptions, RowComparison, SampledToken } from "./backend.ts";
+import { chooseVariants, type MatrixKind } from "./knownAnswers.ts";
 import { createLoopBuffers, DecodeLoop, type DecodeGraph, HEAD_STEP_BYTES, STEPS_BYTES } from "./decodeLoop.ts";
 
 /** Tokens per prefill submit: bounds the time of one dispatch (drivers reset after about 2 s) and the activations. */
@@ -45,6 +46,8 @@ export function createGpuBuilder(gpu: Gpu, options: GpuBackendOptions): BackendB
   const strides = stridesOf(config);
   const maxPartBytes = Math.min(options.maxPartBytes ?? Infinity, gpu.maxBindingBytes);
   const matrices = new Map<string, GpuMatrix>();
+  /** By what distinguishes them; those of the layers first. */
+  const kinds: { linear: Map<string, MatrixKind>; embedding: Map<string, MatrixKind> } = { linear: new Map(), embedding: new Map() };
   const vectors = new Map<string, Float32Array>();
   let wpe: GPUBuffer | null = null;
 
@@ -65,6 +68,8 @@ export function createGpuBuilder(gpu: Gpu, options: GpuBackendOptions): BackendB
         const purpose: MemoryPurpose = tensor.kind === "embedding" ? "embedding" : "weights";
         const behindNorm = tensor.kind === "embedding" || label.endsWith("c_attn") || label.endsWith("c_fc");
         const linear = tensor.kind !== "embedding";
+        const kind: MatrixKind = { format: (values as QuantizedTensor).format, columns: tensor.shape[1], activations: options.activations ?? "float" };
+        kinds[linear ? "linear" : "embedding"].set(JSON.stringify(kind), kind);
         matrices.set(label, await uploadMatrix(gpu, label, packed, purpose, {
           form: { activation: label.endsWith("c_fc") ? config.activation : "none", bias: linear, residual: linear && !behindNorm },
           activations: options.activations,
@@ -83,7 +88,9 @@ export function createGpuBuilder(gpu: Gpu, options: GpuBackendOptions): BackendB
         return found;
       };
       if (!wpe) throw new EngineError("checkpoint", 'Tensor "wpe.weight" was not given.', { tensor: "wpe.weight" });
-      const backend = new GpuBackend(gpu, options, (name) => get(matrices, name), (name) => get(vectors, name), wpe);
+      const questions = { matrices: [...kinds.linear.values(), ...kinds.embedding.values()], attention: { heads: config.nHead, headSize: C / config.nHead, kv: options.kvCache } };
+      const { variants, notices } = options.variants ? { variants: options.variants, notices: [] } : await chooseVariants(gpu, questions);
+      const backend = new GpuBackend(gpu, { ...options, variants, notices: [...(options.notices ?? []), ...notices] }, (name) => get(matrices, name), (name) => get(vectors, name), wpe);
       await backend.build();
       return backend;
     },

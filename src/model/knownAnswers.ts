@@ -1,0 +1,224 @@
+import { EngineError } from "../errors.ts";
+import { BufferUsage } from "../gpu/constants.ts";
+import type { Gpu } from "../gpu/device.ts";
+import { KernelCompiler, type Variants } from "../gpu/pipeline.ts";
+import { attentionShape, bindDecodeAttention, bindPrefillAttention, cacheBytes, headChunks, type AttentionForm } from "../kernels/attention.ts";
+import { bindGemm, bindGemv, codeRowBytes, fitsPrologue, type LinearBuffers } from "../kernels/linear.ts";
+import { uploadMatrix, type GpuMatrix } from "../kernels/matrix.ts";
+import { sequence, type Op } from "../kernels/op.ts";
+import { dequantizeTensor, quantizeTensor } from "../quantize/nearest.ts";
+import { COLUMN_PADDING, packTensor, padTo } from "../quantize/pack.ts";
+import type { TensorFormat } from "../types.ts";
+
+/** A matrix of the model, as far as it selects kernels. */
+export interface MatrixKind {
+  format: TensorFormat;
+  columns: number;
+  activations: "float" | "int8";
+}
+
+export interface KnownQuestions {
+  matrices: readonly MatrixKind[];
+  attention: Pick<AttentionForm, "heads" | "headSize" | "kv">;
+}
+
+/**
+ * Normalized mean squared error that tells garbage from rounding: a wrong lane, stripe or barrier gives about 1, an int8 KV cache or int8 activations 1e-4.
+ * The exact tolerances are the tests'.
+ */
+const GARBAGE_NMSE = 0.01;
+/** Outputs and rows of x of a question: more than a tile of each, and neither a multiple of one. */
+const [N, T] = [72, 19];
+const EPSILON = 1e-5;
+
+const { storage, uniform, copySrc, copyDst, mapRead } = BufferUsage;
+
+/** What each device has answered: a second model asks nothing again. */
+const answeredByDevice = new WeakMap<GPUDevice, Map<string, Promise<number>>>();
+
+/**
+ * The first variant of the kernels that computes known answers on this device, from the fastest to the plainest, with a sentence for
+ * `model.adapter.notices` where it is not the fastest.
+ * @throws EngineError shader, where none does
+ */
+export async function chooseVariants(gpu: Gpu, questions: KnownQuestions): Promise<{ variants: Variants; notices: string[] }> {
+  const { variants: fastest } = new KernelCompiler(gpu);
+  const plain: Variants = { tuning: "software", lanes: 1, dot4: "plain" };
+  const candidates = [fastest, { ...fastest, lanes: 1 }, { ...fastest, lanes: 1, dot4: "plain" }, plain] as const satisfies readonly Variants[];
+  const known = answeredByDevice.get(gpu.device) ?? new Map<string, Promise<number>>();
+  answeredByDevice.set(gpu.device, known);
+  const found: string[] = [];
+  const tried = new Set<string>();
+  for (const variants of candidates) {
+    const key = JSON.stringify([variants, questions]);
+    if (tried.has(key)) continue;
+    tried.add(key);
+    let error = known.get(key);
+    if (!error) {
+      error = worstError(gpu, variants, questions);
+      known.set(key, error);
+      error.catch(() => known.delete(key));
+    }
+    const nmse = await error;
+    if (nmse <= GARBAGE_NMSE) return { variants, notices: found.length > 0 ? [`Kernels gave wrong answers on this adapter and are not used: ${found.join("; ")}.`] : [] };
+    found.push(`${Object.values(variants).join(", ")} lane(s) with an error of ${nmse.toPrecision(2)}`);
+  }
+  throw new EngineError("shader", `This adapter computes wrong results: ${found.join("; ")}; expected a normalized mean squared error of at most ${GARBAGE_NMSE}.`, { tried: found });
+}
+
+async function worstError(gpu: Gpu, variants: Variants, { matrices, attention }: KnownQuestions): Promise<number> {
+  const bench = new Bench(gpu, new KernelCompiler(gpu, variants));
+  try {
+    let worst = 0;
+    const add = (nmse: number): void => {
+      worst = nmse <= worst ? worst : Number.isNaN(nmse) ? Infinity : nmse;
+    };
+    for (const kind of matrices) for (const nmse of await linearErrors(bench, kind)) add(nmse);
+    for (const nmse of await attentionErrors(bench, attention, matrices[0]!)) add(nmse);
+    return worst;
+  } finally {
+    bench.dispose();
+  }
+}
+
+/** Numbers from −1 to 1 without a pattern that a misplaced index would keep: MurmurHash3's finalizer of the index. */
+function numbers(length: number, seed: number): Float32Array<ArrayBuffer> {
+  return Float32Array.from({ length }, (_, i) => {
+    let hash = Math.imul(i + Math.imul(seed, 0x9e3779b1), 0x85ebca6b);
+    hash = Math.imul(hash ^ (hash >>> 13), 0xc2b2ae35);
+    return (hash ^ (hash >>> 16)) / 2 ** 31;
+  });
+}
+
+/** Kernels with their inputs; everything made here is destroyed by dispose(). */
+class Bench {
+  private readonly buffers: GPUBuffer[] = [];
+
+  constructor(
+    readonly gpu: Gpu,
+    readonly compiler: KernelCompiler,
+  ) {}
+
+  buffer(sizeBytes: number, usage: number = storage): GPUBuffer {
+    const buffer = this.gpu.createBuffer("known answer", sizeBytes, usage | copyDst, "activations");
+    this.buffers.push(buffer);
+    return buffer;
+  }
+
+  input(values: Float32Array<ArrayBuffer> | Uint32Array<ArrayBuffer>, usage: number = storage): GPUBuffer {
+    const buffer = this.buffer(values.byteLength, usage);
+    this.gpu.device.queue.writeBuffer(buffer, 0, values);
+    return buffer;
+  }
+
+  /** Uniform Step. */
+  step(start: number, count: number, row = 0): GPUBuffer {
+    return this.input(Uint32Array.of(start, count, row, 1), uniform);
+  }
+
+  async matrix({ format, columns, activations }: MatrixKind, use: { headSize?: number }): Promise<{ matrix: GpuMatrix; weights: Float32Array }> {
+    const tensor = quantizeTensor(numbers(N * columns, 1), [N, columns], format);
+    const packed = packTensor(tensor, this.gpu.maxBindingBytes);
+    const matrix = await uploadMatrix(this.gpu, "known answer", packed, "activations", { yStride: padTo(N, COLUMN_PADDING), biasBase: 0, epsilon: EPSILON, activations, maxSplits: 1, ...use });
+    for (const { shape, codes, scales } of matrix.parts) this.buffers.push(shape, codes, scales);
+    return { matrix, weights: dequantizeTensor(tensor) };
+  }
+
+  /** Runs ops for `rows` rows and gives [rows][columns] of y, whose rows are `stride` apart. */
+  async run(ops: readonly Op[], rows: number, y: GPUBuffer, columns: number, stride: number): Promise<Float32Array> {
+    const bytes = rows * stride * 4;
+    const staging = this.gpu.createBuffer("known answer", bytes, mapRead | copyDst, "staging");
+    this.buffers.push(staging);
+    this.gpu.submit("known answer", (pass) => sequence(ops).record(pass, rows), (encoder) => encoder.copyBufferToBuffer(y, 0, staging, 0, bytes));
+    const read = new Float32Array(await this.gpu.read(staging, bytes));
+    return Float32Array.from({ length: rows * columns }, (_, i) => read[Math.floor(i / columns) * stride + (i % columns)]!);
+  }
+
+  dispose(): void {
+    for (const buffer of this.buffers) this.gpu.destroyBuffer(buffer);
+  }
+}
+
+/** gemm of T rows; gemv of the last, with a layer norm in front where its row fits. */
+async function linearErrors(bench: Bench, kind: MatrixKind): Promise<number[]> {
+  const { columns: K } = kind;
+  const { matrix, weights } = await bench.matrix(kind, {});
+  const [kStride, nStride] = [padTo(K, COLUMN_PADDING), padTo(N, COLUMN_PADDING)];
+  const x = numbers(T * K, 2);
+  const aux = new Float32Array(2 * kStride).fill(1, 0, kStride); // gamma 1, beta 0
+  const y = bench.buffer(T * nStride * 4, storage | copySrc);
+  const buffers: LinearBuffers = { run: bench.step(0, T), x: bench.input(padded(x, T, K, kStride)), xCodes: bench.buffer(T * codeRowBytes(K)), aux: bench.input(aux), residual: bench.buffer(16), y };
+  const product = (row: Float32Array): Float64Array => Float64Array.from({ length: N }, (_, n) => row.reduce((sum, value, k) => sum + value * weights[n * K + k]!, 0));
+  const rows = Array.from({ length: T }, (_, t) => x.subarray(t * K, (t + 1) * K));
+
+  const gemm = await bindGemm(bench.compiler, "known answer", matrix, buffers);
+  const found = await bench.run([gemm], T, y, N, nStride);
+  const errors = [nmse(found, rows.flatMap((row) => [...product(row)]))];
+
+  const withNorm = fitsPrologue(K, kind.activations);
+  const last = rows[T - 1]!;
+  const gemv = await bindGemv(bench.compiler, "known answer", matrix, withNorm ? "layer_norm" : "none", { ...buffers, run: bench.step(0, 1, T - 1) });
+  errors.push(nmse(await bench.run([gemv], 1, y, N, nStride), product(withNorm ? normalized(last) : last)));
+  return errors;
+}
+
+/** Attention of T tokens together, and of the last by the decode kernel, whose splits a gemv merges. */
+async function attentionErrors(bench: Bench, { heads: H, headSize: D, kv }: KnownQuestions["attention"], kind: MatrixKind): Promise<number[]> {
+  const C = H * D;
+  const strides = { qkv: padTo(3 * C, COLUMN_PADDING), y: padTo(C, COLUMN_PADDING) };
+  const form: AttentionForm = { heads: H, headSize: D, positions: T, kv };
+  const qkv = numbers(T * 3 * C, 3);
+  const at = (t: number, part: number, h: number): Float32Array => qkv.subarray(t * 3 * C + part * C + h * D, t * 3 * C + part * C + (h + 1) * D);
+  const scale = 4 / Math.sqrt(D); // far from uniform
+  const expected = new Float64Array(T * C);
+  for (let t = 0; t < T; t++) {
+    for (let h = 0; h < H; h++) {
+      const weights = Array.from({ length: t + 1 }, (_, p) => Math.exp(scale * at(t, 0, h).reduce((sum, q, d) => sum + q * at(p, 1, h)[d]!, 0)));
+      const total = weights.reduce((a, b) => a + b);
+      weights.forEach((weight, p) => at(p, 2, h).forEach((v, d) => (expected[t * C + h * D + d]! += (weight / total) * v)));
+    }
+  }
+
+  const bytes = cacheBytes(form);
+  const shared = { shape: bench.input(attentionShape(form, strides, scale), uniform), cache: bench.buffer(bytes.cache), kvScales: bench.buffer(bytes.scales) };
+  const rows = padded(qkv, T, 3 * C, strides.qkv);
+  const y = bench.buffer(T * strides.y * 4, storage | copySrc);
+  const prefill = await bindPrefillAttention(bench.compiler, "known answer", form, { ...shared, run: bench.step(0, T), qkv: bench.input(rows), y });
+  const errors = [nmse(await bench.run([prefill], T, y, C, strides.y), expected)];
+  if (kind.columns !== C || !fitsPrologue(C, kind.activations)) return errors;
+
+  const { matrix, weights } = await bench.matrix(kind, { headSize: D });
+  const partials = bench.buffer(H * (headChunks(D) + 1) * 16);
+  const last = bench.step(T - 1, 1);
+  const merged = bench.buffer(padTo(N, COLUMN_PADDING) * 4, storage | copySrc);
+  const none = bench.buffer(16);
+  const decode = await bindDecodeAttention(bench.compiler, "known answer", form, { ...shared, run: last, qkv: bench.input(rows.slice((T - 1) * strides.qkv)), y: partials }, () => 1);
+  const merge = await bindGemv(bench.compiler, "known answer", matrix, "merge", { run: last, x: partials, aux: none, residual: none, y: merged });
+  const row = expected.subarray((T - 1) * C);
+  const product = Float64Array.from({ length: N }, (_, n) => row.reduce((sum, value, k) => sum + value * weights[n * C + k]!, 0));
+  errors.push(nmse(await bench.run([decode, merge], 1, merged, N, padTo(N, COLUMN_PADDING)), product));
+  return errors;
+}
+
+function padded(values: Float32Array, rows: number, columns: number, stride: number): Float32Array<ArrayBuffer> {
+  const wide = new Float32Array(rows * stride);
+  for (let r = 0; r < rows; r++) wide.set(values.subarray(r * columns, (r + 1) * columns), r * stride);
+  return wide;
+}
+
+function normalized(row: Float32Array): Float32Array {
+  const mean = row.reduce((a, b) => a + b) / row.length;
+  const variance = row.reduce((sum, value) => sum + (value - mean) ** 2, 0) / row.length;
+  return row.map((value) => (value - mean) / Math.sqrt(variance + EPSILON));
+}
+
+/** Mean squared error over mean square. */
+function nmse(found: ArrayLike<number>, expected: ArrayLike<number>): number {
+  let error = 0;
+  let square = 0;
+  for (let i = 0; i < expected.length; i++) {
+    error += (found[i]! - expected[i]!) ** 2;
+    square += expected[i]! ** 2;
+  }
+  return square === 0 ? error : error / square;
+}
