@@ -1,4 +1,4 @@
-// y[t, h] = softmax_p(scale · q[t, h] · k[p, h]) v[p, h] over the positions p ≤ start + t, one head; online softmax over tiles of positions, so that no
+// y[t, h] = softmax_p(scale · q[t, h] · k[p, h]) v[p, h] over the positions p ≤ start + t of its window, one head; online softmax over tiles of positions, so that no
 // T × T matrix is ever stored; tiles behind the last query of a workgroup are skipped.
 // qkv: f32 [count, qkv_stride]; cache, kv_scales: see kv_cache.wgsl, with this chunk already in it; y: f32 [count, y_stride].
 // One workgroup computes TILE queries of one head with four threads each; dispatch (H, ⌈count / TILE⌉). Oracle: test/reference/gpt2.ts, attention().
@@ -12,6 +12,7 @@
 @group(0) @binding(5) var<storage, read_write> y: array<f32>;
 #import "loop_bound"
 #import "kv_cache"
+#import "window_start"
 
 const WG = 4u * TILE;
 const QUARTER = (HEAD_CHUNKS + 3u) / 4u; // chunks of o that one thread holds
@@ -40,7 +41,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   var o: array<vec4<f32>, QUARTER>;
   var top = -3.0e38;
   var sum = 0.0;
-  for (var p0 = 0u; p0 <= last; p0 += TILE) {
+  let first = window_start(position);
+  for (var p0 = window_start(run.start + t0) / TILE * TILE; p0 <= last; p0 += TILE) {
 #if STAGED
     for (var i = t; i < TILE * HEAD_CHUNKS; i += WG) {
       let p = p0 + i / HEAD_CHUNKS;
@@ -57,7 +59,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
 #endif
     for (var j = lane; j < TILE; j += 4u) {
       var score = -3.0e38;
-      if (p0 + j <= position && t0 + query < run.count) {
+      if (p0 + j >= first && p0 + j <= position && t0 + query < run.count) {
         score = 0.0;
         for (var i = 0u; i < loop_bound(HEAD_CHUNKS); i++) {
 #if STAGED
@@ -78,6 +80,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     for (var i = 0u; i < loop_bound(QUARTER); i++) { o[i] *= decay; }
     for (var j = 0u; j < loop_bound(TILE); j++) {
       if (p0 + j > position) { break; }
+      if (p0 + j < first) { continue; }
       let weight = exp(scores[query * TILE + j] - top);
       sum += weight;
       for (var i = 0u; i < loop_bound(QUARTER); i++) {

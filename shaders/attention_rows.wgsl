@@ -1,4 +1,4 @@
-// y[t, h] = softmax_p(scale · q[t, h] · k[p, h]) v[p, h] over the positions p ≤ start + t, as attention_prefill.wgsl, in registers alone: for software
+// y[t, h] = softmax_p(scale · q[t, h] · k[p, h]) v[p, h] over the positions p ≤ start + t of its window, as attention_prefill.wgsl, in registers alone: for software
 // adapters with subgroups, where workgroup memory and barriers cost more than anything else. Online softmax, position by position.
 // qkv: f32 [count, qkv_stride]; cache, kv_scales: see kv_cache.wgsl, with this chunk already in it; y: f32 [count, y_stride].
 // One invocation owns a query of one head; of k and v each of LANES neighbours reads and converts READS chunks, and broadcasts them to the others.
@@ -14,6 +14,7 @@ enable subgroups;
 @group(0) @binding(5) var<storage, read_write> y: array<f32>;
 #import "loop_bound"
 #import "kv_cache"
+#import "window_start"
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) t: u32, @builtin(subgroup_invocation_id) subgroup_lane: u32) {
@@ -30,7 +31,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
 #endrepeat
   var top = -3.0e38;
   var sum = 0.0;
-  for (var p = 0u; p <= last; p++) {
+  let first = window_start(position);
+  for (var p = window_start(run.start + workgroup.y * WG); p <= last; p++) {
     var score = 0.0;
 #repeat r READS
     let k$r = cached(1u, head, p, min($ru * LANES + lane, HEAD_CHUNKS - 1u));
@@ -38,7 +40,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     score += dot(q$r$l, subgroupBroadcast(k$r, $lu));
 #endrepeat
 #endrepeat
-    let visible = p <= position;
+    let visible = p >= first && p <= position;
     let new_top = select(top, max(top, score), visible);
     let decay = exp(max(top - new_top, -80.0)); // of what was summed under the old maximum; nothing was at first
     let weight = select(0.0, exp(score - new_top), visible);

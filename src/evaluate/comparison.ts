@@ -2,7 +2,7 @@ import type { EngineError } from "../errors.ts";
 import { throwIfAborted } from "../errors.ts";
 import type { Backend } from "../model/backend.ts";
 import type { ComparisonRow, QuantizationRecipe } from "../types.ts";
-import { checkFinite, measurePerplexity, type MeasureOptions, NllCollector, scoreBlocks } from "./perplexity.ts";
+import { checkFinite, measurePerplexity, type MeasureOptions, NllCollector, scoreBlocks, windowsAtOnce } from "./perplexity.ts";
 import type { WindowPlan } from "./protocols.ts";
 import { perplexityOf, perplexityRatio, proportion, summarizeDeltaP, summarizeKlDivergence } from "./statistics.ts";
 
@@ -69,11 +69,12 @@ async function compareRow(
   const klDivergence = new Float64Array(plan.scoredTokens);
   const sameTop = new Uint8Array(plan.scoredTokens);
   let count = 0;
-  for (const block of scoreBlocks(tokens, plan)) {
+  const together = Math.min(windowsAtOnce(baseline, plan), windowsAtOnce(candidate, plan));
+  for (const block of scoreBlocks(tokens, plan, together)) {
     throwIfAborted(signal);
     if (block.window) {
-      await baseline.encodeWindow(block.window, signal);
-      await candidate.encodeWindow(block.window, signal);
+      await baseline.encodeWindow(block.window, signal, block.windowTokens);
+      await candidate.encodeWindow(block.window, signal, block.windowTokens);
     }
     const rows = await candidate.compare(baseline, block.row, block.targets, signal);
     baselineNlls.add(rows.baseLogProbs, block.firstTarget);

@@ -34,18 +34,20 @@ export async function measurePerplexity(
   { onProgress, signal }: MeasureOptions = {},
 ): Promise<PerplexityMeasurement> {
   const nlls = new NllCollector(plan, onProgress);
-  for (const block of scoreBlocks(tokens, plan)) {
+  for (const block of scoreBlocks(tokens, plan, windowsAtOnce(backend, plan))) {
     throwIfAborted(signal);
-    if (block.window) await backend.encodeWindow(block.window, signal);
+    if (block.window) await backend.encodeWindow(block.window, signal, block.windowTokens);
     nlls.add(await backend.score(block.row, block.targets, signal), block.firstTarget);
   }
   return { report: reportOf(plan, nlls.values, byteLengths && scoredBytes(plan, byteLengths)), nlls: nlls.values };
 }
 
 export interface ScoreBlock {
-  /** The tokens of a window that begins with this block; absent while the window stays the same. */
+  /** The tokens of a window, or of several one after the other, that begin with this block; absent while they stay the same. */
   window?: readonly number[];
-  /** First row of the block within the window. */
+  /** Of each of the windows. */
+  windowTokens: number;
+  /** First row of the block within what was encoded together. */
   row: number;
   /** The tokens that its rows predict. */
   targets: readonly number[];
@@ -53,13 +55,26 @@ export interface ScoreBlock {
   firstTarget: number;
 }
 
-/** The plan cut into blocks of at most SCORE_BLOCK_ROWS rows. */
-export function* scoreBlocks(tokens: readonly number[], plan: WindowPlan): Generator<ScoreBlock, void, undefined> {
-  for (const { start, length, scoreFrom, scoreTo } of plan.windows) {
-    for (let row = scoreFrom; row < scoreTo; row += SCORE_BLOCK_ROWS) {
-      const firstTarget = start + row + 1;
-      const targets = tokens.slice(firstTarget, start + Math.min(row + SCORE_BLOCK_ROWS, scoreTo) + 1);
-      yield { window: row === scoreFrom ? tokens.slice(start, start + length) : undefined, row, targets, firstTarget };
+/** Windows of this plan that the backend takes together. */
+export function windowsAtOnce(backend: Backend, plan: WindowPlan): number {
+  return backend.windowsAtOnce?.(plan.windowTokens) ?? 1;
+}
+
+/** The plan cut into blocks of at most SCORE_BLOCK_ROWS rows of one window; up to `together` windows of one length are encoded at a time. */
+export function* scoreBlocks(tokens: readonly number[], { windows }: WindowPlan, together: number): Generator<ScoreBlock, void, undefined> {
+  for (let first = 0, count = 1; first < windows.length; first += count) {
+    const { length } = windows[first]!;
+    count = 1;
+    while (count < together && windows[first + count]?.length === length) count++;
+    const group = windows.slice(first, first + count);
+    let window: number[] | undefined = group.flatMap(({ start }) => tokens.slice(start, start + length));
+    for (const [i, { start, scoreFrom, scoreTo }] of group.entries()) {
+      for (let row = scoreFrom; row < scoreTo; row += SCORE_BLOCK_ROWS) {
+        const firstTarget = start + row + 1;
+        const targets = tokens.slice(firstTarget, start + Math.min(row + SCORE_BLOCK_ROWS, scoreTo) + 1);
+        yield { window, windowTokens: length, row: i * length + row, targets, firstTarget };
+        window = undefined;
+      }
     }
   }
 }

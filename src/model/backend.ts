@@ -42,8 +42,13 @@ export interface Backend {
    * The backend takes no other call until the iteration has ended or was left.
    */
   decode?(tokens: readonly number[], options: SamplingOptions, limit: number, signal?: AbortSignal): AsyncGenerator<SampledToken, void, undefined> | null;
-  /** Runs a window from position 0 and keeps its final hidden states (after lnF) for score() and compare(). */
-  encodeWindow(tokens: readonly number[], signal?: AbortSignal): Promise<void>;
+  /**
+   * Runs a window from position 0 and keeps its final hidden states (after lnF), a row for each token, for score() and compare(). With windowTokens, tokens
+   * are several windows of that length one after the other, of which none sees another; at most windowsAtOnce().
+   */
+  encodeWindow(tokens: readonly number[], signal?: AbortSignal, windowTokens?: number): Promise<void>;
+  /** How many windows of a length encodeWindow() takes together. Absent: one. */
+  windowsAtOnce?(windowTokens: number): number;
   /** ln p(targets[i]) under the logits of row from + i of the last window, nats, f32 [targets.length]. */
   score(from: number, targets: readonly number[], signal?: AbortSignal): Promise<Float32Array>;
   /** The same rows of this backend (the candidate) and of `baseline`, whose last window held the same tokens. Same kind of backend, same device. */

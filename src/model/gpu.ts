@@ -24,6 +24,9 @@ const COMPARED_ROWS = 64;
 /** Rows scored by one submit, whose logits are never stored. A software adapter would be deaf to an abort for seconds with more. */
 const SCORED_ROWS = { hardware: 256, software: 64 };
 
+/** In Step.splits: the rest is the length of windows that do not see each other (window_start.wgsl). */
+const SIDE_BY_SIDE = 0x80000000;
+
 const { storage, uniform, copySrc, copyDst, mapRead } = BufferUsage;
 
 export interface GpuBackendOptions extends BackendOptions {
@@ -287,10 +290,14 @@ class GpuBackend implements Backend {
     return this.loop?.fits(options) ? this.loop.run(tokens, options, limit, signal) : null;
   }
 
-  async encodeWindow(tokens: readonly number[], signal?: AbortSignal): Promise<void> {
+  windowsAtOnce(windowTokens: number): number {
+    return Math.max(1, Math.floor(this.options.contextLength / windowTokens));
+  }
+
+  async encodeWindow(tokens: readonly number[], signal?: AbortSignal, windowTokens = tokens.length): Promise<void> {
     this.assertUsable();
     this.window = [];
-    await this.runChunks(tokens, 0, signal, (pass, count) => this.keepHidden.record(pass, count));
+    await this.runChunks(tokens, 0, signal, (pass, count) => this.keepHidden.record(pass, count), undefined, windowTokens);
     this.window = [...tokens];
   }
 
@@ -361,9 +368,10 @@ class GpuBackend implements Backend {
     return this.runChunks(tokens, start, signal, head, after);
   }
 
-  /** Runs tokens through the blocks in chunks, one submit each; `finish` records what follows them, `after` what follows the last pass. */
-  private async runChunks(tokens: readonly number[], start: number, signal: AbortSignal | undefined, finish: (pass: GPUComputePassEncoder, count: number, isLast: boolean) => void, after?: (encoder: GPUCommandEncoder) => void): Promise<void> {
+  /** Runs tokens through the blocks in chunks, one submit each; `finish` records what follows them, `after` what follows the last pass. Windows of fewer tokens lie side by side. */
+  private async runChunks(tokens: readonly number[], start: number, signal: AbortSignal | undefined, finish: (pass: GPUComputePassEncoder, count: number, isLast: boolean) => void, after?: (encoder: GPUCommandEncoder) => void, windowTokens = tokens.length): Promise<void> {
     const { queue } = this.gpu.device;
+    const sideBySide = windowTokens < tokens.length;
     for (let at = 0; at < tokens.length; at += this.chunkTokens) {
       signal?.throwIfAborted();
       const chunk = Uint32Array.from(tokens.slice(at, at + this.chunkTokens));
@@ -371,9 +379,10 @@ class GpuBackend implements Backend {
       const isLast = at + count === tokens.length;
       this.splits = splitsAt(start + at + count - 1);
       queue.writeBuffer(this.tokens, 0, chunk);
-      queue.writeBuffer(this.step, 0, Uint32Array.of(start + at, count, 0, this.splits));
+      const decodeBlocks = count === 1 && !sideBySide ? this.decodeBlocks : null;
+      queue.writeBuffer(this.step, 0, Uint32Array.of(start + at, count, 0, sideBySide ? (SIDE_BY_SIDE | windowTokens) >>> 0 : this.splits));
       queue.writeBuffer(this.step, HEAD_STEP_BYTES, Uint32Array.of(start + at + count - 1, 1, count - 1, this.splits)); // of the last token
-      const blocks = (count === 1 && this.decodeBlocks) || this.prefillBlocks;
+      const blocks = decodeBlocks ?? this.prefillBlocks;
       this.gpu.submit(count === 1 ? "decode" : "prefill", (pass) => {
         this.embedding.record(pass, count);
         blocks.record(pass, count);

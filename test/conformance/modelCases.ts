@@ -136,6 +136,33 @@ const otherCases: readonly ConformanceCase[] = [
     }),
   ),
   {
+    name: "model: context300 scores windows side by side, across chunks, as the oracle does each alone",
+    run: async (device) => {
+      const found: string[] = [];
+      // Tiles of attention that hold two windows, with subgroups, without and as for hardware.
+      for (const variants of [{}, { lanes: 1 }, { tuning: "hardware" }] as const) {
+        const { config, weights, backend } = await buildOnGpu(device, seededCheckpoint(tinyCheckpoints.context300), resolveRecipe("f32"), { variants });
+        const W = 53;
+        const count = backend.windowsAtOnce!(W);
+        if (count !== 5) throw new Error(`${count} windows at once; expected 5`);
+        const tokens = formulaTokens(count * W + 1, config.vocabSize);
+        await backend.encodeWindow(tokens.slice(0, count * W), undefined, W);
+        let worst = 0;
+        for (const w of [0, 1, 4]) {
+          const logits = referenceLogits(config, weights, tokens.slice(w * W, (w + 1) * W), { rows: [0, 30, W - 1] });
+          for (const [i, row] of [0, 30, W - 1].entries()) {
+            const target = tokens[w * W + row + 1]!;
+            const [score] = await backend.score(w * W + row, [target]);
+            worst = Math.max(worst, Math.abs(score! - logSoftmax(logits.subarray(i * config.vocabSize, (i + 1) * config.vocabSize))[target]!));
+          }
+        }
+        backend.dispose();
+        found.push(requireAtMost("scores", worst, 2 * tolerances.logit));
+      }
+      return found.join(", ");
+    },
+  },
+  {
     name: "model: matrices cut into parts of one strip give bit for bit the same logits as whole ones",
     run: async (device) => {
       const files = seededCheckpoint(tinyCheckpoints.width100);

@@ -57,6 +57,22 @@ describe("measurePerplexity", () => {
     });
   });
 
+  test("encodes windows of one length together where the backend takes several, to the same scores", async () => {
+    const plans = [planWindows(50, { windowTokens: 8 }, 64), planWindows(50, { protocol: "disjoint", windowTokens: 7 }, 64), planWindows(50, { windowTokens: 8, strideTokens: 3 }, 64)];
+    for (const plan of plans) {
+      const alone = new FormulaBackend(V, base);
+      const together = Object.assign(new FormulaBackend(V, base), { windowsAtOnce: () => 3 });
+      const expected = await measurePerplexity(alone, text(50), plan, null);
+      expect((await measurePerplexity(together, text(50), plan, null)).nlls).toEqual(expected.nlls);
+      const encoded = together.calls.filter((call) => call.startsWith("encodeWindow"));
+      expect(encoded[0]).toBe(`encodeWindow ${3 * plan.windowTokens} by ${plan.windowTokens}`);
+      expect(encoded.length).toBeLessThan(alone.calls.filter((call) => call.startsWith("encodeWindow")).length);
+      const candidate = Object.assign(new FormulaBackend(V, perturbed), { windowsAtOnce: () => 2 });
+      const compared = await measureRow(candidate, together, text(50), plan);
+      expect(compared).toEqual(await measureRow(new FormulaBackend(V, perturbed), alone, text(50), plan));
+    }
+  });
+
   test("encodes each window once and scores it in blocks", async () => {
     const length = 2 * SCORE_BLOCK_ROWS + 2;
     const backend = new FormulaBackend(V, () => 0);
