@@ -32,6 +32,12 @@ enable subgroups;
 var<workgroup> found_by: array<vec4<f32>, ROWS * WG>; // [m][t]
 #endif
 
+#if ACTIVATIONS == int8
+fn zero_at(row: u32, group: u32) -> i32 { return zero_point(row, group); }
+#else
+fn zero_at(row: u32, group: u32) -> f32 { return zero_bias(row, group); }
+#endif
+
 @compute @workgroup_size(WG)
 #if SUBGROUPS
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) t: u32, @builtin(subgroup_invocation_id) lane: u32) {
@@ -71,24 +77,24 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
 #endif
 #endrepeat
 #endrepeat
-#if SCALE != group && SCALE != nested && ACTIVATIONS == int8
-  let zero$n = zero_point(known_row + $nu, 0u);
-#elif SCALE != group && SCALE != nested
-  let bias$n = zero_bias(known_row + $nu, 0u);
-#endif
 #endrepeat
+  var scale_of: array<f32, 8>; // of this tile's outputs, as far as a group has its own
+#if ACTIVATIONS == int8
+  var zero_of: array<i32, 8>;
+#else
+  var zero_of: array<f32, 8>;
+#endif
+#if SCALE != group && SCALE != nested
+  for (var n = 0u; n < loop_bound(8u); n++) { zero_of[n] = zero_at(known_row + n, 0u); }
+#endif
   for (var c = 0u; c < shape.chunks_per_row; c++) {
     let chunk = (known_row >> 3u) * shape.chunks_per_row * 8u + c * 8u;
 #if SCALE == group || SCALE == nested
     let group = c / shape.chunks_per_group;
-#repeat n 8
-#if ACTIVATIONS == int8
-    let zero$n = zero_point(known_row + $nu, group);
-#else
-    let bias$n = zero_bias(known_row + $nu, group);
-#endif
-    let scale$n = scale_at(known_row + $nu, group);
-#endrepeat
+    for (var n = 0u; n < loop_bound(8u); n++) {
+      zero_of[n] = zero_at(known_row + n, group);
+      scale_of[n] = scale_at(known_row + n, group);
+    }
 #endif
 #if ACTIVATIONS == int8
 #repeat r READS
@@ -114,10 +120,10 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
 #repeat l LANES
     var product$n_$r$l = dot16(w$n, x$r$l);
 #if ZERO != none
-    product$n_$r$l -= zero$n * total$r$l;
+    product$n_$r$l -= zero_of[$n] * total$r$l;
 #endif
 #if SCALE == group
-    sum$n_$r$l += f32(product$n_$r$l) * scale$n;
+    sum$n_$r$l += f32(product$n_$r$l) * scale_of[$n];
 #else
     sum$n_$r$l += product$n_$r$l;
 #endif
@@ -143,9 +149,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
 #endrepeat
 #repeat n 8
 #if SCALE == group || SCALE == nested
-      let w$n = dequantized(chunk + $nu, j, bias$n) * scale$n;
+      let w$n = dequantized(chunk + $nu, j, zero_of[$n]) * scale_of[$n];
 #else
-      let w$n = dequantized(chunk + $nu, j, bias$n);
+      let w$n = dequantized(chunk + $nu, j, zero_of[$n]);
 #endif
 #repeat r READS
 #repeat l LANES

@@ -29,6 +29,7 @@ function adapterWith(limits: { maxStorageBufferBindingSize: number; maxBufferSiz
   const asked: Record<string, number>[] = [];
   const adapter = {
     limits,
+    features: new Set(),
     info: { vendor: "test", architecture: "", device: "", description: "" },
     requestDevice: async ({ requiredLimits }: GPUDeviceDescriptor) => {
       asked.push(requiredLimits as Record<string, number>);

@@ -60,8 +60,8 @@ const vitest = (project, tier = project) => [script("vitest/vitest.mjs"), "run",
 
 /** @type {Tier[]} */
 const tiers = [
-  { name: "typecheck", lane: "a", commands: [[tsc, "-p", "."]] },
-  { name: "lint", lane: "a", commands: [[script("eslint/bin/eslint.js"), "--max-warnings", "0", "."]] },
+  { name: "typecheck", lane: "b", commands: [[tsc, "-p", "."]] },
+  { name: "lint", lane: "b", commands: [[script("eslint/bin/eslint.js"), "--max-warnings", "0", "."]] },
   { name: "unit", lane: "b", commands: [vitest("unit")], count: countVitest },
   { name: "gpu-lavapipe", lane: "a", needs: ["lavapipe"], commands: [vitest("gpu", "gpu-lavapipe")], env: { NIBBLE_GPU: "lavapipe" }, count: countVitest },
   { name: "build", lane: "b", commands: [[vite, "build", "--mode", "library"], [tsc, "-p", "tsconfig.build.json"], [vite, "build"]] },
