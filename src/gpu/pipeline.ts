@@ -17,6 +17,14 @@ export interface KernelSource {
 /** Which variant of a kernel is compiled. Software adapters want no barriers, and loops that stay loops: unrolled ones take them seconds to compile. */
 export type Tuning = "hardware" | "software";
 
+/** How a gemv workgroup is cut. */
+export interface GemvShape {
+  /** Threads that share a row; a workgroup has 8 times as many. */
+  stripes: 8 | 16 | 32;
+  /** Tiles of 8 outputs of a workgroup: a prologue is repeated by every workgroup, so more rows share it. */
+  rowTiles: 1 | 2 | 4;
+}
+
 /** What of the device the kernels may use: chosen once, the same for every kernel of a model. */
 export interface Variants {
   /** @default software on a software adapter */
@@ -25,6 +33,8 @@ export interface Variants {
   lanes: 1 | 4 | 8;
   /** Products of int8 codes: by dot4I8Packed or by the same integers in plain WGSL. @default "packed" where the language has it */
   dot4: "packed" | "plain";
+  /** For hardware. @default a first guess; real adapters are measured (model/tuning.ts) */
+  gemv: GemvShape;
 }
 
 export interface Kernel {
@@ -50,9 +60,9 @@ export class KernelCompiler {
 
   constructor(
     private readonly gpu: Gpu,
-    { tuning = gpu.isFallback ? "software" : "hardware", lanes = gpu.subgroupLanes, dot4 = gpu.hasDot4 ? "packed" : "plain" }: Partial<Variants> = {},
+    { tuning = gpu.isFallback ? "software" : "hardware", lanes = gpu.subgroupLanes, dot4 = gpu.hasDot4 ? "packed" : "plain", gemv = { stripes: 8, rowTiles: 2 } }: Partial<Variants> = {},
   ) {
-    this.variants = { tuning, lanes, dot4 };
+    this.variants = { tuning, lanes, dot4, gemv };
     this.compiled = compiledByDevice.get(gpu.device) ?? new Map<string, Promise<Kernel>>();
     compiledByDevice.set(gpu.device, this.compiled);
   }

@@ -5,8 +5,8 @@ import { encodingConstants, type GpuMatrix, type GpuMatrixPart } from "./matrix.
 import { dispatchOp, sequence, type Op } from "./op.ts";
 import { kernels } from "./sources.ts";
 
-/** How a gemv workgroup is cut: threads, tiles of 8 outputs, and threads that share a row. A prologue is repeated by every workgroup, so more rows share it. */
-const GEMV_SHAPE = { WG: 64, ROW_TILES: 2, STRIPES: 8 };
+/** What a gemv workgroup of the largest shape needs beside a prepared row: partial sums, sums over its threads, candidates, a table. */
+const GEMV_MEMORY_BYTES = 8 * 4 * 32 * 4 + 2 * 256 * 4 + 8 * 4 * 16 + 64;
 /** Rows of x and outputs of a gemm workgroup. */
 const GEMM_ROWS = 32;
 const GEMM_OUTPUTS = 64;
@@ -41,7 +41,7 @@ export type Prologue = "none" | "layer_norm" | "merge";
 /** A row of `columns` inputs that a prologue prepares must fit in workgroup memory beside the partial sums and the candidates. */
 export function fitsPrologue(columns: number, activations: "float" | "int8" = "float"): boolean {
   const preparedBytes = preparedChunks(padTo(columns, COLUMN_PADDING)) * (activations === "int8" ? 20 : 16);
-  return preparedBytes + 2 * 8 * 8 * 4 + 2 * GEMV_SHAPE.WG * 4 + 8 * GEMV_SHAPE.ROW_TILES * 16 + 64 <= WORKGROUP_MEMORY_BYTES;
+  return preparedBytes + GEMV_MEMORY_BYTES <= WORKGROUP_MEMORY_BYTES;
 }
 
 /** vec4s of workgroup memory for a row; at least 1 KB, so that small models of different widths share a kernel. */
@@ -55,13 +55,13 @@ export interface CandidateBuffers {
   sampling: GPUBuffer;
   /** u32 [V] */
   counts: GPUBuffer;
-  /** vec4<f32> [⌈V / 16⌉][2], see candidates.wgsl; bytes: candidateBytes() */
+  /** vec4<f32> [workgroups][2], see candidates.wgsl; bytes: candidateBytes() */
   candidates: GPUBuffer;
 }
 
 /** Bytes of CandidateBuffers.candidates, 0 where the head has no candidates to give: barriers cost software adapters more than a second look at the logits. */
 export function candidateBytes({ variants }: KernelCompiler, head: GpuMatrix): number {
-  return variants.tuning === "software" || head.parts.length > 1 ? 0 : Math.ceil(head.rows / (8 * GEMV_SHAPE.ROW_TILES)) * 32;
+  return variants.tuning === "software" || head.parts.length > 1 ? 0 : Math.ceil(head.rows / (8 * variants.gemv.rowTiles)) * 32;
 }
 
 /** y = activate(W · prologue(x) + bias) + residual for one row of x. */
@@ -73,10 +73,11 @@ export async function bindGemv(compiler: KernelCompiler, label: string, matrix: 
     ...(matrix.int8Activations ? { INPUT_CODES: matrix.paddedColumns / 16 } : {}),
   };
   if (compiler.variants.tuning === "software") return bindTile(compiler, `${label}.gemv`, matrix, buffers, { ...constants, ROWS: 1, READS: 1, LANES: 1 });
+  const { stripes, rowTiles } = compiler.variants.gemv;
   const source = extra ? kernels.head : kernels.gemv;
-  const kernel = await compiler.compile(source, { ...constants, ...GEMV_SHAPE, EPILOGUE: extra ? "candidates" : "constant" });
+  const kernel = await compiler.compile(source, { ...constants, WG: 8 * stripes, ROW_TILES: rowTiles, STRIPES: stripes, EPILOGUE: extra ? "candidates" : "constant" });
   const more = extra ? [extra.sampling, extra.counts, extra.candidates] : [];
-  return bindParts(kernel, `${label}.gemv`, matrix, buffers, more, (part) => [Math.ceil(part.rows / (8 * GEMV_SHAPE.ROW_TILES))]);
+  return bindParts(kernel, `${label}.gemv`, matrix, buffers, more, (part) => [Math.ceil(part.rows / (8 * rowTiles))]);
 }
 
 /** The same for many rows of x, without a prologue. */

@@ -15,6 +15,7 @@ import type { AdapterSummary, Gpt2Config, MemoryReport, QuantizedTensor } from "
 import type { SamplingOptions } from "../kernels/sampling.ts";
 import type { Backend, BackendBuilder, BackendOptions, RowComparison, SampledToken } from "./backend.ts";
 import { chooseVariants, type MatrixKind } from "./knownAnswers.ts";
+import { tunedGemv } from "./tuning.ts";
 import { createLoopBuffers, DecodeLoop, type DecodeGraph, HEAD_STEP_BYTES, STEPS_BYTES } from "./decodeLoop.ts";
 
 /** Tokens per prefill submit: bounds the time of one dispatch (drivers reset after about 2 s) and the activations. */
@@ -92,7 +93,7 @@ export function createGpuBuilder(gpu: Gpu, options: GpuBackendOptions): BackendB
       };
       if (!wpe) throw new EngineError("checkpoint", 'Tensor "wpe.weight" was not given.', { tensor: "wpe.weight" });
       const questions = { matrices: [...kinds.linear.values(), ...kinds.embedding.values()], attention: { heads: config.nHead, headSize: C / config.nHead, kv: options.kvCache } };
-      const { variants, notices } = options.variants ? { variants: options.variants, notices: [] } : await chooseVariants(gpu, questions);
+      const { variants, notices } = options.variants ? { variants: options.variants, notices: [] } : await chooseVariants(gpu, questions, gpu.isFallback ? {} : { gemv: await tunedGemv(gpu, adapterName(gpu), questions.matrices) });
       const backend = new GpuBackend(gpu, { ...options, variants, notices: [...(options.notices ?? []), ...notices] }, (name) => get(matrices, name), (name) => get(vectors, name), wpe);
       await backend.build();
       return backend;
@@ -104,6 +105,12 @@ export function createGpuBuilder(gpu: Gpu, options: GpuBackendOptions): BackendB
 /** Ranges of cached positions that attention works on for a token at `position`. */
 function splitsAt(position: number): number {
   return Math.ceil((position + 1) / SPLIT_POSITIONS);
+}
+
+/** What a measurement holds for. */
+function adapterName(gpu: Gpu): string {
+  const { vendor, architecture, description } = gpu.summary([]);
+  return `${vendor} ${architecture} ${description}`;
 }
 
 /** f32s per row of each activation: widths padded so that a row is whole 32-value chunks, the padding zero. */

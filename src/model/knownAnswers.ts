@@ -38,12 +38,12 @@ const answeredByDevice = new WeakMap<GPUDevice, Map<string, Promise<number>>>();
 
 /**
  * The first variant of the kernels that computes known answers on this device, from the fastest to the plainest, with a sentence for
- * `model.adapter.notices` where it is not the fastest.
+ * `model.adapter.notices` where it is not the fastest. wanted: what was measured to be fast.
  * @throws EngineError shader, where none does
  */
-export async function chooseVariants(gpu: Gpu, questions: KnownQuestions): Promise<{ variants: Variants; notices: string[] }> {
-  const { variants: fastest } = new KernelCompiler(gpu);
-  const plain: Variants = { tuning: "software", lanes: 1, dot4: "plain" };
+export async function chooseVariants(gpu: Gpu, questions: KnownQuestions, wanted: Partial<Variants> = {}): Promise<{ variants: Variants; notices: string[] }> {
+  const { variants: fastest } = new KernelCompiler(gpu, wanted);
+  const plain: Variants = { ...fastest, tuning: "software", lanes: 1, dot4: "plain" };
   const candidates = [fastest, { ...fastest, lanes: 1 }, { ...fastest, lanes: 1, dot4: "plain" }, plain] as const satisfies readonly Variants[];
   const known = answeredByDevice.get(gpu.device) ?? new Map<string, Promise<number>>();
   answeredByDevice.set(gpu.device, known);
@@ -61,7 +61,7 @@ export async function chooseVariants(gpu: Gpu, questions: KnownQuestions): Promi
     }
     const nmse = await error;
     if (nmse <= GARBAGE_NMSE) return { variants, notices: found.length > 0 ? [`Kernels gave wrong answers on this adapter and are not used: ${found.join("; ")}.`] : [] };
-    found.push(`${Object.values(variants).join(", ")} lane(s) with an error of ${nmse.toPrecision(2)}`);
+    found.push(`${variants.tuning}, ${variants.lanes} lane(s), ${variants.dot4} products, with an error of ${nmse.toPrecision(2)}`);
   }
   throw new EngineError("shader", `This adapter computes wrong results: ${found.join("; ")}; expected a normalized mean squared error of at most ${GARBAGE_NMSE}.`, { tried: found });
 }

@@ -41,7 +41,7 @@ describe.runIf((await adapterName()) !== "swiftshader")("known answers at load",
   ] as const)("with wrong %s the kernels without subgroups are used, and say so", async ([, right, wrong], { adapter }) => {
     const device = await openChanged(adapter, (code) => code.replaceAll(right, wrong));
     const model = await buildOnGpu(device, files, resolveRecipe("int8"));
-    expect(model.backend.adapter.notices).toMatchObject([expect.stringMatching(/^Kernels gave wrong answers on this adapter and are not used: software, [48], (packed|plain) lane\(s\) with an error of \d/)]);
+    expect(model.backend.adapter.notices).toMatchObject([expect.stringMatching(/^Kernels gave wrong answers on this adapter and are not used: software, [48] lane\(s\), (packed|plain) products, with an error of \d/)]);
     expect(await errorOfLogits(model)).toBeLessThan(tolerances.logit);
     device.destroy();
   });

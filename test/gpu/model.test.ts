@@ -87,7 +87,7 @@ describe.runIf(adapter !== "swiftshader")("a model on WebGPU", () => {
   });
 
   gpuTest("draws the CPU sampler's tokens with the kernels for hardware, in as many dispatches", async ({ device }) => {
-    const { config, backend } = await buildOnGpu(device, files, resolveRecipe("int8"), { variants: { tuning: "hardware" } });
+    const { config, backend } = await buildOnGpu(device, files, resolveRecipe("int8"), { variants: { tuning: "hardware", gemv: { stripes: 8, rowTiles: 4 } } });
     for (const options of [{ temperature: 0 }, { temperature: 1 }, { topK: 40, topP: 0.9, repetitionPenalty: 1.2 }]) {
       const sampler = new Sampler(V, sampling(options), tokens);
       const expected: number[] = [];
