@@ -145,7 +145,7 @@ async function linearErrors(bench: Bench, kind: MatrixKind): Promise<number[]> {
   const { matrix, weights } = await bench.matrix(kind, {});
   const [kStride, nStride] = [padTo(K, COLUMN_PADDING), padTo(N, COLUMN_PADDING)];
   const x = numbers(T * K, 2);
-  const aux = new Float32Array(2 * kStride).fill(1, 0, kStride); // gamma 1, beta 0
+  const aux = new Float32Array(2 * kStride).fill(1, 0, K); // gamma 1, beta 0, both 0 in the padding
   const y = bench.buffer(T * nStride * 4, storage | copySrc);
   const buffers: LinearBuffers = { run: bench.step(0, T), x: bench.input(padded(x, T, K, kStride)), xCodes: bench.buffer(T * codeRowBytes(K)), aux: bench.input(aux), residual: bench.buffer(16), y };
   const product = (row: Float32Array): Float64Array => Float64Array.from({ length: N }, (_, n) => row.reduce((sum, value, k) => sum + value * weights[n * K + k]!, 0));

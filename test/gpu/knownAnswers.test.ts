@@ -8,7 +8,7 @@ import { referenceLogits } from "../reference/gpt2.ts";
 import { maxAbsError } from "../reference/metrics.ts";
 import { tolerances } from "../tolerances.ts";
 
-const files = seededCheckpoint(tinyCheckpoints.width100);
+const files = seededCheckpoint(tinyCheckpoints.width100); // a width that is no multiple of 32
 
 /** A device of everything the adapter has, whose WGSL passes through `change`: an adapter that computes something else. */
 async function openChanged(adapter: GPUAdapter, change: (code: string) => string): Promise<GPUDevice> {
