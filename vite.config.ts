@@ -54,12 +54,26 @@ function assemblyScript(): Plugin {
   };
 }
 
+/** Leaves out of built shaders what only readers need: comments, indentation, empty lines. */
+function leanShaders(): Plugin {
+  return {
+    name: "nibble:lean-shaders",
+    apply: "build",
+    enforce: "pre",
+    load(id) {
+      if (!id.endsWith(".wgsl?raw")) return null;
+      const lines = readFileSync(id.slice(0, -"?raw".length), "utf8").split("\n");
+      return `export default ${JSON.stringify(lines.map((line) => line.replace(/\/\/.*/, "").trim()).filter(Boolean).join("\n"))};`;
+    },
+  };
+}
+
 /** The page: demo/ becomes dist-page/, with relative addresses, so that it works in any folder of any server. */
 const page: UserConfig = {
   root: resolve(root, "demo"),
   base: "./",
   resolve: { alias },
-  plugins: [modelFiles(), assemblyScript()],
+  plugins: [modelFiles(), assemblyScript(), leanShaders()],
   server: { host: "127.0.0.1", fs: { allow: [root] } },
   preview: { host: "127.0.0.1" },
   build: { outDir: resolve(root, "dist-page"), emptyOutDir: true, target: "es2022", sourcemap: true, chunkSizeWarningLimit: 1500 /* kB; GPT-2's vocabulary is most of it */ },
@@ -68,7 +82,7 @@ const page: UserConfig = {
 /** The package: the library without its dependency, and the command line. */
 const library: UserConfig = {
   root,
-  plugins: [assemblyScript()],
+  plugins: [assemblyScript(), leanShaders()],
   publicDir: false,
   build: {
     outDir: "dist",

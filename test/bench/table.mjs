@@ -1,9 +1,9 @@
-// Measures the embedded model under the float-activation presets on the evaluation text and writes the README's table.
+// Measures the embedded model under the presets that run, and under each KV cache, on the evaluation text and writes the README's tables.
 // Usage: npm run table [-- --backend cpu|webgpu] [--protocol strided|disjoint|llama.cpp] [--presets f32,int8] [--print]
 // --print leaves the README as it is. The engine is the built one: Node finds the package by its own name.
 import { readFileSync, writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
-import { compareQuantizations, describeFormat } from "nibble-webgpu";
+import { compareQuantizations, describeFormat, loadModel } from "nibble-webgpu";
 
 /**
  * @typedef {import("nibble-webgpu").ComparisonRow} ComparisonRow
@@ -19,7 +19,7 @@ const end = "<!-- table:end -->";
 const defaults = {
   backend: "cpu",
   protocol: "strided",
-  presets: "f32,f16,int8,int8-zeropoint,int8-absmax-tensor,int8-zeropoint-tensor,int4,nf4,nf4-dq,fp4",
+  presets: "f32,f16,int8,int8-zeropoint,int8-absmax-tensor,int8-zeropoint-tensor,int8-dynamic,int4,nf4,nf4-dq,fp4",
 };
 const { values: options } = parseArgs({
   options: {
@@ -78,14 +78,17 @@ if (options.backend === "webgpu") {
 /** @param {string} path */
 const readModelFile = (path) => readFileSync(new URL(`models/${path}`, root));
 let shownTenths = -1;
+const files = { "config.json": readModelFile("stories-12m/config.json"), "model.safetensors": readModelFile("stories-12m/model.safetensors") };
+const text = readModelFile("texts/stories-eval.txt").toString("utf8");
+const protocol = /** @type {"strided" | "disjoint" | "llama.cpp"} */ (options.protocol);
+const device = { backend: /** @type {"cpu" | "webgpu"} */ (options.backend), gpu };
 const comparing = compareQuantizations(
-  { "config.json": readModelFile("stories-12m/config.json"), "model.safetensors": readModelFile("stories-12m/model.safetensors") },
+  files,
   {
-    text: readModelFile("texts/stories-eval.txt").toString("utf8"),
+    text,
     recipes: /** @type {PresetName[]} */ (options.presets.split(",")),
-    protocol: /** @type {"strided" | "disjoint" | "llama.cpp"} */ (options.protocol),
-    backend: /** @type {"cpu" | "webgpu"} */ (options.backend),
-    gpu,
+    protocol,
+    ...device,
     onProgress({ name, row, rows, fraction, perplexity }) {
       const tenths = Math.floor(10 * fraction);
       if (tenths === shownTenths) return;
@@ -103,6 +106,16 @@ for (let isBaseline = true; !step.done; isBaseline = false, step = await compari
   process.stderr.write(row);
   table += row;
 }
-const written = `${table}\n${describeRun(step.value)}`;
+/** What rounding the cache alone costs: weights stay f32, and sums too. */
+let caches = line(["KV cache", "perplexity", "Δ to f32, %"]) + line(["---", "---:", "---:"]);
+let exact = NaN;
+for (const kvCache of /** @type {const} */ (["f32", "f16", "int8"])) {
+  const model = await loadModel(files, { quantization: "f32", kvCache, ...device });
+  const { perplexity } = await model.perplexity(text, { protocol });
+  model.dispose();
+  if (kvCache === "f32") exact = perplexity;
+  caches += line([`\`${kvCache}\``, perplexity.toFixed(4), kvCache === "f32" ? "—" : `${perplexity >= exact ? "+" : "−"}${Math.abs(100 * (perplexity / exact - 1)).toFixed(4)}`]);
+}
+const written = `${table}\n${describeRun(step.value)}\nThe same text under the f32 model with each KV cache (\`f16\` is the default; \`int8\` has one scale per head and position):\n\n${caches}`;
 if (options.print) process.stdout.write(written);
 else writeFileSync(readme, replaceTable(readFileSync(readme, "utf8"), written));
