@@ -141,12 +141,15 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   }
 #endif
 #if EPILOGUE == normalizer
+#if SCALE == tensor || SCALE == channel
+  for (var i = 0u; i < 8u; i++) { sums[i] *= scale_at(workgroup.x * BN + i * 8u + tx, 0u); }
+#endif
   // a_tile is free now: [m][tx] of what each thread found in its 8 outputs of a row; then one thread per row joins 8 of them.
   for (var j = 0u; j < 4u; j++) {
     let m = ty * 4u + j;
-    var products: array<f32, 8>;
-    for (var i = 0u; i < 8u; i++) { products[i] = sums[i][j]; }
-    a_tile[m * 8u + tx] = found_in(products, workgroup.x * BN + tx, 8u, min(m0 + m, run.count - 1u));
+    var logits: array<f32, 8>;
+    for (var i = 0u; i < 8u; i++) { logits[i] = sums[i][j]; }
+    a_tile[m * 8u + tx] = found_in(logits, workgroup.x * BN + tx, 8u, min(m0 + m, run.count - 1u));
   }
   workgroupBarrier();
   if (t < BM && m0 + t < run.count) {

@@ -185,10 +185,19 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   }
 #endif
 #if EPILOGUE == normalizer
+#if SCALE == tensor || SCALE == channel
+  for (var n = 0u; n < loop_bound(8u); n++) { scale_of[n] = scale_at(known_row + n, 0u); }
+#endif
   for (var m = 0u; m < rows; m++) {
-    var products: array<f32, 8>;
-    for (var n = 0u; n < loop_bound(8u); n++) { products[n] = sums[m * 8u + n]; }
-    found_by[m * WG + t] = found_in(products, row, 1u, m0 + m);
+    var logits: array<f32, 8>;
+    for (var n = 0u; n < loop_bound(8u); n++) {
+#if SCALE == tensor || SCALE == channel
+      logits[n] = sums[m * 8u + n] * scale_of[n];
+#else
+      logits[n] = sums[m * 8u + n];
+#endif
+    }
+    found_by[m * WG + t] = found_in(logits, row, 1u, m0 + m);
   }
   workgroupBarrier();
   if (t < rows) {

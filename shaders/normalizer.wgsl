@@ -12,22 +12,19 @@ fn joined(a: vec4<f32>, b: vec4<f32>) -> vec4<f32> {
 fn slots() -> u32 { return (shape.y_stride + 63u) / 64u; }
 #if EPILOGUE == normalizer
 
-// What is found in 8 products of row m of x: those of the outputs first, first + step, … of this part.
-fn found_in(products: array<f32, 8>, first: u32, step: u32, m: u32) -> vec4<f32> {
-  var logits = products;
+// What is found in 8 logits of row m of x: those of the outputs first, first + step, … of this part.
+fn found_in(values: array<f32, 8>, first: u32, step: u32, m: u32) -> vec4<f32> {
+  var logits = values;
   var found = NOTHING;
+  let target_row = expected[m] - shape.row_offset; // of this part; wraps below it
   for (var i = 0u; i < loop_bound(8u); i++) {
     let row = first + i * step;
     if (row >= shape.rows) { break; }
-#if SCALE == tensor || SCALE == channel
-    logits[i] *= scale_at(row, 0u);
-#endif
-    let n = shape.row_offset + row;
     if (logits[i] > found.x) {
       found.x = logits[i];
-      found.w = f32(n);
+      found.w = f32(shape.row_offset + row);
     }
-    if (n == expected[m]) { found.z = logits[i]; }
+    if (row == target_row) { found.z = logits[i]; }
   }
   for (var i = 0u; i < loop_bound(8u); i++) {
     if (first + i * step >= shape.rows) { break; }
