@@ -1,21 +1,10 @@
+import type { SamplingOptions } from "../kernels/sampling.ts";
 import type { GenerateOptions } from "../types.ts";
 
-/** GenerateOptions with every default filled in; the values that switch a step off are the neutral ones. */
-export interface ResolvedGenerateOptions {
+/** GenerateOptions with every default filled in. */
+export interface ResolvedGenerateOptions extends SamplingOptions {
   maxTokens: number;
-  temperature: number;
-  /** vocabSize: no limit. */
-  topK: number;
-  /** 1: no limit. */
-  topP: number;
-  /** 0: no limit. */
-  minP: number;
-  /** 1: none. */
-  repetitionPenalty: number;
-  frequencyPenalty: number;
-  presencePenalty: number;
   logitBias: readonly (readonly [id: number, bias: number])[];
-  seed: number;
   stop: readonly string[];
   logProbs: number;
   signal: AbortSignal | undefined;
