@@ -103,17 +103,15 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
 #else
     let read$r = input_codes[c];
 #endif
-#repeat l LANES
-#if LANES > 1
-    let x$r$l = subgroupBroadcast(read$r, $lu);
-#else
-    let x$r$l = read$r;
-#endif
+#endrepeat
+#import "share_rows"
 #if ZERO != none
+#repeat r READS
+#repeat l LANES
     let total$r$l = sum16(x$r$l);
+#endrepeat
+#endrepeat
 #endif
-#endrepeat
-#endrepeat
 #repeat n 8
     let w$n = codes[chunk + $nu];
 #repeat r READS
@@ -139,14 +137,8 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
 #else
       let read$r = prepared[k4];
 #endif
-#repeat l LANES
-#if LANES > 1
-      let x$r$l = subgroupBroadcast(read$r, $lu);
-#else
-      let x$r$l = read$r;
-#endif
 #endrepeat
-#endrepeat
+#import "share_rows"
 #repeat n 8
 #if SCALE == group || SCALE == nested
       let w$n = dequantized(chunk + $nu, j, zero_of[$n]) * scale_of[$n];
@@ -166,11 +158,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
 #repeat n 8
 #repeat r READS
 #repeat l LANES
-#if ACTIVATIONS == int8
   sums[($ru * LANES + $lu) * 8u + $nu] = f32(sum$n_$r$l);
-#else
-  sums[($ru * LANES + $lu) * 8u + $nu] = sum$n_$r$l;
-#endif
 #endrepeat
 #endrepeat
 #endrepeat

@@ -33,6 +33,7 @@ import rowSoftmax from "../../shaders/row_softmax.wgsl?raw";
 import rowSums from "../../shaders/row_sums.wgsl?raw";
 import sample from "../../shaders/sample.wgsl?raw";
 import sampling from "../../shaders/sampling.wgsl?raw";
+import shareRows from "../../shaders/share_rows.wgsl?raw";
 import windowStart from "../../shaders/window_start.wgsl?raw";
 import workgroupMax from "../../shaders/workgroup_max.wgsl?raw";
 import workgroupSum from "../../shaders/workgroup_sum.wgsl?raw";
@@ -58,6 +59,7 @@ const pieces = {
   kv_cache: kvCache,
   kv_append: kvAppend,
   row_softmax: rowSoftmax,
+  share_rows: shareRows,
   window_start: windowStart,
   workgroup_sum: workgroupSum,
   workgroup_max: workgroupMax,
