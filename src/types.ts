@@ -27,6 +27,12 @@ export interface QuantizationRecipe {
   equalization?: "none" | "smoothquant" | "awq";
   /** LLM.int8(): input columns whose activations exceed it stay in f16. */
   outlierThreshold?: number;
+  /** GPTQ: quantize columns in the order of falling Hessian diagonal, groups staying where they are. @default false */
+  activationOrder?: boolean;
+  /** SmoothQuant's α, 0…1: how much of the inputs' range moves into the weights; "search" takes the best for each matrix. @default 0.5 */
+  smoothing?: number | "search";
+  /** How calibration finds static ranges: the largest magnitude, the 99.99th percentile, or the range of least squared error. @default "minmax" */
+  observer?: "minmax" | "percentile" | "mse";
   /** Globs on checkpoint tensor names without `transformer.`: `h.0.*`, `*.mlp.c_proj.weight`. The last match wins. */
   overrides?: Readonly<Record<string, TensorFormat>>;
 }

@@ -43,10 +43,12 @@ function presetOf(name: string): QuantizationRecipe {
   return presets[name as PresetName];
 }
 
+const RECIPE_FIELDS = ["name", "linear", "embedding", "activations", "rounding", "activationOrder", "equalization", "smoothing", "observer", "outlierThreshold", "overrides"] as const;
+
 function validated(quantization: unknown): QuantizationRecipe {
   if (!isRecord(quantization)) throw new TypeError(`quantization is ${show(quantization)}; expected a preset's name or a recipe.`);
-  const { name, linear, embedding, activations, rounding, equalization, outlierThreshold, overrides } = quantization;
-  rejectUnknownKeys(quantization, ["name", "linear", "embedding", "activations", "rounding", "equalization", "outlierThreshold", "overrides"], "quantization");
+  const { name, linear, embedding, activations, rounding, activationOrder, equalization, smoothing, observer, outlierThreshold, overrides } = quantization;
+  rejectUnknownKeys(quantization, RECIPE_FIELDS, "quantization");
   if (name !== undefined && typeof name !== "string") throw new TypeError(`quantization.name is ${show(name)}; expected a string.`);
   validateTensorFormat(linear, "quantization.linear");
   if (embedding !== undefined) validateTensorFormat(embedding, "quantization.embedding");
@@ -58,7 +60,13 @@ function validated(quantization: unknown): QuantizationRecipe {
     oneOf(activations, ["float"], "quantization.activations", ' or { type: "int8", ranges }');
   }
   if (rounding !== undefined) oneOf(rounding, ["nearest", "gptq"], "quantization.rounding");
+  if (activationOrder !== undefined && typeof activationOrder !== "boolean") throw new TypeError(`quantization.activationOrder is ${show(activationOrder)}; expected true or false.`);
   if (equalization !== undefined) oneOf(equalization, ["none", "smoothquant", "awq"], "quantization.equalization");
+  if (smoothing !== undefined && smoothing !== "search") {
+    if (typeof smoothing !== "number") throw new TypeError(`quantization.smoothing is ${show(smoothing)}; expected a number from 0 to 1 or "search".`);
+    if (!(smoothing >= 0 && smoothing <= 1)) throw new RangeError(`quantization.smoothing is ${smoothing}; expected a number from 0 to 1 or "search".`);
+  }
+  if (observer !== undefined) oneOf(observer, ["minmax", "percentile", "mse"], "quantization.observer");
   if (outlierThreshold !== undefined) {
     if (typeof outlierThreshold !== "number") throw new TypeError(`quantization.outlierThreshold is ${show(outlierThreshold)}; expected a number.`);
     if (!(outlierThreshold > 0)) throw new RangeError(`quantization.outlierThreshold is ${outlierThreshold}; expected a number above 0.`);
