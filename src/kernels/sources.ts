@@ -3,10 +3,12 @@ import attentionDecode from "../../shaders/attention_decode.wgsl?raw";
 import attentionPrefill from "../../shaders/attention_prefill.wgsl?raw";
 import attentionRows from "../../shaders/attention_rows.wgsl?raw";
 import candidates from "../../shaders/candidates.wgsl?raw";
+import columnStatistics from "../../shaders/column_statistics.wgsl?raw";
 import embed from "../../shaders/embed.wgsl?raw";
 import embedRow from "../../shaders/embed_row.wgsl?raw";
 import gemm from "../../shaders/gemm.wgsl?raw";
 import gemv from "../../shaders/gemv.wgsl?raw";
+import gram from "../../shaders/gram.wgsl?raw";
 import gumbel from "../../shaders/gumbel.wgsl?raw";
 import half from "../../shaders/half.wgsl?raw";
 import int8Code from "../../shaders/int8_code.wgsl?raw";
@@ -91,4 +93,6 @@ export const kernels = {
   sampleCandidates: kernel("sample", sample, "step", "uniform", "uniform", "read", "read", "read", "read", "write", "write", "write", "read"),
   rowSums: kernel("row_sums", rowSums, "uniform", "read", "read", "write"),
   rowDivergence: kernel("row_divergence", rowDivergence, "uniform", "read", "read", "read", "read", "write"),
+  columnStatistics: kernel("column_statistics", columnStatistics, "step", "uniform", "read", "write"),
+  gram: kernel("gram", gram, "step", "uniform", "uniform", "read", "write"),
 } as const;

@@ -1,5 +1,6 @@
 import type { CheckpointTensor } from "../checkpoint/types.ts";
 import type { SamplingOptions } from "../kernels/sampling.ts";
+import type { InputStatistics } from "../quantize/inputStatistics.ts";
 import type { AdapterSummary, Gpt2Config, MemoryReport, QuantizedTensor } from "../types.ts";
 
 /** Per scored row of a comparison; all arrays have one element per row. */
@@ -23,6 +24,14 @@ export interface RankedToken {
 export interface SampledToken extends RankedToken {
   /** The likeliest tokens of the model's own distribution, likeliest first, the lowest id first among equals; as many as were asked for. */
   top: readonly RankedToken[];
+}
+
+export interface ObserveOptions {
+  /** Sum x · xᵀ, too. */
+  gram: boolean;
+  signal?: AbortSignal;
+  /** Called with the tokens that ran so far. */
+  onTokens?: (tokens: number) => void;
 }
 
 /**
@@ -53,6 +62,12 @@ export interface Backend {
   score(from: number, targets: readonly number[], signal?: AbortSignal): Promise<Float32Array>;
   /** The same rows of this backend (the candidate) and of `baseline`, whose last window held the same tokens. Same kind of backend, same device. */
   compare(baseline: Backend, from: number, targets: readonly number[], signal?: AbortSignal): Promise<RowComparison>;
+  /**
+   * Runs windows as encodeWindow() does, one by one, and sums what it sees of the inputs of the named linear matrices ("h.0.attn.c_attn.weight"): after the
+   * layer norm, attention or activation in front of them, before any rounding to int8. Layers behind the last that is asked for do not run.
+   * @throws RangeError for a name that is no linear matrix of the model; EngineError `shader` for NaN or Infinity
+   */
+  observe(windows: readonly (readonly number[])[], names: readonly string[], options: ObserveOptions): Promise<Map<string, InputStatistics>>;
   dispose(): void;
 }
 

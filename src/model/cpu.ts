@@ -1,9 +1,11 @@
 import type { CheckpointTensor } from "../checkpoint/types.ts";
 import { EngineError, throwIfAborted } from "../errors.ts";
+import type { InputStatistics } from "../quantize/inputStatistics.ts";
 import type { AdapterSummary, Gpt2Config, MemoryReport, QuantizedTensor } from "../types.ts";
-import type { Backend, BackendBuilder, BackendOptions, RowComparison } from "./backend.ts";
+import type { Backend, BackendBuilder, BackendOptions, ObserveOptions, RowComparison } from "./backend.ts";
 import { Distribution } from "./cpu/distribution.ts";
 import { Input } from "./cpu/input.ts";
+import { InputTally } from "./cpu/inputTally.ts";
 import { allocateTogether, BLOCK_ROWS, type CpuKernels, type CpuMatrix, createScratch, LANES, roundUp, type Scratch } from "./cpu/kernels.ts";
 import { KvCache } from "./cpu/kvCache.ts";
 import { addResidual, causalSoftmax } from "./cpu/ops.ts";
@@ -11,6 +13,7 @@ import { Pacer } from "./cpu/pacer.ts";
 import { plainKernels } from "./cpu/plain.ts";
 import { createSimdKernels } from "./cpu/simd.ts";
 import { type CpuWeights, CpuWeightsCollector, type Linear, type Norm } from "./cpu/weights.ts";
+import { layersUpTo, lookUpLinear, statisticsOf } from "./observation.ts";
 
 /** Tokens that go through the layers together: restoring a quantized row costs about as much as three products with it. */
 const CHUNK_TOKENS = 128;
@@ -83,6 +86,8 @@ class CpuBackend implements Backend {
   private readonly pacer = new Pacer();
   private buffers: Buffers | null;
   private windowTokens = 0;
+  /** While observe() runs: what it has seen of each matrix's input, and how many layers that takes. */
+  private observed: { tallies: ReadonlyMap<Linear, InputTally>; layers: number } | null = null;
   private peakBytes = 0;
 
   constructor({ config, contextLength: S, kvCache, notices = [] }: BackendOptions, kernels: CpuKernels, weights: CpuWeights) {
@@ -222,6 +227,29 @@ class CpuBackend implements Backend {
     return comparison;
   }
 
+  async observe(windows: readonly (readonly number[])[], names: readonly string[], { gram, signal, onTokens }: ObserveOptions): Promise<Map<string, InputStatistics>> {
+    const buffers = this.begin(signal);
+    const linears = new Map(names.map((name) => [name, lookUpLinear(buffers.weights.linears, name)]));
+    const tallies = new Map([...linears.values()].map((linear) => [linear, new InputTally(linear.matrix.K, gram)]));
+    this.observed = { tallies, layers: layersUpTo(names) };
+    try {
+      let tokens = 0;
+      for (const window of windows) {
+        for (let first = 0; first < window.length; first += this.chunkTokens) {
+          const chunk = window.slice(first, first + this.chunkTokens);
+          await this.runLayers(buffers, chunk, first, signal);
+          tokens += chunk.length;
+          onTokens?.(tokens);
+        }
+      }
+    } finally {
+      this.observed = null;
+    }
+    const statistics = new Map<string, InputStatistics>();
+    for (const [name, linear] of linears) statistics.set(name, await statisticsOf(name, tallies.get(linear)!, signal));
+    return statistics;
+  }
+
   dispose(): void {
     this.peakBytes = this.memory.peakBytes;
     this.buffers = null;
@@ -246,7 +274,7 @@ class CpuBackend implements Backend {
     this.begin(signal);
   }
 
-  /** Embeds tokens and runs all layers over them; leaves the residual stream in x, f32 [T, C]. T ≤ chunkTokens. */
+  /** Embeds tokens and runs all layers (those that observe() needs) over them; leaves the residual stream in x, f32 [T, C]. T ≤ chunkTokens. */
   private async runLayers(buffers: Buffers, tokens: readonly number[], start: number, signal?: AbortSignal): Promise<void> {
     const { nEmbd: C, nInner, activation } = this.config;
     const { weights, x, normed, projected, qkv, inner, keys, values, scratch: { block } } = buffers;
@@ -255,7 +283,7 @@ class CpuBackend implements Backend {
       weights.wte.restoreRows(token, token + 1, block, C);
       for (let c = 0; c < C; c++) x[t * C + c] = block[c]! + weights.wpe[(start + t) * C + c]!;
     });
-    for (const [layer, { ln1, cAttn, attnCProj, ln2, cFc, mlpCProj }] of weights.layers.entries()) {
+    for (const [layer, { ln1, cAttn, attnCProj, ln2, cFc, mlpCProj }] of weights.layers.slice(0, this.observed?.layers).entries()) {
       this.norm(buffers, ln1, x, T);
       await this.linear(buffers, cAttn, normed, T, qkv, signal);
       for (let t = 0; t < T; t++) {
@@ -301,7 +329,9 @@ class CpuBackend implements Backend {
   }
 
   /** y = x · matrixᵀ + bias; x: f32 [T, K], y: f32 [T, O]. */
-  private async linear(buffers: Buffers, { matrix, bias }: Linear, x: Float32Array, T: number, y: Float32Array, signal?: AbortSignal): Promise<void> {
+  private async linear(buffers: Buffers, linear: Linear, x: Float32Array, T: number, y: Float32Array, signal?: AbortSignal): Promise<void> {
+    const { matrix, bias } = linear;
+    await this.observed?.tallies.get(linear)?.add(this.kernels, x, T, buffers, () => this.rest(signal));
     await this.multiply(buffers, matrix, x, T, y, signal);
     buffers.scratch.block.set(bias); // where the loops can read it
     this.kernels.addBias(y, T, bias.length, buffers.scratch.block);

@@ -6,14 +6,17 @@ import { KernelCompiler, type Variants } from "../gpu/pipeline.ts";
 import { attentionShape, bindDecodeAttention, bindPrefillAttention, cacheBytes, headChunks, maxSplits, SPLIT_POSITIONS, type AttentionForm } from "../kernels/attention.ts";
 import { bindEmbedding } from "../kernels/embedding.ts";
 import { bindLayerNorm } from "../kernels/layerNorm.ts";
-import { bindGemm, bindGemv, bindNormalizer, candidateBytes, codeRowBytes, fitsPrologue, normalizerWords } from "../kernels/linear.ts";
+import { bindGemm, bindGemv, bindNormalizer, candidateBytes, codeRowBytes, fitsPrologue, type LinearBuffers, normalizerWords } from "../kernels/linear.ts";
 import { uploadMatrix, type GpuMatrix } from "../kernels/matrix.ts";
 import { sequence, type Op } from "../kernels/op.ts";
 import { bindRowDivergence, bindRowSums, type RowSumsBuffers } from "../kernels/rows.ts";
 import { COLUMN_PADDING, packTensor, padTo } from "../quantize/pack.ts";
+import type { InputStatistics } from "../quantize/inputStatistics.ts";
 import type { AdapterSummary, Gpt2Config, MemoryReport, QuantizedTensor } from "../types.ts";
 import type { SamplingOptions } from "../kernels/sampling.ts";
-import type { Backend, BackendBuilder, BackendOptions, RowComparison, SampledToken } from "./backend.ts";
+import type { Backend, BackendBuilder, BackendOptions, ObserveOptions, RowComparison, SampledToken } from "./backend.ts";
+import { GpuObservation, type LinearInput } from "./gpuObservation.ts";
+import { lookUpLinear, statisticsOf } from "./observation.ts";
 import { chooseVariants, type MatrixKind } from "./knownAnswers.ts";
 import { tunedGemv } from "./tuning.ts";
 import { createLoopBuffers, DecodeLoop, type DecodeGraph, HEAD_STEP_BYTES, STEPS_BYTES } from "./decodeLoop.ts";
@@ -135,7 +138,11 @@ class GpuBackend implements Backend {
   private embedding!: Op;
   /** One token through the blocks; null where a row does not fit the fused kernels. */
   private decodeBlocks: Op | null = null;
+  /** Many tokens through the blocks, op by op. */
+  private prefillOps: readonly Op[] = [];
   private prefillBlocks!: Op;
+  /** By matrix names: "h.0.attn.c_attn.weight". */
+  private readonly linearInputs = new Map<string, LinearInput>();
   /** null where the decode graph is, or where wte is in parts. */
   private loop: DecodeLoop | null = null;
   /** Logits of the row of the residual stream that the Step names. */
@@ -204,6 +211,10 @@ class GpuBackend implements Backend {
 
     const decode: Promise<Op>[] = [];
     const prefill: Promise<Op>[] = [];
+    const gemm = (matrix: GpuMatrix, buffers: Omit<LinearBuffers, "run" | "xCodes">): void => {
+      this.linearInputs.set(`${matrix.label}.weight`, { matrix, x: buffers.x, op: prefill.length });
+      prefill.push(bindGemm(compiler, matrix.label, matrix, { run: step, xCodes, ...buffers }));
+    };
     const embedding = bindEmbedding(compiler, this.matrix("wte"), { run: step, tokens: this.tokens, wpe: this.wpe, x });
 
     for (let i = 0; i < L; i++) {
@@ -230,15 +241,13 @@ class GpuBackend implements Backend {
           bindGemv(compiler, `${h}.mlp.c_proj`, mlpProj, "none", { run: step, x: inner, aux: mlpProjAux, residual: x2, y: x }),
         );
       }
-      prefill.push(
-        bindLayerNorm(compiler, `${h}.ln_1`, { run: step, shape: cAttn.parts[0]!.shape, x, aux: attnAux, y: normed }, { keepPosition: false }),
-        bindGemm(compiler, `${h}.attn.c_attn`, cAttn, { run: step, x: normed, xCodes, aux: attnAux, residual: none, y: qkv }),
-        bindPrefillAttention(compiler, `${h}.attn`, form, { ...attention, y: mixed }),
-        bindGemm(compiler, `${h}.attn.c_proj`, cProj, { run: step, x: mixed, xCodes, aux: projAux, residual: x, y: x2 }),
-        bindLayerNorm(compiler, `${h}.ln_2`, { run: step, shape: cFc.parts[0]!.shape, x: x2, aux: fcAux, y: normed }, { keepPosition: false }),
-        bindGemm(compiler, `${h}.mlp.c_fc`, cFc, { run: step, x: normed, xCodes, aux: fcAux, residual: none, y: inner }),
-        bindGemm(compiler, `${h}.mlp.c_proj`, mlpProj, { run: step, x: inner, xCodes, aux: mlpProjAux, residual: x2, y: x }),
-      );
+      prefill.push(bindLayerNorm(compiler, `${h}.ln_1`, { run: step, shape: cAttn.parts[0]!.shape, x, aux: attnAux, y: normed }, { keepPosition: false }));
+      gemm(cAttn, { x: normed, aux: attnAux, residual: none, y: qkv });
+      prefill.push(bindPrefillAttention(compiler, `${h}.attn`, form, { ...attention, y: mixed }));
+      gemm(cProj, { x: mixed, aux: projAux, residual: x, y: x2 });
+      prefill.push(bindLayerNorm(compiler, `${h}.ln_2`, { run: step, shape: cFc.parts[0]!.shape, x: x2, aux: fcAux, y: normed }, { keepPosition: false }));
+      gemm(cFc, { x: normed, aux: fcAux, residual: none, y: inner });
+      gemm(mlpProj, { x: inner, aux: mlpProjAux, residual: x2, y: x });
     }
 
     const head = this.head();
@@ -277,6 +286,7 @@ class GpuBackend implements Backend {
     const [embed, prefillOps, decodeOps] = await Promise.all([embedding, Promise.all(prefill), fused ? Promise.all(decode) : null]);
     [this.keepHidden, this.lastLogits, this.loop] = await Promise.all([keepHidden, logits, loop]);
     this.embedding = embed;
+    this.prefillOps = prefillOps;
     this.prefillBlocks = sequence(prefillOps);
     this.decodeBlocks = decodeOps && sequence(decodeOps);
     await this.gpu.settle();
@@ -359,6 +369,30 @@ class GpuBackend implements Backend {
     return rows;
   }
 
+  async observe(windows: readonly (readonly number[])[], names: readonly string[], { gram, signal, onTokens }: ObserveOptions): Promise<Map<string, InputStatistics>> {
+    this.assertUsable();
+    const inputs = new Map(names.map((name) => [name, lookUpLinear(this.linearInputs, name)]));
+    const observation = new GpuObservation(this.gpu, this.compiler, this.step, Math.min(this.options.maxPartBytes ?? Infinity, this.gpu.maxBindingBytes));
+    try {
+      for (const [name, input] of inputs) await observation.add(name, input, gram);
+      const blocks = observation.within(this.prefillOps);
+      let tokens = 0;
+      for (const window of windows) {
+        await this.runChunks(window, 0, signal, () => undefined, undefined, window.length, blocks);
+        await this.gpu.idle(); // as between chunks
+        this.assertUsable();
+        tokens += window.length;
+        onTokens?.(tokens);
+      }
+      const statistics = new Map<string, InputStatistics>();
+      for (const name of inputs.keys()) statistics.set(name, await statisticsOf(name, await observation.read(name, tokens), signal));
+      signal?.throwIfAborted();
+      return statistics;
+    } finally {
+      observation.destroy();
+    }
+  }
+
   dispose(): void {
     this.disposed = true;
     this.gpu.dispose();
@@ -375,8 +409,8 @@ class GpuBackend implements Backend {
     return this.runChunks(tokens, start, signal, head, after);
   }
 
-  /** Runs tokens through the blocks in chunks, one submit each; `finish` records what follows them, `after` what follows the last pass. Windows of fewer tokens lie side by side. */
-  private async runChunks(tokens: readonly number[], start: number, signal: AbortSignal | undefined, finish: (pass: GPUComputePassEncoder, count: number, isLast: boolean) => void, after?: (encoder: GPUCommandEncoder) => void, windowTokens = tokens.length): Promise<void> {
+  /** Runs tokens through the blocks in chunks, one submit each; `finish` records what follows them, `after` what follows the last pass. Windows of fewer tokens lie side by side; `only` takes the place of the blocks. */
+  private async runChunks(tokens: readonly number[], start: number, signal: AbortSignal | undefined, finish: (pass: GPUComputePassEncoder, count: number, isLast: boolean) => void, after?: (encoder: GPUCommandEncoder) => void, windowTokens = tokens.length, only?: Op): Promise<void> {
     const { queue } = this.gpu.device;
     const sideBySide = windowTokens < tokens.length;
     for (let at = 0; at < tokens.length; at += this.chunkTokens) {
@@ -389,7 +423,7 @@ class GpuBackend implements Backend {
       const decodeBlocks = count === 1 && !sideBySide ? this.decodeBlocks : null;
       queue.writeBuffer(this.step, 0, Uint32Array.of(start + at, count, 0, sideBySide ? (SIDE_BY_SIDE | windowTokens) >>> 0 : this.splits));
       queue.writeBuffer(this.step, HEAD_STEP_BYTES, Uint32Array.of(start + at + count - 1, 1, count - 1, this.splits)); // of the last token
-      const blocks = decodeBlocks ?? this.prefillBlocks;
+      const blocks = only ?? decodeBlocks ?? this.prefillBlocks;
       this.gpu.submit(count === 1 ? "decode" : "prefill", (pass) => {
         this.embedding.record(pass, count);
         blocks.record(pass, count);

@@ -21,17 +21,19 @@ export const MAGNITUDE_BINS = (HIGHEST_EXPONENT - LOWEST_EXPONENT) * BINS_PER_OC
 
 const bits = new Uint32Array(1);
 const float = new Float32Array(bits.buffer);
-/** Exponent and the first six bits of the fraction, so that every backend counts alike: bit operations, no logarithm. */
-const FIRST_BIN = (127 + LOWEST_EXPONENT) * BINS_PER_OCTAVE;
+/** A bin is the exponent and the first six bits of the fraction, so that every backend counts alike: bit operations, no logarithm. */
+export const MAGNITUDE_BIN_SHIFT = 17;
+/** What the bits of 2^-20 give. */
+export const FIRST_MAGNITUDE_BIN = (127 + LOWEST_EXPONENT) * BINS_PER_OCTAVE;
 
 /** Bin of |x|, x: f32. */
 export function magnitudeBin(x: number): number {
   float[0] = Math.abs(x);
-  return Math.min(Math.max((bits[0]! >>> 17) - FIRST_BIN, 0), MAGNITUDE_BINS - 1);
+  return Math.min(Math.max((bits[0]! >>> MAGNITUDE_BIN_SHIFT) - FIRST_MAGNITUDE_BIN, 0), MAGNITUDE_BINS - 1);
 }
 
 /** Lower edge of a bin; the upper one is the next bin's. */
 export function binEdge(bin: number): number {
-  bits[0] = (bin + FIRST_BIN) << 17;
+  bits[0] = (bin + FIRST_MAGNITUDE_BIN) << MAGNITUDE_BIN_SHIFT;
   return float[0]!;
 }

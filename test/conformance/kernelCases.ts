@@ -3,6 +3,7 @@ import { Gpu } from "../../src/gpu/device.ts";
 import { KernelCompiler, type Variants } from "../../src/gpu/pipeline.ts";
 import { attentionShape, bindDecodeAttention, bindPrefillAttention, cacheBytes, headChunks, maxSplits, SPLIT_POSITIONS, type AttentionForm, type KvFormat } from "../../src/kernels/attention.ts";
 import { bindEmbedding } from "../../src/kernels/embedding.ts";
+import { bindColumnStatistics, bindGram, columnStatisticsWords, gramStrips } from "../../src/kernels/inputStatistics.ts";
 import { bindLayerNorm } from "../../src/kernels/layerNorm.ts";
 import { bindGemm, bindGemv, bindNormalizer, codeRowBytes, normalizerWords } from "../../src/kernels/linear.ts";
 import { uploadMatrix } from "../../src/kernels/matrix.ts";
@@ -13,7 +14,7 @@ import { packTensor, padTo } from "../../src/quantize/pack.ts";
 import { describeFormat } from "../../src/quantize/formats.ts";
 import type { Activation, TensorFormat } from "../../src/types.ts";
 import { gaussian } from "../fixtures/seededCheckpoint.ts";
-import { activate, klDivergence, kvRoundings, logSoftmax, roundToCodes } from "../reference/gpt2.ts";
+import { activate, inputStatistics, klDivergence, kvRoundings, logSoftmax, roundToCodes } from "../reference/gpt2.ts";
 import { nmse } from "../reference/metrics.ts";
 import { tolerances } from "../tolerances.ts";
 import { requireAtMost, type ConformanceCase } from "./case.ts";
@@ -431,6 +432,39 @@ const otherCases: readonly ConformanceCase[] = [
         }
       }
       return found.reduce((worst, each) => (Number(each.split(" ").at(-1)) > Number(worst.split(" ").at(-1)) ? each : worst));
+    },
+  },
+  {
+    name: "kernel: column_statistics and gram, in strips, add up two chunks as f64 does",
+    run: async (device) => {
+      let worst = 0;
+      for (const { K, T } of [{ K: 1, T: 1 }, { K: 31, T: 33 }, { K: 257, T: 37 }]) {
+        const bench = await Workbench.open(device);
+        const x = gaussian(T * K, 1, 0.2, K).map((value, i) => (i % 5 === 0 ? 0 : value * 2 ** ((i % 40) - 22)));
+        const stride = padTo(K, 32);
+        const shape = new Uint32Array(16);
+        shape[2] = K;
+        shape[9] = stride / 4;
+        const bound = { run: bench.step(0, T), shape: bench.input(shape, uniform), x: bench.input(padRows(x, K)) };
+        const statistics = bench.output(columnStatisticsWords(K));
+        const op = await bindColumnStatistics(bench.compiler, "x", K, { ...bound, y: statistics });
+        const words = (await bench.run([op, op], T, statistics, columnStatisticsWords(K))).buffer;
+        const expected = inputStatistics(x, K);
+        const [absmax, sumAbs, histogram] = [new Float32Array(words, 0, K), new Float32Array(words, 4 * K, K), new Uint32Array(words, 8 * K)];
+        if (absmax.some((value, k) => value !== expected.absmax[k])) throw new Error(`K = ${K}: absmax differs`);
+        if (histogram.some((count, bin) => count !== 2 * expected.histogram[bin]!)) throw new Error(`K = ${K}: the histogram differs`);
+        worst = Math.max(worst, nmse(sumAbs, expected.meanAbs.map((mean) => 2 * T * mean)));
+        const gram = new Float32Array(K * K);
+        for (const { first, rows } of gramStrips(K, 8 * stride * 4)) {
+          const y = bench.output(rows * stride);
+          const gramOp = await bindGram(bench.compiler, "x", K, rows, { ...bound, strip: bench.input(Uint32Array.of(first, 0, 0, 0), uniform), y });
+          const found = await bench.run([gramOp, gramOp], T, y, rows * stride);
+          for (let j = first; j < Math.min(first + rows, K); j++) for (let k = j; k < K; k++) gram[j * K + k] = gram[k * K + j] = found[(j - first) * stride + k]!;
+        }
+        bench.gpu.dispose();
+        worst = Math.max(worst, nmse(gram, expected.gram.map((mean) => 2 * T * mean)));
+      }
+      return requireAtMost("NMSE", worst, tolerances.kernelNmse.f32);
     },
   },
 ];

@@ -6,6 +6,7 @@ import type { Gpt2Config, PresetName, QuantizationRecipe } from "../../src/types
 import { seededCheckpoint, tinyCheckpoints, type TinyCheckpointName } from "../fixtures/seededCheckpoint.ts";
 import { klDivergence, kvRoundings, logSoftmax, referenceLogits, roundToCodes, type ReferenceWeights } from "../reference/gpt2.ts";
 import { maxAbsError } from "../reference/metrics.ts";
+import { disagreement, referenceInputs } from "../reference/observation.ts";
 import { addReferenceWeights, dequantizedWeights, referenceCheckpoint } from "../reference/weights.ts";
 import { tolerances } from "../tolerances.ts";
 import { requireAtMost, type ConformanceCase } from "./case.ts";
@@ -185,6 +186,33 @@ const otherCases: readonly ConformanceCase[] = [
       return "bit-identical";
     },
   },
+  ...(["width2", "width100", "context300"] as const).map(
+    (name): ConformanceCase => ({
+      name: `model: ${name} observes the inputs of its matrices as the oracle has them, in strips, and is as before after it`,
+      run: async (device) => {
+        const { config, weights, backend, gpu } = await buildOnGpu(device, seededCheckpoint(tinyCheckpoints[name]), resolveRecipe("f32"), { maxPartBytes: 4096 });
+        const tokens = formulaTokens(config.nPositions + 1, config.vocabSize);
+        const windows = [tokens.slice(0, config.nPositions), tokens.slice(-1)];
+        const before = await backend.forward(tokens.slice(0, 2), 0);
+        const liveBytes = gpu.memory.total;
+        const inputs = referenceInputs(config, weights, windows);
+        const counts: number[] = [];
+        for (const gram of [false, true]) {
+          const found = await backend.observe(windows, [...inputs.keys()], { gram, onTokens: (count) => counts.push(count) });
+          for (const [matrix, statistics] of found) {
+            const wrong = disagreement(statistics, inputs.get(matrix)!);
+            if (wrong !== null || (statistics.gram !== null) !== gram) throw new Error(`${matrix}: ${wrong ?? "gram"}`);
+          }
+          if (found.size !== 4 * config.nLayer) throw new Error(`${found.size} matrices; expected ${4 * config.nLayer}`);
+        }
+        if (counts.join() !== [config.nPositions, config.nPositions + 1, config.nPositions, config.nPositions + 1].join()) throw new Error(`counted ${counts.join()}`);
+        if (gpu.memory.total !== liveBytes) throw new Error(`${gpu.memory.total} live bytes after it; expected ${liveBytes}`);
+        requireAtMost("logits after it", maxAbsError(await backend.forward(tokens.slice(0, 2), 0), before), 0);
+        backend.dispose();
+        return `${inputs.size} matrices`;
+      },
+    }),
+  ),
   {
     name: "model: compare() of two recipes on one device agrees with the oracle",
     run: async (device) => {

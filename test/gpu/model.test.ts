@@ -202,6 +202,30 @@ describe.runIf(adapter !== "swiftshader")("a model on WebGPU", () => {
     expect(await model.logits(prompt)).toEqual(expected); // bit for bit
   });
 
+  gpuTest("frees what observes inputs when it is aborted or finds NaN, and works on", async ({ device }) => {
+    const context300 = seededCheckpoint(tinyCheckpoints.context300);
+    const { config, weights } = referenceCheckpoint(context300);
+    const broken = new Map(weights);
+    broken.set("h.1.ln_2.bias", { shape: [36], values: new Float32Array(36).fill(NaN, 7, 8) });
+    const gpu = await Gpu.open({ device, largestTensorBytes: 0 });
+    const builder = createGpuBuilder(gpu, { config, contextLength: 300, kvCache: "f32" });
+    await addReferenceWeights(builder, broken, resolveRecipe("f32"));
+    const backend = await builder.finish();
+    const { total } = backend.memory;
+    const windows = [Array.from({ length: 300 }, (_, i) => i), [1, 2]];
+    const sound = ["h.0.attn.c_attn.weight", "h.1.attn.c_proj.weight"];
+    const expected = await backend.observe(windows, sound, { gram: true });
+    const controller = new AbortController();
+    const reason = new Error("enough");
+    await expect(backend.observe(windows, sound, { gram: true, signal: controller.signal, onTokens: () => controller.abort(reason) })).rejects.toBe(reason);
+    expect(backend.memory.total).toBe(total);
+    await expect(backend.observe(windows, ["h.1.mlp.c_fc.weight"], { gram: true })).rejects.toMatchObject({ code: "shader", details: { column: 7 } });
+    await expect(backend.observe(windows, ["ln_f.weight"], { gram: true })).rejects.toThrow(RangeError);
+    expect(backend.memory.total).toBe(total);
+    expect(await backend.observe(windows, sound, { gram: true })).toEqual(expected); // bit for bit
+    backend.dispose();
+  });
+
   gpuTest("stays usable when the caller brings the device, which is the caller's to destroy", async ({ device }) => {
     const model = await loadModel(files, { backend: "webgpu", device });
     model.dispose();

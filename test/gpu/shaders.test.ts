@@ -5,6 +5,7 @@ import { Gpu } from "../../src/gpu/device.ts";
 import { KernelCompiler, type KernelSource, type Tuning } from "../../src/gpu/pipeline.ts";
 import { bindDecodeAttention, bindPrefillAttention } from "../../src/kernels/attention.ts";
 import { bindEmbedding } from "../../src/kernels/embedding.ts";
+import { bindColumnStatistics, bindGram } from "../../src/kernels/inputStatistics.ts";
 import { bindLayerNorm } from "../../src/kernels/layerNorm.ts";
 import { bindGemm, bindGemv, bindNormalizer, fitsPrologue } from "../../src/kernels/linear.ts";
 import { uploadMatrix, type GpuMatrix, type LinearForm } from "../../src/kernels/matrix.ts";
@@ -111,12 +112,14 @@ describe.each<Tuning>(["hardware", "software"])("on a device of default limits, 
     await gpu.settle();
   });
 
-  test("layer norm, row sums and row divergence compile", async () => {
+  test("layer norm, row sums, row divergence, column statistics and gram compile", async () => {
     const { run, shape, rows, input, output } = buffers;
     for (const keepPosition of [true, false]) await bindLayerNorm(compiler, "any", { run, shape, x: input, aux: input, y: output }, { keepPosition });
     const sums = { rows, logits: input, expected: input, sums: output };
     await bindRowSums(compiler, sums);
     await bindRowDivergence(compiler, { ...sums, sums: input }, { ...sums, sums: input }, output);
+    await bindColumnStatistics(compiler, "any", 3, { run, shape, x: input, y: output });
+    await bindGram(compiler, "any", 3, 32, { run, shape, strip: rows, x: input, y: output });
     await gpu.settle();
   });
 

@@ -18,10 +18,12 @@ export interface ReferenceOptions {
   kvRounding?: (values: Float64Array) => void;
   /** Rounds one token's input of a linear layer or the head in place, f64 [K]: what int8 activations do to it. */
   inputRounding?: (values: Float64Array) => void;
+  /** Is shown the input of each block's linear matrices, f64 [T, K], before any rounding. */
+  onInput?: (name: string, x: Float64Array) => void;
 }
 
 /** f64 [T, C]: the final hidden states, after lnF. */
-export function referenceHidden(config: Gpt2Config, weights: ReferenceWeights, tokens: readonly number[], { kvRounding, inputRounding }: ReferenceOptions = {}): Float64Array {
+export function referenceHidden(config: Gpt2Config, weights: ReferenceWeights, tokens: readonly number[], { kvRounding, inputRounding, onInput }: ReferenceOptions = {}): Float64Array {
   const { nLayer, nEmbd: C, nInner: I } = config;
   const T = tokens.length;
   const tensor = (name: string): ReferenceTensor["values"] => tensorNamed(weights, name);
@@ -33,20 +35,25 @@ export function referenceHidden(config: Gpt2Config, weights: ReferenceWeights, t
     for (let c = 0; c < C; c++) x[t * C + c] = wte[tokens[t]! * C + c]! + wpe[t * C + c]!;
   }
 
+  const take = (name: string, input: Float64Array): void => {
+    onInput?.(name, input);
+    roundRows(input, T, inputRounding);
+  };
+
   for (let layer = 0; layer < nLayer; layer++) {
     const h = `h.${layer}`;
     const normed1 = layerNorm(x, T, C, tensor(`${h}.ln_1.weight`), tensor(`${h}.ln_1.bias`), config.layerNormEpsilon); // [T, C]
-    roundRows(normed1, T, inputRounding);
+    take(`${h}.attn.c_attn.weight`, normed1);
     const qkv = linear(normed1, T, C, 3 * C, tensor(`${h}.attn.c_attn.weight`), tensor(`${h}.attn.c_attn.bias`)); // [T, 3C]
     const attended = attention(qkv, T, config, layer, kvRounding); // [T, C]
-    roundRows(attended, T, inputRounding);
+    take(`${h}.attn.c_proj.weight`, attended);
     addTo(x, linear(attended, T, C, C, tensor(`${h}.attn.c_proj.weight`), tensor(`${h}.attn.c_proj.bias`)));
 
     const normed2 = layerNorm(x, T, C, tensor(`${h}.ln_2.weight`), tensor(`${h}.ln_2.bias`), config.layerNormEpsilon); // [T, C]
-    roundRows(normed2, T, inputRounding);
+    take(`${h}.mlp.c_fc.weight`, normed2);
     const inner = linear(normed2, T, C, I, tensor(`${h}.mlp.c_fc.weight`), tensor(`${h}.mlp.c_fc.bias`)); // [T, I]
     for (let i = 0; i < inner.length; i++) inner[i] = activate(config.activation, inner[i]!);
-    roundRows(inner, T, inputRounding);
+    take(`${h}.mlp.c_proj.weight`, inner);
     addTo(x, linear(inner, T, I, C, tensor(`${h}.mlp.c_proj.weight`), tensor(`${h}.mlp.c_proj.bias`)));
   }
   return layerNorm(x, T, C, tensor("ln_f.weight"), tensor("ln_f.bias"), config.layerNormEpsilon);
@@ -298,6 +305,36 @@ export function referencePerplexity(
   const variance = nlls.reduce((sum, nll) => sum + (nll - mean) ** 2, 0) / n;
   const perplexity = Math.exp(mean);
   return { perplexity, standardError: perplexity * Math.sqrt(variance / (n - 1)), nlls: Float64Array.from(nlls), windows: windows.length };
+}
+
+// ---------------------------------------------------------------- calibration
+
+export interface ReferenceStatistics {
+  rows: number;
+  absmax: Float64Array; // f64 [K]
+  meanAbs: Float64Array; // f64 [K]
+  histogram: number[]; // of log2 |x|, 64 bins to an octave from 2^-20 to 2^16, each octave cut evenly
+  gram: Float64Array; // f64 [K, K]: mean x_j · x_k
+}
+
+/** What calibration finds in rows x, [rows, K]. */
+export function inputStatistics(x: ArrayLike<number>, K: number): ReferenceStatistics {
+  const rows = x.length / K;
+  const absmax = new Float64Array(K);
+  const meanAbs = new Float64Array(K);
+  const gram = new Float64Array(K * K);
+  const histogram = Array.from({ length: 36 * 64 }, () => 0);
+  for (let row = 0; row < rows; row++) {
+    for (let k = 0; k < K; k++) {
+      const magnitude = Math.abs(x[row * K + k]!);
+      absmax[k] = Math.max(absmax[k]!, magnitude);
+      meanAbs[k]! += magnitude / rows;
+      const octave = Math.min(15, Math.max(-20, Math.floor(Math.log2(magnitude))));
+      histogram[Math.min(36 * 64 - 1, Math.max(0, Math.floor((octave + 20 + magnitude / 2 ** octave - 1) * 64)))]!++;
+      for (let j = 0; j < K; j++) gram[j * K + k]! += (x[row * K + j]! * x[row * K + k]!) / rows;
+    }
+  }
+  return { rows, absmax, meanAbs, histogram, gram };
 }
 
 // ---------------------------------------------------------------- KV cache formats

@@ -13,6 +13,7 @@ import type { PresetName, QuantizationRecipe, QuantizedTensor, TensorFormat } fr
 import { gaussian, seededCheckpoint, type SeededCheckpointOptions, tinyCheckpoints } from "../fixtures/seededCheckpoint.ts";
 import { argmax, klDivergence, kvRoundings, logSoftmax, quantizeActivations, referenceLogits, roundToCodes } from "../reference/gpt2.ts";
 import { maxAbsError, nmse } from "../reference/metrics.ts";
+import { disagreement, referenceInputs } from "../reference/observation.ts";
 import { addReferenceWeights, dequantizedWeights, type ReferenceCheckpoint, referenceCheckpoint, tensorKind } from "../reference/weights.ts";
 import { tolerances } from "../tolerances.ts";
 
@@ -305,6 +306,42 @@ describe.each([
     });
   });
 
+  describe("observe", () => {
+    test.each(checkpoints.filter(([checkpoint]) => checkpoint !== "fullVocabulary"))("sums the inputs of every linear matrix of %s as the oracle has them", async (_name, checkpoint) => {
+      const { config, weights } = checkpoint;
+      const tokens = tokensFor(checkpoint, Math.min(config.nPositions, 150) + 1);
+      const windows = [tokens.slice(0, -1), tokens.slice(-1)];
+      const inputs = referenceInputs(config, weights, windows);
+      const backend = await buildCpu(checkpoint);
+      for (const gram of [false, true]) {
+        const found = await backend.observe(windows, [...inputs.keys()], { gram });
+        expect([...found.keys()]).toEqual([...inputs.keys()]);
+        for (const [matrix, statistics] of found) {
+          expect(disagreement(statistics, inputs.get(matrix)!), matrix).toBeNull();
+          expect(statistics.gram === null).toBe(!gram);
+        }
+      }
+    });
+
+    test("counts tokens, and refuses a name that is no linear matrix", async () => {
+      const backend = await buildCpu(context300);
+      const counts: number[] = [];
+      const tokens = tokensFor(context300, 300);
+      const found = await backend.observe([tokens, [1]], ["h.0.mlp.c_fc.weight", "h.0.mlp.c_fc.weight"], { gram: false, onTokens: (count) => counts.push(count) });
+      expect([...found.keys()]).toEqual(["h.0.mlp.c_fc.weight"]); // control case
+      expect(counts).toEqual([128, 256, 300, 301]);
+      for (const name of ["wte.weight", "h.2.mlp.c_fc.weight"]) await expect(backend.observe([[1]], [name], { gram: false })).rejects.toThrow(`"${name}", which is no linear matrix`);
+    });
+
+    test("rejects NaN with the matrix that takes it, and sees none in front of it", async () => {
+      const weights = new Map(context300.weights);
+      weights.set("h.0.ln_2.bias", { shape: [36], values: new Float32Array(36).fill(NaN, 7, 8) });
+      const backend = await buildCpu({ ...context300, weights });
+      expect((await backend.observe([[1, 2]], ["h.0.attn.c_proj.weight"], { gram: true })).size).toBe(1); // control case
+      await expect(backend.observe([[1, 2]], ["h.0.mlp.c_fc.weight"], { gram: true })).rejects.toMatchObject({ code: "shader", details: { tensor: "h.0.mlp.c_fc.weight", column: 7 } });
+    });
+  });
+
   describe("abort and dispose", () => {
     const tokens = tokensFor(context300, 300);
 
@@ -317,6 +354,7 @@ describe.each([
         (signal) => backend.compare(backend, 0, tokens, signal),
         (signal) => backend.forward(tokens, 0, signal),
         (signal) => backend.encodeWindow(tokens, signal),
+        (signal) => backend.observe([tokens], ["h.1.mlp.c_proj.weight"], { gram: true, signal }),
       ];
       for (const call of calls) {
         const controller = new AbortController();

@@ -1,4 +1,4 @@
-import { type CpuKernels, COLUMN_STEP, roundUp } from "./kernels.ts";
+import { type CpuKernels, COLUMN_STEP, LANES, roundUp } from "./kernels.ts";
 
 /** Below it 127 / absmax is no longer an f32. */
 const SMALLEST_ABSMAX = 2 ** -120;
@@ -23,7 +23,7 @@ export class Input {
 
   constructor(kernels: CpuKernels, tokens: number, longestRow: number) {
     this.kernels = kernels;
-    const length = tokens * roundUp(longestRow, COLUMN_STEP);
+    const length = roundUp(tokens, LANES) * roundUp(longestRow, COLUMN_STEP); // InputTally fills it with columns of tokens
     this.values = kernels.allocate(Float32Array, length);
     this.codes = kernels.allocate(Int16Array, length);
     this.scales = kernels.allocate(Float32Array, tokens);
