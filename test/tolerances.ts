@@ -18,8 +18,11 @@ export const tolerances = {
 
   /** Statistics of a model's inputs, by NMSE: those inputs carry an f32 error of about 1e-6 from layer to layer, which the sums share. */
   statisticsNmse: 1e-10,
-  /** Share of magnitudes that the same error moves across an edge of bins 1.1 to 1.6 % wide: about 2e-6 / 1e-2 of them. */
-  histogramMoved: 1e-3,
+  /**
+   * Share of magnitudes that the same error e moves across an edge: bins are about x / 90 wide, so that 90 · e / x of the values near x move,
+   * in all 90 · e · ln(1 / e) = 1e-3 of values of order 1. Measured 1.25e-3, two values of 1,600.
+   */
+  histogramMoved: 5e-3,
 
   /** GELU over max(1, |x|): exp within 3 + 2|x| ulp and a division within 2.5 ulp; measured 3.3e-7 on both software adapters. */
   geluRelative: 1e-6,

@@ -1,0 +1,108 @@
+import { describe, expect, test } from "vitest";
+import { openCheckpoint } from "../../src/checkpoint/openCheckpoint.ts";
+import type { CheckpointTensor } from "../../src/checkpoint/types.ts";
+import type { LoadProgress } from "../../src/index.ts";
+import { Calibration, CALIBRATION_TOKENS, calibrationWindows, openFloat } from "../../src/load/calibration.ts";
+import { ProgressMeter } from "../../src/load/progress.ts";
+import type { Backend } from "../../src/model/backend.ts";
+import { createCpuBuilder } from "../../src/model/cpu.ts";
+import type { InputStatistics } from "../../src/quantize/inputStatistics.ts";
+import { openSource } from "../../src/source/openSource.ts";
+import { FormulaBackend } from "../fixtures/formulaBackend.ts";
+import { seededCheckpoint, tinyCheckpoints } from "../fixtures/seededCheckpoint.ts";
+import { disagreement, referenceInputs } from "../reference/observation.ts";
+import { dequantizedWeights, referenceCheckpoint } from "../reference/weights.ts";
+
+const count = (length: number): number[] => Array.from({ length }, (_, i) => i);
+
+describe("calibrationWindows", () => {
+  test.each([
+    ["a text shorter than the context", 5, 8, [5]],
+    ["a text of two windows", 16, 8, [8, 8]],
+    ["a text with a remainder", 23, 8, [8, 8]],
+    ["a context of one token", 3, 1, [1, 1, 1]],
+  ])("of %s: %i tokens by %i are windows of %j", (_, tokens, contextLength, lengths) => {
+    const { windows, notices, tokens: used } = calibrationWindows(count(tokens), contextLength);
+    expect(windows.map(({ length }) => length)).toEqual(lengths);
+    expect(windows.flat()).toEqual(count(used));
+    expect(notices).toHaveLength(used < tokens ? 1 : 0);
+  });
+
+  test("stops at the cap, and says so", () => {
+    const { windows, notices } = calibrationWindows(count(CALIBRATION_TOKENS + 1000), 1000);
+    expect(windows).toHaveLength(16);
+    expect(notices).toEqual([`Calibration ran the first 16000 of ${CALIBRATION_TOKENS + 1000} tokens, in windows of 1000.`]);
+  });
+
+  test("takes two tokens, and refuses one and none by the option's name", () => {
+    expect(calibrationWindows([1, 2], 8).tokens).toBe(2); // control case
+    for (const tokens of [[], [1]]) expect(() => calibrationWindows(tokens, 8)).toThrow(new RangeError(`calibration has ${tokens.length} tokens; expected at least 2.`));
+  });
+});
+
+describe("Calibration", () => {
+  const silent = new ProgressMeter(undefined);
+  const linears: CheckpointTensor[] = [4, 4, 16, 4, 4].map((columns, i) => ({ name: `h.${i}.mlp.c_fc.weight`, kind: "linear", shape: [4, columns] }));
+  const names = linears.map(({ name }) => name);
+
+  const statistics: InputStatistics = { rows: 1, absmax: new Float32Array(1), meanAbs: new Float32Array(1), histogram: new Uint32Array(1), gram: null };
+
+  /** Answers with the names that were asked for together. */
+  function recording(): { backend: Backend; asked: string[] } {
+    const asked: string[] = [];
+    const backend: Backend = new FormulaBackend(2, () => 0);
+    backend.observe = async (_windows, wanted, { gram }) => {
+      asked.push(`${gram ? "grams" : "statistics"} ${wanted.map((name) => name[2]).join("")}`);
+      return new Map(wanted.map((name) => [name, statistics]));
+    };
+    return { backend, asked };
+  }
+
+  test("finds the statistics of all matrices in one run, once", async () => {
+    const { backend, asked } = recording();
+    const calibration = new Calibration({ backend, linears }, calibrationWindows(count(8), 4), silent, undefined);
+    for (const name of names) expect(await calibration.statistics(name, { gram: false })).toBe(statistics);
+    expect(asked).toEqual(["statistics 01234"]);
+  });
+
+  test("finds grams for as many matrices as fit, the next in order, and one that is too large alone", async () => {
+    const { backend, asked } = recording();
+    const calibration = new Calibration({ backend, linears }, calibrationWindows(count(8), 4), silent, undefined, 2 * 4 * 4 * 4);
+    for (const name of names) await calibration.statistics(name, { gram: true });
+    expect(asked).toEqual(["grams 01", "grams 2", "grams 34"]);
+    await calibration.statistics(names[1]!, { gram: true }); // its group was dropped
+    expect(asked.at(-1)).toBe("grams 1");
+  });
+
+  test("observes a checkpoint in floats as the oracle has it, and reports progress that never falls", async () => {
+    const files = seededCheckpoint(tinyCheckpoints.width100);
+    const checkpoint = await openCheckpoint(openSource(files, {}));
+    const { config } = checkpoint;
+    const seen: LoadProgress[] = [];
+    const progress = new ProgressMeter((each) => seen.push(each));
+    progress.span(0, 0.2);
+    const model = await openFloat(createCpuBuilder({ config, contextLength: 8, kvCache: "f32" }), checkpoint, progress, undefined);
+    progress.span(0.2, 0.5);
+    const windows = calibrationWindows(count(20), 8);
+    const calibration = new Calibration(model, windows, progress, undefined);
+    const inputs = referenceInputs(config, dequantizedWeights(referenceCheckpoint(files).weights, { linear: { type: "f32" }, embedding: { type: "f16" } }), windows.windows);
+    expect(model.linears.map(({ name }) => name).sort()).toEqual([...inputs.keys()].sort());
+    for (const gram of [true, false]) {
+      for (const [name, x] of inputs) expect(disagreement(await calibration.statistics(name, { gram }), x), name).toBeNull();
+    }
+    for (let i = 1; i < seen.length; i++) expect(seen[i]!.fraction).toBeGreaterThanOrEqual(seen[i - 1]!.fraction);
+    expect(seen.at(-1)).toEqual({ stage: "calibrate", loaded: 16, total: 16, unit: "tokens", fraction: 0.5 });
+    model.backend.dispose();
+  });
+
+  test("frees the builder when the checkpoint is broken", async () => {
+    const files = seededCheckpoint(tinyCheckpoints.width2);
+    const checkpoint = await openCheckpoint(openSource({ ...files, "model.safetensors": files["model.safetensors"].subarray(0, -5) }, {}));
+    const builder = createCpuBuilder({ config: checkpoint.config, contextLength: 16, kvCache: "f32" });
+    let abandoned = 0;
+    const abandon = builder.abandon.bind(builder);
+    builder.abandon = () => (abandoned++, abandon());
+    await expect(openFloat(builder, checkpoint, silent, undefined)).rejects.toMatchObject({ code: "checkpoint" });
+    expect(abandoned).toBe(1);
+  });
+});
