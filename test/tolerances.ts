@@ -58,4 +58,7 @@ export const tolerances = {
   logitKvInt8: 1e-2,
   /** Under int8 activations, for the same reason: a code that crosses is off by 1/127 of its row's largest. */
   logitActivationsInt8: 1e-2,
+
+  /** Squared error of int8 activations under a range chosen from a histogram, against the best of 200 ranges: bins 1.1 to 1.6 % wide, values taken at their middles. Measured 1.003. */
+  rangeError: 1.01,
 } as const;
