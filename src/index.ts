@@ -1,4 +1,5 @@
 export { EngineError, type EngineErrorCode } from "./errors.ts";
+export { calibrate } from "./load/calibrate.ts";
 export { compareQuantizations } from "./load/compareQuantizations.ts";
 export { loadModel } from "./load/loadModel.ts";
 export { quantizationError, type QuantizationError } from "./quantize/error.ts";

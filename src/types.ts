@@ -319,6 +319,45 @@ export interface Model {
   [Symbol.asyncDispose](): Promise<void>;
 }
 
+// ---------------------------------------------------------------- calibration
+
+export interface CalibrateOptions extends Omit<LoadOptions, "quantization" | "calibration" | "kvCache"> {
+  /** Text or tokens to run. The first 16,384 tokens count, cut into windows of contextLength; less than a window only where it is the only one. */
+  text: string | readonly number[];
+  /** Columns with a magnitude beyond it are reported as outliers. @default 6, LLM.int8()'s */
+  outlierThreshold?: number;
+}
+
+/** What one linear matrix was given as input: after the layer norm, attention or activation in front of it. */
+export interface InputReport {
+  /** Checkpoint name of the matrix without `transformer.`. */
+  name: string;
+  /** Inputs of the matrix. */
+  columns: number;
+  /** Largest magnitude. */
+  absmax: number;
+  /** Mean magnitude. */
+  meanAbs: number;
+  /** What int8 activations with static ranges would be clipped to, by observer. */
+  ranges: Readonly<Record<"minmax" | "percentile" | "mse", number>>;
+  /** Indices of the columns with a magnitude beyond the threshold, ascending. */
+  outlierColumns: readonly number[];
+  /** Share of all values that are beyond it. */
+  outlierShare: number;
+}
+
+export interface CalibrationReport {
+  /** Tokens that ran. */
+  tokens: number;
+  windows: number;
+  windowTokens: number;
+  outlierThreshold: number;
+  /** In the order of the layers. */
+  inputs: readonly InputReport[];
+  /** Its notices say what was left out of the text. */
+  adapter: AdapterSummary;
+}
+
 // ---------------------------------------------------------------- comparison
 
 export interface CompareOptions extends PerplexityOptionsWithoutProgress, Omit<LoadOptions, "quantization" | "onProgress" | "signal"> {

@@ -19,9 +19,9 @@ export interface CalibrationWindows {
   notices: readonly string[];
 }
 
-/** Cuts calibration tokens into windows, whole ones unless there is only one. @throws RangeError for fewer than 2 tokens */
-export function calibrationWindows(tokens: readonly number[], contextLength: number): CalibrationWindows {
-  if (tokens.length < 2) throw new RangeError(`calibration has ${tokens.length} tokens; expected at least 2.`);
+/** Cuts calibration tokens into windows, whole ones unless there is only one. @throws RangeError for fewer than 2 tokens, naming the option */
+export function calibrationWindows(option: string, tokens: readonly number[], contextLength: number): CalibrationWindows {
+  if (tokens.length < 2) throw new RangeError(`${option} has ${tokens.length} tokens; expected at least 2.`);
   const length = Math.min(contextLength, tokens.length, CALIBRATION_TOKENS);
   const count = Math.floor(Math.min(tokens.length, CALIBRATION_TOKENS) / length);
   const windows = Array.from({ length: count }, (_, i) => tokens.slice(i * length, (i + 1) * length));

@@ -5,7 +5,7 @@ import { createCpuBuilder } from "../model/cpu.ts";
 import { createGpuBuilder, largestTensorBytes } from "../model/gpu.ts";
 import type { Gpt2Config, LoadOptions } from "../types.ts";
 
-type BackendChoice = { kind: "webgpu"; gpu: Gpu } | { kind: "cpu"; notices: readonly string[] };
+export type BackendChoice = { kind: "webgpu"; gpu: Gpu } | { kind: "cpu"; notices: readonly string[] };
 
 export type BackendRequest = Pick<LoadOptions, "backend" | "gpu" | "device">;
 
@@ -29,7 +29,12 @@ export async function chooseBackend({ backend = "auto", gpu, device }: BackendRe
   }
 }
 
-/** The choice's builder. On WebGPU the builder, and later the backend, owns `gpu`. */
+/** The same choice for one more model: on WebGPU with a ledger of its own on the device, which stays open until the first is disposed of. */
+export async function shareDevice(choice: BackendChoice): Promise<BackendChoice> {
+  return choice.kind === "webgpu" ? { ...choice, gpu: await Gpu.open({ device: choice.gpu.device, largestTensorBytes: 0 }) } : choice;
+}
+
+/** The choice's builder, with notices beside the choice's own. On WebGPU the builder, and later the backend, owns `gpu`. */
 export function createBuilder(choice: BackendChoice, options: BackendOptions): BackendBuilder {
-  return choice.kind === "webgpu" ? createGpuBuilder(choice.gpu, options) : createCpuBuilder({ ...options, notices: choice.notices });
+  return choice.kind === "webgpu" ? createGpuBuilder(choice.gpu, options) : createCpuBuilder({ ...options, notices: [...choice.notices, ...(options.notices ?? [])] });
 }

@@ -37,3 +37,17 @@ export function binEdge(bin: number): number {
   bits[0] = (bin + FIRST_MAGNITUDE_BIN) << MAGNITUDE_BIN_SHIFT;
   return float[0]!;
 }
+
+/** Columns with a magnitude beyond the threshold, and the share of all values that are beyond it: exact at the edges of bins, linear within one. */
+export function outliersBeyond(threshold: number, { absmax, histogram }: Pick<InputStatistics, "absmax" | "histogram">): { columns: number[]; share: number } {
+  const columns = [...absmax.keys()].filter((k) => absmax[k]! > threshold);
+  if (columns.length === 0) return { columns, share: 0 };
+  let beyond = 0;
+  let total = 0;
+  for (let bin = 0; bin < MAGNITUDE_BINS; bin++) {
+    const [lower, upper] = [binEdge(bin), binEdge(bin + 1)];
+    beyond += histogram[bin]! * Math.min(1, Math.max(0, (upper - threshold) / (upper - lower)));
+    total += histogram[bin]!;
+  }
+  return { columns, share: beyond / total };
+}
