@@ -328,7 +328,7 @@ export interface CalibrateOptions extends Omit<LoadOptions, "quantization" | "ca
   outlierThreshold?: number;
 }
 
-/** What one linear matrix was given as input: after the layer norm, attention or activation in front of it. */
+/** What one matrix was given as input: after the layer norm, attention or activation in front of it. */
 export interface InputReport {
   /** Checkpoint name of the matrix without `transformer.`. */
   name: string;
@@ -352,7 +352,7 @@ export interface CalibrationReport {
   windows: number;
   windowTokens: number;
   outlierThreshold: number;
-  /** In the order of the layers. */
+  /** Of the linear matrices in the order of the layers, then of the head. */
   inputs: readonly InputReport[];
   /** Its notices say what was left out of the text. */
   adapter: AdapterSummary;

@@ -40,6 +40,11 @@ export function gpt2Weights(config: Gpt2Config): ExpectedTensor[] {
   return tensors;
 }
 
+/** The matrix that turns final hidden states into logits. */
+export function headName({ tieWordEmbeddings }: Gpt2Config): string {
+  return tieWordEmbeddings ? "wte.weight" : "lm_head.weight";
+}
+
 /** The model's name of a tensor in a file: GPT2LMHeadModel saves "transformer.h.0…", GPT2Model "h.0…". */
 export function modelName(fileName: string, headIsWte: boolean): string {
   const name = fileName.startsWith("transformer.") ? fileName.slice("transformer.".length) : fileName;

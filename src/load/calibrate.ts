@@ -1,3 +1,4 @@
+import { headName } from "../checkpoint/gpt2Weights.ts";
 import { openCheckpoint } from "../checkpoint/openCheckpoint.ts";
 import { outliersBeyond } from "../quantize/inputStatistics.ts";
 import { staticRange } from "../quantize/observers.ts";
@@ -16,7 +17,7 @@ const OUTLIER_THRESHOLD = 6;
 const READ_SHARE = 0.3;
 
 /**
- * Runs a text through a checkpoint in floats and reports what the linear matrices of its blocks were given: ranges, outlier columns.
+ * Runs a text through a checkpoint in floats and reports what the linear matrices of its blocks and the head were given: ranges, outlier columns.
  * @throws TypeError or RangeError for wrong options; EngineError as loadModel, `shader` for NaN or Infinity; signal.reason on abort. Nothing stays allocated.
  */
 export async function calibrate(source: ModelSource, options: CalibrateOptions): Promise<CalibrationReport> {
@@ -40,8 +41,7 @@ export async function calibrate(source: ModelSource, options: CalibrateOptions):
     progress.span(READ_SHARE, 1);
     const calibration = new Calibration(model, windows, progress, signal);
     const inputs: InputReport[] = [];
-    for (const { name, kind } of tensors) {
-      if (kind !== "linear") continue;
+    for (const name of [...tensors.filter(({ kind }) => kind === "linear").map(({ name }) => name), headName(config)]) {
       const statistics = await calibration.statistics(name, { gram: false });
       const { absmax, meanAbs } = statistics;
       const { columns, share } = outliersBeyond(outlierThreshold, statistics);

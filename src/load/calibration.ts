@@ -1,3 +1,4 @@
+import { headName } from "../checkpoint/gpt2Weights.ts";
 import type { Checkpoint, CheckpointTensor } from "../checkpoint/types.ts";
 import type { Backend, BackendBuilder } from "../model/backend.ts";
 import { Pacer } from "../model/cpu/pacer.ts";
@@ -31,13 +32,14 @@ export function calibrationWindows(option: string, tokens: readonly number[], co
 
 export interface FloatModel {
   backend: Backend;
-  /** Linear matrices in the order in which the checkpoint delivers them. */
-  linears: readonly CheckpointTensor[];
+  /** Linear matrices and the head in the order in which the checkpoint delivers them. */
+  matrices: readonly CheckpointTensor[];
 }
 
 /** The checkpoint with its linear matrices as they are, to be observed: linear in f32, embeddings in f16. Frees the builder when it fails. */
 export async function openFloat(builder: BackendBuilder, checkpoint: Checkpoint, progress: ProgressMeter, signal: AbortSignal | undefined): Promise<FloatModel> {
-  const linears: CheckpointTensor[] = [];
+  const matrices: CheckpointTensor[] = [];
+  const head = headName(checkpoint.config);
   const pacer = new Pacer();
   try {
     const read = checkpoint.read({ signal, onBytes: ({ file, loadedBytes, totalBytes }) => progress.downloaded(file, loadedBytes, totalBytes) });
@@ -45,10 +47,10 @@ export async function openFloat(builder: BackendBuilder, checkpoint: Checkpoint,
       const { kind, shape } = tensor;
       const isMatrix = kind === "linear" || kind === "embedding";
       await builder.add(tensor, isMatrix ? quantizeTensor(values, shape, { type: kind === "linear" ? "f32" : "f16" }) : values);
-      if (kind === "linear") linears.push(tensor);
+      if (kind === "linear" || tensor.name === head) matrices.push(tensor);
       if (pacer.isDue()) await pacer.rest(signal);
     }
-    return { linears, backend: await builder.finish(signal) };
+    return { matrices, backend: await builder.finish(signal) };
   } catch (error) {
     builder.abandon();
     throw error;
@@ -56,7 +58,7 @@ export async function openFloat(builder: BackendBuilder, checkpoint: Checkpoint,
 }
 
 /**
- * What calibration tokens show of the inputs of linear matrices, found when it is asked for: the statistics of all matrices in one run, gram matrices in a
+ * What calibration tokens show of the inputs of matrices, found when it is asked for: the statistics of all matrices in one run, gram matrices in a
  * run for as many as fit GRAM_BYTES, those that come next, which take the place of the ones before. Needs the backend only while something is missing.
  */
 export class Calibration {
@@ -72,10 +74,10 @@ export class Calibration {
     private readonly gramBytes = GRAM_BYTES,
   ) {}
 
-  /** @param name of a linear matrix @throws what Backend.observe() does */
+  /** @param name of a linear matrix or the head @throws what Backend.observe() does */
   async statistics(name: string, { gram }: { gram: boolean }): Promise<InputStatistics> {
     if (!gram) {
-      this.all ??= this.observe(this.model.linears, false);
+      this.all ??= this.observe(this.model.matrices, false);
       return (await this.all).get(name)!;
     }
     if (!this.group.has(name)) {
@@ -86,11 +88,11 @@ export class Calibration {
   }
 
   private groupFrom(name: string): CheckpointTensor[] {
-    const { linears } = this.model;
-    const first = linears.findIndex((tensor) => tensor.name === name);
+    const { matrices } = this.model;
+    const first = matrices.findIndex((tensor) => tensor.name === name);
     let bytes = 0;
-    const end = linears.findIndex(({ shape: [, columns] }, i) => i >= first && (bytes += columns ** 2 * 4) > this.gramBytes && i > first);
-    return linears.slice(first, end === -1 ? undefined : end);
+    const end = matrices.findIndex(({ shape: [, columns] }, i) => i >= first && (bytes += columns ** 2 * 4) > this.gramBytes && i > first);
+    return matrices.slice(first, end === -1 ? undefined : end);
   }
 
   private observe(tensors: readonly CheckpointTensor[], gram: boolean): Promise<Map<string, InputStatistics>> {

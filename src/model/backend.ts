@@ -63,9 +63,9 @@ export interface Backend {
   /** The same rows of this backend (the candidate) and of `baseline`, whose last window held the same tokens. Same kind of backend, same device. */
   compare(baseline: Backend, from: number, targets: readonly number[], signal?: AbortSignal): Promise<RowComparison>;
   /**
-   * Runs windows as encodeWindow() does, one by one, and sums what it sees of the inputs of the named linear matrices ("h.0.attn.c_attn.weight"): after the
-   * layer norm, attention or activation in front of them, before any rounding to int8. Layers behind the last that is asked for do not run.
-   * @throws RangeError for a name that is no linear matrix of the model; EngineError `shader` for NaN or Infinity
+   * Runs windows as encodeWindow() does, one by one, and sums what it sees of the inputs of the named matrices, linear ones ("h.0.attn.c_attn.weight") or the
+   * head: after the layer norm, attention or activation in front of them, before any rounding to int8. Layers behind the last that is asked for do not run.
+   * @throws RangeError for a name that is neither; EngineError `shader` for NaN or Infinity
    */
   observe(windows: readonly (readonly number[])[], names: readonly string[], options: ObserveOptions): Promise<Map<string, InputStatistics>>;
   dispose(): void;

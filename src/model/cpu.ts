@@ -1,3 +1,4 @@
+import { headName } from "../checkpoint/gpt2Weights.ts";
 import type { CheckpointTensor } from "../checkpoint/types.ts";
 import { EngineError, throwIfAborted } from "../errors.ts";
 import type { InputStatistics } from "../quantize/inputStatistics.ts";
@@ -13,7 +14,7 @@ import { Pacer } from "./cpu/pacer.ts";
 import { plainKernels } from "./cpu/plain.ts";
 import { createSimdKernels } from "./cpu/simd.ts";
 import { type CpuWeights, CpuWeightsCollector, type Linear, type Norm } from "./cpu/weights.ts";
-import { layersUpTo, lookUpLinear, statisticsOf } from "./observation.ts";
+import { lookUp, statisticsOf } from "./observation.ts";
 
 /** Tokens that go through the layers together: restoring a quantized row costs about as much as three products with it. */
 const CHUNK_TOKENS = 128;
@@ -87,7 +88,7 @@ class CpuBackend implements Backend {
   private buffers: Buffers | null;
   private windowTokens = 0;
   /** While observe() runs: what it has seen of each matrix's input, and how many layers that takes. */
-  private observed: { tallies: ReadonlyMap<Linear, InputTally>; layers: number } | null = null;
+  private observed: { tallies: ReadonlyMap<CpuMatrix, InputTally>; layers: number } | null = null;
   private peakBytes = 0;
 
   constructor({ config, contextLength: S, kvCache, notices = [] }: BackendOptions, kernels: CpuKernels, weights: CpuWeights) {
@@ -229,15 +230,26 @@ class CpuBackend implements Backend {
 
   async observe(windows: readonly (readonly number[])[], names: readonly string[], { gram, signal, onTokens }: ObserveOptions): Promise<Map<string, InputStatistics>> {
     const buffers = this.begin(signal);
-    const linears = new Map(names.map((name) => [name, lookUpLinear(buffers.weights.linears, name)]));
-    const tallies = new Map([...linears.values()].map((linear) => [linear, new InputTally(linear.matrix.K, gram)]));
-    this.observed = { tallies, layers: layersUpTo(names) };
+    const { layers, lnF, head } = buffers.weights;
+    const known = new Map<string, { matrix: CpuMatrix; layers: number }>();
+    for (const [i, { cAttn, attnCProj, cFc, mlpCProj }] of layers.entries()) {
+      const linears = { "attn.c_attn": cAttn, "attn.c_proj": attnCProj, "mlp.c_fc": cFc, "mlp.c_proj": mlpCProj };
+      for (const [name, { matrix }] of Object.entries(linears)) known.set(`h.${i}.${name}.weight`, { matrix, layers: i + 1 });
+    }
+    known.set(headName(this.config), { matrix: head, layers: layers.length });
+    const asked = lookUp(known, names);
+    const tallies = new Map([...asked.values()].map(({ matrix }) => [matrix, new InputTally(matrix.K, gram)]));
+    this.observed = { tallies, layers: Math.max(0, ...[...asked.values()].map(({ layers }) => layers)) };
     try {
       let tokens = 0;
       for (const window of windows) {
         for (let first = 0; first < window.length; first += this.chunkTokens) {
           const chunk = window.slice(first, first + this.chunkTokens);
           await this.runLayers(buffers, chunk, first, signal);
+          if (tallies.has(head)) {
+            this.norm(buffers, lnF, buffers.x, chunk.length);
+            await this.see(buffers, head, buffers.normed, chunk.length, signal);
+          }
           tokens += chunk.length;
           onTokens?.(tokens);
         }
@@ -246,7 +258,7 @@ class CpuBackend implements Backend {
       this.observed = null;
     }
     const statistics = new Map<string, InputStatistics>();
-    for (const [name, linear] of linears) statistics.set(name, await statisticsOf(name, tallies.get(linear)!, signal));
+    for (const [name, { matrix }] of asked) statistics.set(name, await statisticsOf(name, tallies.get(matrix)!, signal));
     return statistics;
   }
 
@@ -329,12 +341,16 @@ class CpuBackend implements Backend {
   }
 
   /** y = x · matrixᵀ + bias; x: f32 [T, K], y: f32 [T, O]. */
-  private async linear(buffers: Buffers, linear: Linear, x: Float32Array, T: number, y: Float32Array, signal?: AbortSignal): Promise<void> {
-    const { matrix, bias } = linear;
-    await this.observed?.tallies.get(linear)?.add(this.kernels, x, T, buffers, () => this.rest(signal));
+  private async linear(buffers: Buffers, { matrix, bias }: Linear, x: Float32Array, T: number, y: Float32Array, signal?: AbortSignal): Promise<void> {
+    await this.see(buffers, matrix, x, T, signal);
     await this.multiply(buffers, matrix, x, T, y, signal);
     buffers.scratch.block.set(bias); // where the loops can read it
     this.kernels.addBias(y, T, bias.length, buffers.scratch.block);
+  }
+
+  /** Counts rows of a matrix's input, f32 [T, K], where observe() asked for them. */
+  private async see(buffers: Buffers, matrix: CpuMatrix, x: Float32Array, T: number, signal?: AbortSignal): Promise<void> {
+    await this.observed?.tallies.get(matrix)?.add(this.kernels, x, T, buffers, () => this.rest(signal));
   }
 
   /** y = x · matrixᵀ; x: f32 [T, K], y: f32 [T, O]. */

@@ -1,3 +1,4 @@
+import { headName } from "../checkpoint/gpt2Weights.ts";
 import type { CheckpointTensor } from "../checkpoint/types.ts";
 import { EngineError } from "../errors.ts";
 import { BufferUsage } from "../gpu/constants.ts";
@@ -15,8 +16,8 @@ import type { InputStatistics } from "../quantize/inputStatistics.ts";
 import type { AdapterSummary, Gpt2Config, MemoryReport, QuantizedTensor } from "../types.ts";
 import type { SamplingOptions } from "../kernels/sampling.ts";
 import type { Backend, BackendBuilder, BackendOptions, ObserveOptions, RowComparison, SampledToken } from "./backend.ts";
-import { GpuObservation, type LinearInput } from "./gpuObservation.ts";
-import { lookUpLinear, statisticsOf } from "./observation.ts";
+import { GpuObservation, type ObservedInput } from "./gpuObservation.ts";
+import { lookUp, statisticsOf } from "./observation.ts";
 import { chooseVariants, type MatrixKind } from "./knownAnswers.ts";
 import { tunedGemv } from "./tuning.ts";
 import { createLoopBuffers, DecodeLoop, type DecodeGraph, HEAD_STEP_BYTES, STEPS_BYTES } from "./decodeLoop.ts";
@@ -138,11 +139,11 @@ class GpuBackend implements Backend {
   private embedding!: Op;
   /** One token through the blocks; null where a row does not fit the fused kernels. */
   private decodeBlocks: Op | null = null;
-  /** Many tokens through the blocks, op by op. */
-  private prefillOps: readonly Op[] = [];
   private prefillBlocks!: Op;
-  /** By matrix names: "h.0.attn.c_attn.weight". */
-  private readonly linearInputs = new Map<string, LinearInput>();
+  /** The prefill graph op by op with the final layer norm behind it, for observe(). */
+  private observedOps: readonly Op[] = [];
+  /** By the names of linear matrices and the head. */
+  private readonly inputs = new Map<string, ObservedInput>();
   /** null where the decode graph is, or where wte is in parts. */
   private loop: DecodeLoop | null = null;
   /** Logits of the row of the residual stream that the Step names. */
@@ -212,7 +213,7 @@ class GpuBackend implements Backend {
     const decode: Promise<Op>[] = [];
     const prefill: Promise<Op>[] = [];
     const gemm = (matrix: GpuMatrix, buffers: Omit<LinearBuffers, "run" | "xCodes">): void => {
-      this.linearInputs.set(`${matrix.label}.weight`, { matrix, x: buffers.x, op: prefill.length });
+      this.inputs.set(`${matrix.label}.weight`, { matrix, x: buffers.x, op: prefill.length });
       prefill.push(bindGemm(compiler, matrix.label, matrix, { run: step, xCodes, ...buffers }));
     };
     const embedding = bindEmbedding(compiler, this.matrix("wte"), { run: step, tokens: this.tokens, wpe: this.wpe, x });
@@ -253,6 +254,8 @@ class GpuBackend implements Backend {
     const head = this.head();
     const finalAux = this.aux("ln_f", "ln_f", null);
     this.finalAux = finalAux;
+    const lastNorm = bindLayerNorm(compiler, "ln_f.last", { run: step, shape: head.parts[0]!.shape, x, aux: finalAux, y: normed }, { keepPosition: false });
+    this.inputs.set(headName(config), { matrix: head, x: normed, op: prefill.length + 1 });
     const keepHidden = bindLayerNorm(compiler, "ln_f", { run: step, shape: head.parts[0]!.shape, x, aux: finalAux, y: this.hidden }, { keepPosition: true });
     const wte = this.matrix("wte");
     const loopBuffers = fused && wte.parts.length === 1 ? createLoopBuffers(this.gpu, config.vocabSize, options.contextLength, candidateBytes(compiler, head)) : null;
@@ -260,7 +263,7 @@ class GpuBackend implements Backend {
     const logits = fused
       ? bindGemv(compiler, "head", head, "layer_norm", { run: step, x, aux: finalAux, residual: none, y: this.logitsRow }, candidates)
       : Promise.all([
-          bindLayerNorm(compiler, "ln_f.last", { run: step, shape: head.parts[0]!.shape, x, aux: finalAux, y: normed }, { keepPosition: false }),
+          lastNorm,
           bindGemv(compiler, "head", head, "none", { run: step, x: normed, aux: finalAux, residual: none, y: this.logitsRow }),
         ]).then(([norm, gemv]): Op => ({ record: (pass, rows, stepBytes) => (norm.record(pass, rows), gemv.record(pass, 1, stepBytes)) }));
 
@@ -286,7 +289,7 @@ class GpuBackend implements Backend {
     const [embed, prefillOps, decodeOps] = await Promise.all([embedding, Promise.all(prefill), fused ? Promise.all(decode) : null]);
     [this.keepHidden, this.lastLogits, this.loop] = await Promise.all([keepHidden, logits, loop]);
     this.embedding = embed;
-    this.prefillOps = prefillOps;
+    this.observedOps = [...prefillOps, await lastNorm];
     this.prefillBlocks = sequence(prefillOps);
     this.decodeBlocks = decodeOps && sequence(decodeOps);
     await this.gpu.settle();
@@ -371,11 +374,11 @@ class GpuBackend implements Backend {
 
   async observe(windows: readonly (readonly number[])[], names: readonly string[], { gram, signal, onTokens }: ObserveOptions): Promise<Map<string, InputStatistics>> {
     this.assertUsable();
-    const inputs = new Map(names.map((name) => [name, lookUpLinear(this.linearInputs, name)]));
+    const inputs = lookUp(this.inputs, names);
     const observation = new GpuObservation(this.gpu, this.compiler, this.step, Math.min(this.options.maxPartBytes ?? Infinity, this.gpu.maxBindingBytes));
     try {
       for (const [name, input] of inputs) await observation.add(name, input, gram);
-      const blocks = observation.within(this.prefillOps);
+      const blocks = observation.within(this.observedOps);
       let tokens = 0;
       for (const window of windows) {
         await this.runChunks(window, 0, signal, () => undefined, undefined, window.length, blocks);
@@ -435,7 +438,7 @@ class GpuBackend implements Backend {
   }
 
   private head(): GpuMatrix {
-    return this.matrix(this.config.tieWordEmbeddings ? "wte" : "lm_head");
+    return this.matrix(headName(this.config).replace(/\.weight$/, ""));
   }
 
   private async buildScoring(): Promise<Scoring> {

@@ -9,12 +9,12 @@ import type { InputSums } from "./observation.ts";
 
 const { storage, uniform, copySrc, copyDst, mapRead } = BufferUsage;
 
-/** Where the prefill graph gives a linear matrix its input. */
-export interface LinearInput {
+/** Where the prefill graph gives a matrix its input. */
+export interface ObservedInput {
   matrix: GpuMatrix;
   /** f32 [rows, K padded] */
   x: GPUBuffer;
-  /** Index of the matrix's op in the graph: in front of it x is complete. */
+  /** Index of the matrix's op in the graph, or its length: in front of it x is complete. */
   op: number;
 }
 
@@ -25,13 +25,13 @@ interface Strip {
 }
 
 interface Tally {
-  input: LinearInput;
+  input: ObservedInput;
   op: Op;
   statistics: GPUBuffer;
   strips: Strip[];
 }
 
-/** Sums over the inputs of linear matrices, kept on the device until they are read; every buffer goes with destroy(). */
+/** Sums over the inputs of matrices, kept on the device until they are read; every buffer goes with destroy(). */
 export class GpuObservation {
   private readonly buffers: GPUBuffer[] = [];
   private readonly tallies = new Map<string, Tally>();
@@ -44,7 +44,7 @@ export class GpuObservation {
     private readonly maxBytes: number,
   ) {}
 
-  async add(name: string, input: LinearInput, gram: boolean): Promise<void> {
+  async add(name: string, input: ObservedInput, gram: boolean): Promise<void> {
     const { gpu, compiler, run } = this;
     const { matrix, x } = input;
     const K = matrix.columns;
@@ -63,12 +63,17 @@ export class GpuObservation {
     this.tallies.set(name, { input, op: sequence(ops), statistics, strips });
   }
 
-  /** The graph up to the last op whose input is seen, with the sums in front of each. */
+  /** The graph as far as the last input that is seen, with the sums of each in their places. */
   within(graph: readonly Op[]): Op {
     const tallies = [...this.tallies.values()];
-    const end = Math.max(...tallies.map(({ input }) => input.op));
-    const sumsAt = (index: number): Op[] => tallies.filter(({ input }) => input.op === index).map(({ op }) => op);
-    return sequence(graph.slice(0, end + 1).flatMap((op, index) => [...sumsAt(index), ...(index < end ? [op] : [])]));
+    const ops: Op[] = [];
+    for (let index = 0, seen = 0; seen < tallies.length; index++) {
+      const here = tallies.filter(({ input }) => input.op === index);
+      ops.push(...here.map(({ op }) => op));
+      seen += here.length;
+      if (seen < tallies.length) ops.push(graph[index]!);
+    }
+    return sequence(ops);
   }
 
   /** @param rows that were run */

@@ -2,7 +2,7 @@ import { EngineError } from "../errors.ts";
 import type { InputStatistics } from "../quantize/inputStatistics.ts";
 import { Pacer } from "./cpu/pacer.ts";
 
-/** What a backend summed over the rows x, f32 [K], that one linear matrix took. */
+/** What a backend summed over the rows x, f32 [K], that one matrix took. */
 export interface InputSums {
   rows: number;
   absmax: Float32Array; // f32 [K]: max |x_k|, NaN where there was one
@@ -11,16 +11,15 @@ export interface InputSums {
   gram: Float32Array | null; // f32 [K, K]: Σ x_j · x_k for j ≤ k; taken over
 }
 
-/** What is known by the names of a model's linear matrices. @throws RangeError for another name */
-export function lookUpLinear<T>(linears: ReadonlyMap<string, T>, name: string): T {
-  const found = linears.get(name);
-  if (found === undefined) throw new RangeError(`names has "${name}", which is no linear matrix of this model; names look like "${linears.keys().next().value}".`);
+/** What is known of the named matrices, each once; `known`: of all linear matrices of a model and the head. @throws RangeError for another name */
+export function lookUp<T>(known: ReadonlyMap<string, T>, names: readonly string[]): Map<string, T> {
+  const found = new Map<string, T>();
+  for (const name of names) {
+    const each = known.get(name);
+    if (each === undefined) throw new RangeError(`names has "${name}", which is no linear matrix of this model; names look like "${known.keys().next().value}".`);
+    found.set(name, each);
+  }
   return found;
-}
-
-/** Layers that must run for the inputs of these matrices to be seen. */
-export function layersUpTo(names: readonly string[]): number {
-  return Math.max(0, ...names.map((name) => Number(name.split(".")[1]) + 1));
 }
 
 /** Sums as means, the gram with its lower half. @throws EngineError `shader` for NaN or Infinity; signal.reason */

@@ -203,7 +203,7 @@ const otherCases: readonly ConformanceCase[] = [
             const wrong = disagreement(statistics, inputs.get(matrix)!);
             if (wrong !== null || (statistics.gram !== null) !== gram) throw new Error(`${matrix}: ${wrong ?? "gram"}`);
           }
-          if (found.size !== 4 * config.nLayer) throw new Error(`${found.size} matrices; expected ${4 * config.nLayer}`);
+          if (found.size !== 4 * config.nLayer + 1) throw new Error(`${found.size} matrices; expected ${4 * config.nLayer + 1}`);
         }
         if (counts.join() !== [config.nPositions, config.nPositions + 1, config.nPositions, config.nPositions + 1].join()) throw new Error(`counted ${counts.join()}`);
         if (gpu.memory.total !== liveBytes) throw new Error(`${gpu.memory.total} live bytes after it; expected ${liveBytes}`);

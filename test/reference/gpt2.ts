@@ -18,7 +18,7 @@ export interface ReferenceOptions {
   kvRounding?: (values: Float64Array) => void;
   /** Rounds one token's input of a linear layer or the head in place, f64 [K]: what int8 activations do to it. */
   inputRounding?: (values: Float64Array) => void;
-  /** Is shown the input of each block's linear matrices, f64 [T, K], before any rounding. */
+  /** Is shown the input of each block's linear matrices and of the head, f64 [T, K], before any rounding. */
   onInput?: (name: string, x: Float64Array) => void;
 }
 
@@ -56,7 +56,9 @@ export function referenceHidden(config: Gpt2Config, weights: ReferenceWeights, t
     take(`${h}.mlp.c_proj.weight`, inner);
     addTo(x, linear(inner, T, I, C, tensor(`${h}.mlp.c_proj.weight`), tensor(`${h}.mlp.c_proj.bias`)));
   }
-  return layerNorm(x, T, C, tensor("ln_f.weight"), tensor("ln_f.bias"), config.layerNormEpsilon);
+  const hidden = layerNorm(x, T, C, tensor("ln_f.weight"), tensor("ln_f.bias"), config.layerNormEpsilon);
+  onInput?.(headName(config), hidden);
+  return hidden;
 }
 
 /** f64 [rows.length, V]: logits after tokens[0…row] for each of `rows`; all T rows unless told. */
@@ -75,9 +77,13 @@ export function referenceLogits(
   return logits;
 }
 
+function headName({ tieWordEmbeddings }: Gpt2Config): string {
+  return tieWordEmbeddings ? "wte.weight" : "lm_head.weight";
+}
+
 /** f64 [V]: the output head on one hidden state, f64 [C]. */
 export function headLogits(config: Gpt2Config, weights: ReferenceWeights, hidden: Float64Array): Float64Array {
-  const head = tensorNamed(weights, config.tieWordEmbeddings ? "wte.weight" : "lm_head.weight"); // [V, C]
+  const head = tensorNamed(weights, headName(config)); // [V, C]
   return linear(hidden, 1, config.nEmbd, config.vocabSize, head, null);
 }
 

@@ -43,8 +43,8 @@ describe("calibrationWindows", () => {
 
 describe("Calibration", () => {
   const silent = new ProgressMeter(undefined);
-  const linears: CheckpointTensor[] = [4, 4, 16, 4, 4].map((columns, i) => ({ name: `h.${i}.mlp.c_fc.weight`, kind: "linear", shape: [4, columns] }));
-  const names = linears.map(({ name }) => name);
+  const matrices: CheckpointTensor[] = [4, 4, 16, 4, 4].map((columns, i) => ({ name: `h.${i}.mlp.c_fc.weight`, kind: "linear", shape: [4, columns] }));
+  const names = matrices.map(({ name }) => name);
 
   const statistics: InputStatistics = { rows: 1, absmax: new Float32Array(1), meanAbs: new Float32Array(1), histogram: new Uint32Array(1), gram: null };
 
@@ -61,14 +61,14 @@ describe("Calibration", () => {
 
   test("finds the statistics of all matrices in one run, once", async () => {
     const { backend, asked } = recording();
-    const calibration = new Calibration({ backend, linears }, calibrationWindows("calibration", count(8), 4), silent, undefined);
+    const calibration = new Calibration({ backend, matrices }, calibrationWindows("calibration", count(8), 4), silent, undefined);
     for (const name of names) expect(await calibration.statistics(name, { gram: false })).toBe(statistics);
     expect(asked).toEqual(["statistics 01234"]);
   });
 
   test("finds grams for as many matrices as fit, the next in order, and one that is too large alone", async () => {
     const { backend, asked } = recording();
-    const calibration = new Calibration({ backend, linears }, calibrationWindows("calibration", count(8), 4), silent, undefined, 2 * 4 * 4 * 4);
+    const calibration = new Calibration({ backend, matrices }, calibrationWindows("calibration", count(8), 4), silent, undefined, 2 * 4 * 4 * 4);
     for (const name of names) await calibration.statistics(name, { gram: true });
     expect(asked).toEqual(["grams 01", "grams 2", "grams 34"]);
     await calibration.statistics(names[1]!, { gram: true }); // its group was dropped
@@ -87,7 +87,7 @@ describe("Calibration", () => {
     const windows = calibrationWindows("calibration", count(20), 8);
     const calibration = new Calibration(model, windows, progress, undefined);
     const inputs = referenceInputs(config, dequantizedWeights(referenceCheckpoint(files).weights, { linear: { type: "f32" }, embedding: { type: "f16" } }), windows.windows);
-    expect(model.linears.map(({ name }) => name).sort()).toEqual([...inputs.keys()].sort());
+    expect(model.matrices.map(({ name }) => name).sort()).toEqual([...inputs.keys()].sort());
     for (const gram of [true, false]) {
       for (const [name, x] of inputs) expect(disagreement(await calibration.statistics(name, { gram }), x), name).toBeNull();
     }
@@ -112,7 +112,7 @@ describe("calibrate", () => {
   const files = seededCheckpoint(outlierCheckpoint);
   const text = count(150);
 
-  test("reports ranges and the planted outlier channels of every matrix, in the order of the layers", async () => {
+  test("reports ranges and the planted outlier channels of every matrix, in the order of the layers, and the head's", async () => {
     const seen: LoadProgress[] = [];
     const report = await calibrate(files, { backend: "cpu", text, onProgress: (each) => seen.push(each) });
     expect(report).toMatchObject({ tokens: 128, windows: 2, windowTokens: 64, outlierThreshold: 6, adapter: { notices: ["Calibration ran the first 128 of 150 tokens, in windows of 64."] } });

@@ -330,7 +330,7 @@ describe.each([
       const found = await backend.observe([tokens, [1]], ["h.0.mlp.c_fc.weight", "h.0.mlp.c_fc.weight"], { gram: false, onTokens: (count) => counts.push(count) });
       expect([...found.keys()]).toEqual(["h.0.mlp.c_fc.weight"]); // control case
       expect(counts).toEqual([128, 256, 300, 301]);
-      for (const name of ["wte.weight", "h.2.mlp.c_fc.weight"]) await expect(backend.observe([[1]], [name], { gram: false })).rejects.toThrow(`"${name}", which is no linear matrix`);
+      for (const name of ["wpe.weight", "h.2.mlp.c_fc.weight"]) await expect(backend.observe([[1]], [name], { gram: false })).rejects.toThrow(`"${name}", which is no linear matrix`);
     });
 
     test("rejects NaN with the matrix that takes it, and sees none in front of it", async () => {

@@ -25,8 +25,6 @@ export interface CpuWeights {
   wte: CpuMatrix; // [V, C]
   wpe: Float32Array; // f32 [contextLength, C]
   layers: Layer[];
-  /** The matrices of the layers by their names: "h.0.attn.c_attn.weight". */
-  linears: ReadonlyMap<string, Linear>;
   lnF: Norm;
   /** [V, C]: wte where the embeddings are tied. */
   head: CpuMatrix;
@@ -83,12 +81,7 @@ export class CpuWeightsCollector {
       throw new EngineError("checkpoint", `Tensor "${missing[0]}" is missing; expected ${this.expected.size} tensors.${others}`, { missing });
     }
     const norm = (name: string): Norm => ({ weight: this.vectors.get(`${name}.weight`)!, bias: this.vectors.get(`${name}.bias`)! });
-    const linears = new Map<string, Linear>();
-    const linear = (name: string): Linear => {
-      const made = { matrix: this.matrices.get(`${name}.weight`)!, bias: this.vectors.get(`${name}.bias`)! };
-      linears.set(`${name}.weight`, made);
-      return made;
-    };
+    const linear = (name: string): Linear => ({ matrix: this.matrices.get(`${name}.weight`)!, bias: this.vectors.get(`${name}.bias`)! });
     const wte = this.matrices.get("wte.weight")!;
     return {
       wte,
@@ -101,7 +94,6 @@ export class CpuWeightsCollector {
         cFc: linear(`h.${layer}.mlp.c_fc`),
         mlpCProj: linear(`h.${layer}.mlp.c_proj`),
       })),
-      linears,
       lnF: norm("ln_f"),
       head: this.matrices.get("lm_head.weight") ?? wte,
       bytes: this.bytes,
