@@ -56,7 +56,7 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
   /** The device stays with the comparison; each model keeps a ledger of its own on it. */
   const open = async (recipe: QuantizationRecipe, progress: ProgressMeter): Promise<{ backend: Backend; report: QuantizationReport }> => {
     const own = choice.kind === "webgpu" ? { ...choice, gpu: await Gpu.open({ device: choice.gpu.device, largestTensorBytes: 0 }) } : choice;
-    const builder = createBuilder(own, { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), activations: activationsOf(recipe) });
+    const builder = createBuilder(own, { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), ...activationsOf(recipe) });
     try {
       const report = await quantizeInto(builder, checkpoint, recipe, progress, signal);
       return { report, backend: await builder.finish(signal) };
