@@ -25,7 +25,7 @@ export interface QuantizationRecipe {
   rounding?: "nearest" | "gptq";
   /** @default "none" */
   equalization?: "none" | "smoothquant" | "awq";
-  /** LLM.int8(): input columns whose activations exceed it stay in f16. */
+  /** LLM.int8(), beside int8 activations: of each token's input of a matrix, values of at least this magnitude stay f32. @default none */
   outlierThreshold?: number;
   /** GPTQ: quantize columns in the order of falling Hessian diagonal, groups staying where they are. @default false */
   activationOrder?: boolean;

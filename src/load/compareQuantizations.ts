@@ -54,7 +54,7 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
   const choice = await chooseBackend(options, config);
   /** The device stays with the comparison; each model keeps a ledger of its own on it. */
   const open = async (recipe: QuantizationRecipe, progress: ProgressMeter): Promise<{ backend: Backend; report: QuantizationReport }> => {
-    const builder = createBuilder(await shareDevice(choice), { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), activations: activationsOf(recipe) });
+    const builder = createBuilder(await shareDevice(choice), { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), ...activationsOf(recipe) });
     try {
       const report = await quantizeInto(builder, checkpoint, recipe, progress, signal);
       return { report, backend: await builder.finish(signal) };

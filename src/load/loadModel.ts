@@ -24,7 +24,7 @@ export async function loadModel(source: ModelSource, options: LoadOptions = {}):
   const contextLength = resolveContextLength(options.contextLength, config);
   const tokenizer = createTokenizer(checkpoint.tokenizerFiles, config);
   const progress = new ProgressMeter(options.onProgress);
-  const builder = createBuilder(await chooseBackend(options, config), { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), activations: activationsOf(recipe) });
+  const builder = createBuilder(await chooseBackend(options, config), { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), ...activationsOf(recipe) });
   try {
     signal?.throwIfAborted();
     const quantization = await quantizeInto(builder, checkpoint, recipe, progress, signal);

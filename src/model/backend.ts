@@ -71,10 +71,16 @@ export interface Backend {
   dispose(): void;
 }
 
+/** What calibration found about the rows that a matrix is multiplied with. */
+export interface MatrixInput {
+  /** Static range of int8 activations: the largest magnitude that a code stands for. @default each row's own largest */
+  range?: number;
+}
+
 /** Takes the tensors one by one while they stream in, then becomes a Backend. */
 export interface BackendBuilder {
-  /** Matrices (linear, embedding) come quantized; position and vector tensors come as f32. The builder copies what it keeps. */
-  add(tensor: CheckpointTensor, values: QuantizedTensor | Float32Array): Promise<void>;
+  /** Matrices (linear, embedding) come quantized; position and vector tensors come as f32. The builder copies what it keeps. For a tied wte, `input` is the head's. */
+  add(tensor: CheckpointTensor, values: QuantizedTensor | Float32Array, input?: MatrixInput): Promise<void>;
   /** Called when every tensor was added. */
   finish(signal?: AbortSignal): Promise<Backend>;
   /** Frees everything after a failure; idempotent. */
@@ -87,6 +93,8 @@ export interface BackendOptions {
   kvCache: "f32" | "f16" | "int8";
   /** "int8": the inputs of matrices in int8 are quantized too, row by row; the arithmetic is in cpu/input.ts. @default "float" */
   activations?: "float" | "int8";
+  /** LLM.int8(), beside int8 activations: of each row, values of at least this magnitude stay f32. @default none */
+  outlierThreshold?: number;
   /** Sentences for model.adapter.notices. */
   notices?: readonly string[];
 }

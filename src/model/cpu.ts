@@ -3,7 +3,7 @@ import type { CheckpointTensor } from "../checkpoint/types.ts";
 import { EngineError, throwIfAborted } from "../errors.ts";
 import type { InputStatistics } from "../quantize/inputStatistics.ts";
 import type { AdapterSummary, Gpt2Config, MemoryReport, QuantizedTensor } from "../types.ts";
-import type { Backend, BackendBuilder, BackendOptions, ObserveOptions, RowComparison } from "./backend.ts";
+import type { Backend, BackendBuilder, BackendOptions, MatrixInput, ObserveOptions, RowComparison } from "./backend.ts";
 import { Distribution } from "./cpu/distribution.ts";
 import { Input } from "./cpu/input.ts";
 import { InputTally } from "./cpu/inputTally.ts";
@@ -42,8 +42,8 @@ class CpuBuilder implements BackendBuilder {
     this.weights = new CpuWeightsCollector(this.kernels, options);
   }
 
-  async add(tensor: CheckpointTensor, values: QuantizedTensor | Float32Array): Promise<void> {
-    this.weights.add(tensor, values);
+  async add(tensor: CheckpointTensor, values: QuantizedTensor | Float32Array, input?: MatrixInput): Promise<void> {
+    this.weights.add(tensor, values, input);
   }
 
   async finish(signal?: AbortSignal): Promise<Backend> {
@@ -356,7 +356,7 @@ class CpuBackend implements Backend {
   /** y = x · matrixᵀ; x: f32 [T, K], y: f32 [T, O]. */
   private async multiply({ input, scratch }: Buffers, matrix: CpuMatrix, x: Float32Array, T: number, y: Float32Array, signal?: AbortSignal): Promise<void> {
     const { O, K } = matrix;
-    input.load(x, T, K, matrix.takesCodes);
+    input.load(x, T, K, matrix.coding);
     const rowsPerStep = roundUp(PRODUCTS_PER_LOOK / (K * T), BLOCK_ROWS);
     for (let from = 0; from < O; from += rowsPerStep) {
       matrix.multiply(input, { values: y, start: from, stride: O, count: T }, from, Math.min(from + rowsPerStep, O), scratch);
@@ -376,7 +376,7 @@ class CpuBackend implements Backend {
   /** Makes T rows of the window the input of headBlock(). */
   private loadWindow({ input, weights, window }: Buffers, from: number, T: number): void {
     const C = this.config.nEmbd;
-    input.load(window!.subarray(from * C), T, C, weights.head.takesCodes);
+    input.load(window!.subarray(from * C), T, C, weights.head.coding);
   }
 
   /** Logits of those rows for a block of the vocabulary, f32 [T, rows]; overwritten by the next call. */

@@ -4,10 +4,10 @@ import { createGpuBuilder, type GpuBackendOptions } from "../../src/model/gpu.ts
 import { resolveRecipe } from "../../src/quantize/recipes.ts";
 import type { Gpt2Config, PresetName, QuantizationRecipe } from "../../src/types.ts";
 import { seededCheckpoint, tinyCheckpoints, type TinyCheckpointName } from "../fixtures/seededCheckpoint.ts";
-import { klDivergence, kvRoundings, logSoftmax, referenceLogits, roundToCodes, type ReferenceWeights } from "../reference/gpt2.ts";
+import { klDivergence, kvRoundings, logSoftmax, referenceLogits, type ReferenceOptions, type ReferenceWeights } from "../reference/gpt2.ts";
 import { maxAbsError } from "../reference/metrics.ts";
 import { disagreement, referenceInputs } from "../reference/observation.ts";
-import { addReferenceWeights, dequantizedWeights, referenceCheckpoint } from "../reference/weights.ts";
+import { addReferenceWeights, dequantizedWeights, inputRoundingOf, referenceCheckpoint } from "../reference/weights.ts";
 import { tolerances } from "../tolerances.ts";
 import { requireAtMost, type ConformanceCase } from "./case.ts";
 
@@ -54,7 +54,7 @@ interface AgreementOptions {
   prefill: number;
   tolerance?: number;
   kv?: keyof typeof kvRoundings;
-  inputRounding?: (values: Float64Array) => void;
+  inputRounding?: ReferenceOptions["inputRounding"];
 }
 
 /** Prefill, then decode step by step, then window scores: all against the oracle. */
@@ -114,7 +114,7 @@ const int8ActivationCases = (["width100", "oneLayer", "fullVocabulary"] as const
     name: `model: ${name} as int8-dynamic agrees with the oracle under the same rounding of activations`,
     run: async (device) => {
       const loaded = await buildOnGpu(device, seededCheckpoint(tinyCheckpoints[name]), resolveRecipe("int8-dynamic"), { activations: "int8" });
-      return agreesWithOracle(loaded, { ...lengths[name], tolerance: tolerances.logitActivationsInt8, inputRounding: roundToCodes });
+      return agreesWithOracle(loaded, { ...lengths[name], tolerance: tolerances.logitActivationsInt8, inputRounding: inputRoundingOf(resolveRecipe("int8-dynamic")) });
     },
   }),
 );

@@ -16,8 +16,8 @@ export type ReferenceWeights = ReadonlyMap<string, ReferenceTensor>;
 export interface ReferenceOptions {
   /** Rounds one head's key or value of one position in place, f64 [D]: what a f16 or int8 KV cache does to it. */
   kvRounding?: (values: Float64Array) => void;
-  /** Rounds one token's input of a linear layer or the head in place, f64 [K]: what int8 activations do to it. */
-  inputRounding?: (values: Float64Array) => void;
+  /** Rounds one token's input of a matrix in place, f64 [K]: what int8 activations do to it. */
+  inputRounding?: (values: Float64Array, tensorName: string) => void;
   /** Is shown the input of each block's linear matrices and of the head, f64 [T, K], before any rounding. */
   onInput?: (name: string, x: Float64Array) => void;
 }
@@ -37,7 +37,7 @@ export function referenceHidden(config: Gpt2Config, weights: ReferenceWeights, t
 
   const take = (name: string, input: Float64Array): void => {
     onInput?.(name, input);
-    roundRows(input, T, inputRounding);
+    roundRows(input, T, name, inputRounding);
   };
 
   for (let layer = 0; layer < nLayer; layer++) {
@@ -71,14 +71,10 @@ export function referenceLogits(
   const { nEmbd: C, vocabSize: V } = config;
   const rows = options.rows ?? tokens.map((_, t) => t);
   const hidden = referenceHidden(config, weights, tokens, options);
-  roundRows(hidden, tokens.length, options.inputRounding);
+  roundRows(hidden, tokens.length, headName(config), options.inputRounding);
   const logits = new Float64Array(rows.length * V);
   rows.forEach((row, i) => logits.set(headLogits(config, weights, hidden.subarray(row * C, (row + 1) * C)), i * V));
   return logits;
-}
-
-function headName({ tieWordEmbeddings }: Gpt2Config): string {
-  return tieWordEmbeddings ? "wte.weight" : "lm_head.weight";
 }
 
 /** f64 [V]: the output head on one hidden state, f64 [C]. */
@@ -125,10 +121,14 @@ function linear(x: Float64Array, T: number, K: number, O: number, weight: Refere
   return y;
 }
 
-/** Rounds each of T rows of x. */
-function roundRows(x: Float64Array, T: number, rounding: ReferenceOptions["inputRounding"]): void {
+/** Rounds each of T rows of x, the input of a matrix. */
+function roundRows(x: Float64Array, T: number, tensorName: string, rounding: ReferenceOptions["inputRounding"]): void {
   const K = x.length / T;
-  for (let t = 0; rounding && t < T; t++) rounding(x.subarray(t * K, (t + 1) * K));
+  for (let t = 0; rounding && t < T; t++) rounding(x.subarray(t * K, (t + 1) * K), tensorName);
+}
+
+function headName({ tieWordEmbeddings }: Gpt2Config): string {
+  return tieWordEmbeddings ? "wte.weight" : "lm_head.weight";
 }
 
 /** Σ x[xStart + i] · y[yStart + i] for i < length, as four interleaved sums: one alone would wait for each addition. */
@@ -374,17 +374,26 @@ export const kvRoundings: Readonly<Record<"f32" | "f16" | "int8", (values: Float
 
 // ---------------------------------------------------------------- int8 activations
 
+export interface ActivationCoding {
+  /** A static range instead of the row's largest magnitude. */
+  range?: number;
+  /** What is at least as large keeps its value; the rest of the row is coded as if it were 0. */
+  outlierThreshold?: number;
+}
+
 /** A row of activations as int8 codes, code · scale ≈ x: absmax = max|x|, scale = absmax / 127, code = round(x · (127 / absmax)), every step rounded to f32. */
-export function quantizeActivations(x: ArrayLike<number>): { codes: number[]; scale: number } {
-  const absmax = Math.fround(Array.from(x).reduce((max, value) => Math.max(max, Math.abs(value)), 0));
-  if (absmax < 2 ** -120) return { codes: Array.from(x, () => 0), scale: 1 };
+export function quantizeActivations(x: ArrayLike<number>, { range, outlierThreshold = Infinity }: ActivationCoding = {}): { codes: number[]; scale: number; isOutlier: boolean[] } {
+  const isOutlier = Array.from(x, (value) => Math.abs(Math.fround(value)) >= Math.fround(outlierThreshold));
+  const rest = Array.from(x, (value, k) => (isOutlier[k] ? 0 : Math.fround(value)));
+  const absmax = Math.fround(range ?? rest.reduce((max, value) => Math.max(max, Math.abs(value)), 0));
+  if (absmax < 2 ** -120) return { codes: rest.map(() => 0), scale: 1, isOutlier };
   const inverse = Math.fround(127 / absmax);
-  const codes = Array.from(x, (value) => Math.max(-127, Math.min(127, roundHalfToEven(Math.fround(Math.fround(value) * inverse)))));
-  return { codes, scale: Math.fround(absmax / 127) };
+  const codes = rest.map((value) => Math.max(-127, Math.min(127, roundHalfToEven(Math.fround(value * inverse)))));
+  return { codes, scale: Math.fround(absmax / 127), isOutlier };
 }
 
 /** What int8 activations make of one input; see `ReferenceOptions.inputRounding`. */
-export function roundToCodes(values: Float64Array): void {
-  const { codes, scale } = quantizeActivations(values);
-  values.forEach((_, k) => (values[k] = codes[k]! * scale));
+export function roundToCodes(values: Float64Array, coding?: ActivationCoding): void {
+  const { codes, scale, isOutlier } = quantizeActivations(values, coding);
+  values.forEach((value, k) => (values[k] = isOutlier[k] ? Math.fround(value) : codes[k]! * scale));
 }

@@ -1,8 +1,9 @@
 import { DYNAMIC_MAP_SIGNED, groupLayout, type ScaledFormat } from "../../../quantize/formats.ts";
 import type { QuantizedTensor } from "../../../types.ts";
 import type { Input } from "../input.ts";
-import { BLOCK_ROWS, type CpuMatrix, LANES, type Rows, roundUp, type Scratch } from "../kernels.ts";
+import { BLOCK_ROWS, type CpuMatrix, type InputCoding, LANES, type Rows, roundUp, type Scratch } from "../kernels.ts";
 import { nibbleCodes, packNibbles } from "../matrix.ts";
+import type { ColumnSource } from "../outliers.ts";
 import type { Loops } from "./loops.ts";
 import type { Memory } from "./memory.ts";
 
@@ -23,7 +24,7 @@ export function copyConstants(memory: Memory): Constants {
 }
 
 /** Copies a quantized tensor, whose zero points fit int8, into the memory; `copy` does not fail. */
-export function createSimdMatrix(tensor: QuantizedTensor, takesCodes: boolean, loops: Loops, memory: Memory, constants: Constants): CpuMatrix {
+export function createSimdMatrix(tensor: QuantizedTensor, coding: InputCoding | null, loops: Loops, memory: Memory, constants: Constants): CpuMatrix {
   const { format } = tensor;
   switch (format.type) {
     case "f32":
@@ -33,7 +34,7 @@ export function createSimdMatrix(tensor: QuantizedTensor, takesCodes: boolean, l
     case "int8": {
       const scales = new Scales(tensor, format, loops, memory, constants);
       const address = memory.copy(tensor.codes);
-      return takesCodes ? new Int8CodesMatrix(tensor, loops, memory, address, scales) : new Int8Matrix(tensor, loops, memory, address, scales);
+      return coding ? new Int8CodesMatrix(tensor, loops, memory, address, scales, coding) : new Int8Matrix(tensor, loops, memory, address, scales);
     }
     default: {
       const packed = new Uint8Array(tensor.shape[0] * Math.ceil(tensor.shape[1] / 2));
@@ -48,7 +49,7 @@ abstract class SimdMatrix implements CpuMatrix {
   readonly K: number;
   readonly codeBytes: number;
   readonly scaleBytes: number;
-  readonly takesCodes: boolean = false;
+  readonly coding: InputCoding | null = null;
   private readonly rowsPerVector: number;
   protected readonly loops: Loops;
   protected readonly memory: Memory;
@@ -143,8 +144,32 @@ class Int8Matrix extends SimdMatrix {
 }
 
 /** For int8 activations: codes times codes. */
-class Int8CodesMatrix extends Int8Matrix {
-  override readonly takesCodes = true;
+class Int8CodesMatrix extends Int8Matrix implements ColumnSource {
+  override readonly coding: InputCoding;
+
+  constructor(tensor: QuantizedTensor, loops: Loops, memory: Memory, address: number, scales: Scales, coding: InputCoding) {
+    super(tensor, loops, memory, address, scales);
+    this.coding = coding;
+  }
+
+  override multiply(x: Input, y: Rows, from: number, to: number, scratch: Scratch): void {
+    super.multiply(x, y, from, to, scratch);
+    x.outliers.addProducts(this, y, from, to, scratch.block);
+  }
+
+  restoreColumns(from: number, to: number, columns: readonly number[], restored: Float32Array): void {
+    const [groupLength, scales, scaleStep, zeroPoints, zeroPointStep] = this.scales.of(from, to - from);
+    const bytes = new Int8Array(this.memory.wasm.buffer);
+    const floats = new Float32Array(this.memory.wasm.buffer);
+    for (let row = 0; row < to - from; row++) {
+      const codes = this.rowAddress(from + row);
+      for (let i = 0, at = row; i < columns.length; i++, at += BLOCK_ROWS) {
+        const g = Math.floor(columns[i]! / groupLength);
+        const zeroPoint = zeroPoints && bytes[zeroPoints + row * zeroPointStep + g]!;
+        restored[at] = (bytes[codes + columns[i]!]! - zeroPoint) * floats[(scales + row * scaleStep) / 4 + g]!;
+      }
+    }
+  }
 
   protected override multiplyOne(x: Input, y: number, o: number, rows: number): void {
     this.loops.multiplyInt8Codes(this.memory.addressOf(x.codes), x.scales[0]!, this.rowAddress(o), this.rowBytes, rows, this.K, ...this.scales.of(o, rows), y);
