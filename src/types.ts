@@ -111,7 +111,10 @@ export interface LoadOptions {
   cache?: "opfs" | "none" | ModelCache;
   /** File name -> "sha256-<hex>". This version does not check hashes, and refuses the option as `unsupported` rather than ignore it. */
   integrity?: Readonly<Record<string, string>>;
-  /** Text or tokens, for recipes that need it. */
+  /**
+   * Text or tokens, for recipes that need it: static ranges, GPTQ, SmoothQuant, AWQ; with LLM.int8() the share of outliers is reported. The first 16,384
+   * tokens count, in windows of contextLength. What is calibrated is read more than once: a checkpoint from the network is kept in memory meanwhile.
+   */
   calibration?: string | readonly number[];
   onProgress?: (progress: LoadProgress) => void;
   signal?: AbortSignal;
@@ -152,6 +155,22 @@ export interface TensorReport {
   maxAbs: number;
   sqnrDb: number;
   cosine: number;
+  /** What calibration did with the matrix's input; absent where it did nothing. */
+  input?: TensorInputReport;
+}
+
+/** Each field is present where the recipe makes use of it. */
+export interface TensorInputReport {
+  /** Static range of int8 activations: the largest magnitude that a code stands for. */
+  range?: number;
+  /** Which observer chose it. */
+  observer?: NonNullable<QuantizationRecipe["observer"]>;
+  /** LLM.int8(): share of the calibration's values beyond the outlier threshold. */
+  outlierShare?: number;
+  /** LLM.int8(): in how many columns they are. */
+  outlierColumns?: number;
+  /** SmoothQuant's or AWQ's α of this matrix: how much of the inputs' range moved into the weights. */
+  smoothing?: number;
 }
 
 export interface StoredBytes {

@@ -13,8 +13,6 @@ import { ProgressMeter } from "./progress.ts";
 
 /** LLM.int8()'s. */
 const OUTLIER_THRESHOLD = 6;
-/** Of the whole, what reading the weights takes. */
-const READ_SHARE = 0.3;
 
 /**
  * Runs a text through a checkpoint in floats and reports what the linear matrices of its blocks and the head were given: ranges, outlier columns.
@@ -34,15 +32,14 @@ export async function calibrate(source: ModelSource, options: CalibrateOptions):
   const windows = calibrationWindows("text", tokens, contextLength);
   const progress = new ProgressMeter(options.onProgress);
 
-  progress.span(0, READ_SHARE);
   const builder = createBuilder(await chooseBackend(options, config), { config, contextLength, kvCache: "f32", notices: windows.notices });
-  const model = await openFloat(builder, checkpoint, progress, signal);
+  const calibration = new Calibration(() => openFloat(builder, checkpoint, progress, signal), windows, signal);
   try {
-    progress.span(READ_SHARE, 1);
-    const calibration = new Calibration(model, windows, progress, signal);
+    const { backend: { adapter } } = await calibration.load(progress);
+    const found = await calibration.statistics(progress);
     const inputs: InputReport[] = [];
     for (const name of [...tensors.filter(({ kind }) => kind === "linear").map(({ name }) => name), headName(config)]) {
-      const statistics = await calibration.statistics(name, { gram: false });
+      const statistics = found.get(name)!;
       const { absmax, meanAbs } = statistics;
       const { columns, share } = outliersBeyond(outlierThreshold, statistics);
       inputs.push({
@@ -55,8 +52,8 @@ export async function calibrate(source: ModelSource, options: CalibrateOptions):
         outlierShare: share,
       });
     }
-    return { tokens: windows.tokens, windows: windows.windows.length, windowTokens: windows.windows[0]!.length, outlierThreshold, inputs, adapter: model.backend.adapter };
+    return { tokens: windows.tokens, windows: windows.windows.length, windowTokens: windows.windows[0]!.length, outlierThreshold, inputs, adapter };
   } finally {
-    model.backend.dispose();
+    await calibration.release();
   }
 }

@@ -1,4 +1,5 @@
 import { openCheckpoint } from "../checkpoint/openCheckpoint.ts";
+import type { Checkpoint } from "../checkpoint/types.ts";
 import { EngineError } from "../errors.ts";
 import { emptyRow, measureRow } from "../evaluate/comparison.ts";
 import { planWindows, type WindowPlan } from "../evaluate/protocols.ts";
@@ -9,8 +10,10 @@ import { materialize } from "../source/materialize.ts";
 import { openSource } from "../source/openSource.ts";
 import { createTokenizer } from "../tokenizer/index.ts";
 import type { CompareOptions, Comparison, ComparisonRow, CompareProgress, ModelSource, PresetName, QuantizationRecipe, QuantizationReport } from "../types.ts";
+import { Calibration, type FloatModel, hasObservedInput, openFloat } from "./calibration.ts";
 import { chooseBackend, createBuilder, shareDevice } from "./openBackend.ts";
 import { activationsOf, checkLoadOptions, resolveContextLength, resolveKvCache } from "./options.ts";
+import { prepare, readCalibration, requireCalibration } from "./prepare.ts";
 import { ProgressMeter } from "./progress.ts";
 import { quantizeInto } from "./quantizeInto.ts";
 
@@ -29,6 +32,11 @@ interface Entry {
   given: PresetName | QuantizationRecipe;
 }
 
+interface Loaded {
+  backend: Backend;
+  report: QuantizationReport;
+}
+
 /**
  * Measures one checkpoint under several recipes on the same tokens, one row after the other, the baseline first.
  * The checkpoint is downloaded once. Baseline and candidate are resident together, so that distributions are compared without storing logits.
@@ -40,6 +48,7 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
   signal?.throwIfAborted();
   checkLoadOptions(options);
   const entries = namedEntries(options);
+  for (const { given } of entries) requireCalibration(fieldsOf(given), options.calibration);
   const meter = new CompareMeter(entries, options.onProgress);
   const onBytes = ({ loadedBytes, totalBytes }: { loadedBytes: number; totalBytes: number | null }): void => meter.report({ fraction: (LOAD_SHARE * DOWNLOAD_SHARE * loadedBytes) / (totalBytes ?? Infinity) });
   const local = await materialize(openSource(source, { hub, fetch, signal }), { signal, onBytes });
@@ -51,21 +60,29 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
   checkTokens("text", tokens, config.vocabSize);
   const plan = planWindows(tokens.length, options, contextLength);
 
+  const windows = options.calibration === undefined ? null : readCalibration(options.calibration, tokenizer, config, contextLength);
+
   const choice = await chooseBackend(options, config);
   /** The device stays with the comparison; each model keeps a ledger of its own on it. */
-  const open = async (recipe: QuantizationRecipe, progress: ProgressMeter): Promise<{ backend: Backend; report: QuantizationReport }> => {
-    const builder = createBuilder(await shareDevice(choice), { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), ...activationsOf(recipe) });
+  const open = async (recipe: QuantizationRecipe, progress: ProgressMeter): Promise<Loaded> => {
+    const builder = createBuilder(await shareDevice(choice), { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), ...activationsOf(recipe), notices: windows?.notices });
     try {
-      const report = await quantizeInto(builder, checkpoint, recipe, progress, signal);
+      const report = await quantizeInto(builder, await prepare(recipe, checkpoint, calibration, progress), recipe, progress, signal);
+      await calibration?.release();
       return { report, backend: await builder.finish(signal) };
     } catch (error) {
+      await calibration?.release();
       builder.abandon();
       throw error;
     }
   };
 
-  const rows: ComparisonRow[] = [];
   let baseline: Backend | null = null;
+  /** The baseline where its linear matrices are floats, so that the tokens need no model of their own. */
+  let floatModel: FloatModel | null = null;
+  const calibration = windows && new Calibration(async (progress) => floatModel ?? openFloat(createBuilder(await shareDevice(choice), { config, contextLength, kvCache: "f32" }), checkpoint, progress, signal), windows, signal);
+
+  const rows: ComparisonRow[] = [];
   try {
     for (const [row, { name, given }] of entries.entries()) {
       meter.startRow(row, plan.scoredTokens);
@@ -73,6 +90,7 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
       try {
         const loaded = await open(resolveRecipe(given), new ProgressMeter(({ fraction }) => meter.report({ fraction: LOAD_SHARE * fraction })));
         backend = loaded.backend;
+        if (row === 0) floatModel = floatModelOf(loaded, checkpoint);
         const measures = await measureRow(backend, baseline, tokens, plan, {
           signal,
           onProgress: ({ scoredTokens, totalTokens, perplexity }) =>
@@ -83,7 +101,7 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
         rows.push({ name, recipe, bytes, bitsPerWeight, quantizeMs, tensors, ...measures, ...speed });
       } catch (error) {
         if (signal?.aborted || !(error instanceof EngineError) || !baseline) throw error;
-        rows.push(emptyRow(name, typeof given === "string" ? presets[given] : given, error));
+        rows.push(emptyRow(name, fieldsOf(given), error));
       } finally {
         if (baseline) backend?.dispose();
         else baseline = backend;
@@ -92,6 +110,7 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
     }
     return comparisonOf(rows, plan, baseline!);
   } finally {
+    await calibration?.release();
     baseline?.dispose();
     if (choice.kind === "webgpu") choice.gpu.dispose();
   }
@@ -138,6 +157,18 @@ function namedEntries({ recipes, baseline = "f32" }: CompareOptions): Entry[] {
     entries.push({ name, given });
   }
   return entries;
+}
+
+/** A recipe's fields before it is known whether it can run. */
+function fieldsOf(given: PresetName | QuantizationRecipe): QuantizationRecipe {
+  return typeof given === "string" ? presets[given] : given;
+}
+
+/** The baseline as a model whose inputs are those of the checkpoint; null where it is too coarse. The comparison disposes of it. */
+function floatModelOf({ backend, report: { recipe, tensors } }: Loaded, checkpoint: Checkpoint): FloatModel | null {
+  if (recipe.linear.type !== "f32" || recipe.overrides || (recipe.activations ?? "float") !== "float") return null;
+  const byName = new Map(checkpoint.tensors.map((tensor) => [tensor.name, tensor]));
+  return { backend, matrices: tensors.map(({ name }) => byName.get(name)!).filter((tensor) => hasObservedInput(tensor, checkpoint)), dispose: () => undefined };
 }
 
 /** Tokens per second of prefill (all prompt tokens until the logits are here) and of decode, warmed up. */

@@ -3,14 +3,17 @@ import { resolveRecipe } from "../quantize/recipes.ts";
 import { openSource } from "../source/openSource.ts";
 import { createTokenizer } from "../tokenizer/index.ts";
 import type { LoadOptions, Model, ModelSource } from "../types.ts";
+import { Calibration, openFloat } from "./calibration.ts";
 import { LoadedModel } from "./model.ts";
-import { chooseBackend, createBuilder } from "./openBackend.ts";
+import { chooseBackend, createBuilder, shareDevice } from "./openBackend.ts";
 import { activationsOf, checkLoadOptions, resolveContextLength, resolveKvCache } from "./options.ts";
+import { prepare, materializeFor, readCalibration, requireCalibration, usesCalibration } from "./prepare.ts";
 import { ProgressMeter } from "./progress.ts";
 import { quantizeInto } from "./quantizeInto.ts";
 
 /**
  * Loads a Hugging Face GPT-2 checkpoint and quantizes it on the way: config, then each tensor is read, quantized, packed, uploaded and dropped.
+ * A recipe that is worked out from calibration text first runs it through the checkpoint in floats.
  * @throws TypeError or RangeError for wrong options; EngineError network, checkpoint, quantize, unsupported, outOfMemory, shader or deviceLost;
  * signal.reason on abort. Whatever it throws, nothing stays allocated.
  */
@@ -19,20 +22,29 @@ export async function loadModel(source: ModelSource, options: LoadOptions = {}):
   signal?.throwIfAborted();
   const recipe = resolveRecipe(options.quantization);
   checkLoadOptions(options);
-  const checkpoint = await openCheckpoint(openSource(source, { hub, fetch, signal }), { signal });
+  requireCalibration(recipe, options.calibration);
+  const progress = new ProgressMeter(options.onProgress);
+  const calibrationText = usesCalibration(recipe) ? options.calibration : undefined;
+  const opened = openSource(source, { hub, fetch, signal });
+  const checkpoint = await openCheckpoint(calibrationText === undefined ? opened : await materializeFor(progress, opened, signal), { signal });
   const { config } = checkpoint;
   const contextLength = resolveContextLength(options.contextLength, config);
   const tokenizer = createTokenizer(checkpoint.tokenizerFiles, config);
-  const progress = new ProgressMeter(options.onProgress);
-  const builder = createBuilder(await chooseBackend(options, config), { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), ...activationsOf(recipe) });
+  const windows = calibrationText === undefined ? null : readCalibration(calibrationText, tokenizer, config, contextLength);
+  const choice = await chooseBackend(options, config);
+  const builder = createBuilder(choice, { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), ...activationsOf(recipe), notices: windows?.notices });
+  const calibration = windows && new Calibration(async () => openFloat(createBuilder(await shareDevice(choice), { config, contextLength, kvCache: "f32" }), checkpoint, progress, signal), windows, signal);
   try {
     signal?.throwIfAborted();
-    const quantization = await quantizeInto(builder, checkpoint, recipe, progress, signal);
+    const prepared = await prepare(recipe, checkpoint, calibration, progress);
+    const quantization = await quantizeInto(builder, prepared, recipe, progress, signal);
+    await calibration?.release();
     progress.compiling(0, 1);
     const backend = await builder.finish(signal);
     progress.compiling(1, 1);
     return new LoadedModel({ config, contextLength, backend, tokenizer, quantization });
   } catch (error) {
+    await calibration?.release();
     builder.abandon();
     throw error;
   }

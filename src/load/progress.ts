@@ -11,21 +11,22 @@ export class ProgressMeter {
 
   constructor(private readonly report: ((progress: LoadProgress) => void) | undefined) {}
 
-  /** What follows takes the load from one fraction of the whole to another. */
-  span(from: number, to: number): void {
-    this.#from = from;
-    this.#to = to;
+  /** What follows is a span of its own: it takes the load from where it is to this fraction of the whole. */
+  spanTo(fraction: number): void {
+    this.#from = this.#fraction;
+    this.#to = fraction;
   }
 
-  downloaded(file: string, loaded: number, total: number | null): void {
-    this.#emit({ stage: "download", file, loaded, total, unit: "bytes" }, total ? (WEIGHTS_SHARE * loaded) / total : 0);
+  /** @param share of the span that all bytes take */
+  downloaded(file: string, loaded: number, total: number | null, share = WEIGHTS_SHARE): void {
+    this.#emit({ stage: "download", file, loaded, total, unit: "bytes" }, total ? (share * loaded) / total : 0);
   }
 
   tensorDone(loaded: number, total: number): void {
     this.#emit({ stage: "quantize", loaded, total, unit: "tensors" }, loaded === total ? WEIGHTS_SHARE : 0);
   }
 
-  /** @param fraction of the span: 0 for runs within another stage */
+  /** @param fraction of the span; 0 for runs within another stage */
   calibrated(loaded: number, total: number, fraction: number): void {
     this.#emit({ stage: "calibrate", loaded, total, unit: "tokens" }, fraction);
   }

@@ -1,19 +1,21 @@
 import { EngineError } from "../errors.ts";
-import type { Checkpoint } from "../checkpoint/types.ts";
 import type { BackendBuilder } from "../model/backend.ts";
 import { Pacer } from "../model/cpu/pacer.ts";
 import { quantizationError } from "../quantize/error.ts";
+import { type InputStatistics, outliersBeyond } from "../quantize/inputStatistics.ts";
 import { dequantizeTensor, quantizeTensor } from "../quantize/nearest.ts";
+import { staticRange } from "../quantize/observers.ts";
 import { CODE_BITS } from "../quantize/formats.ts";
 import { formatOf, unmatchedOverrides } from "../quantize/recipes.ts";
-import type { QuantizationRecipe, QuantizationReport, QuantizedTensor, StoredBytes, TensorReport } from "../types.ts";
+import type { QuantizationRecipe, QuantizationReport, QuantizedTensor, StoredBytes, TensorFormat, TensorInputReport, TensorReport } from "../types.ts";
+import type { Prepared } from "./prepare.ts";
 import type { ProgressMeter } from "./progress.ts";
 
 /**
  * Streams a checkpoint into a backend, one tensor at a time: read, quantize, measure the error, hand over, drop.
  * Throws RangeError for an override that matches no matrix; EngineError quantize names the tensor.
  */
-export async function quantizeInto(builder: BackendBuilder, checkpoint: Checkpoint, recipe: QuantizationRecipe, progress: ProgressMeter, signal: AbortSignal | undefined): Promise<QuantizationReport> {
+export async function quantizeInto(builder: BackendBuilder, { checkpoint, statistics }: Prepared, recipe: QuantizationRecipe, progress: ProgressMeter, signal: AbortSignal | undefined): Promise<QuantizationReport> {
   const matrices = checkpoint.tensors.filter(({ kind }) => kind === "linear" || kind === "embedding");
   const [unmatched] = unmatchedOverrides(recipe, matrices.map(({ name }) => name));
   if (unmatched !== undefined) throw new RangeError(`quantization.overrides has "${unmatched}", which matches no matrix of this checkpoint; names look like "${matrices[0]!.name}".`);
@@ -42,9 +44,10 @@ export async function quantizeInto(builder: BackendBuilder, checkpoint: Checkpoi
       await breathe();
       const restored = dequantizeTensor(quantized);
       await breathe();
-      tensors.push({ name: tensor.name, shape, format, bytes: storedBytes, ...quantizationError(values, restored) });
+      const input = inputReport(recipe, format, statistics.get(tensor.name));
+      tensors.push({ name: tensor.name, shape, format, bytes: storedBytes, ...quantizationError(values, restored), ...(input && { input }) });
       await breathe();
-      await builder.add(tensor, quantized);
+      await builder.add(tensor, quantized, input);
       const codeBytes = Math.ceil((values.length * CODE_BITS[format.type]) / 8);
       bytes[tensor.kind === "linear" ? "weights" : "embedding"] += codeBytes;
       bytes.scales += storedBytes - codeBytes;
@@ -67,4 +70,16 @@ function quantizeNamed(name: string, values: Float32Array, shape: readonly [numb
     if (!(error instanceof EngineError)) throw error;
     throw new EngineError(error.code, `Tensor "${name}": ${error.message}`, { ...error.details, tensor: name }, { cause: error });
   }
+}
+
+/** What the statistics of a matrix's input mean to a recipe; undefined where nothing. */
+function inputReport({ activations = "float", observer = "minmax", outlierThreshold }: QuantizationRecipe, { type }: TensorFormat, statistics: InputStatistics | undefined): TensorInputReport | undefined {
+  if (!statistics || activations === "float" || type !== "int8") return undefined;
+  const report: TensorInputReport = {};
+  if (activations.ranges === "static") Object.assign(report, { range: staticRange(statistics, observer), observer });
+  if (outlierThreshold !== undefined) {
+    const { columns, share } = outliersBeyond(outlierThreshold, statistics);
+    Object.assign(report, { outlierShare: share, outlierColumns: columns.length });
+  }
+  return report;
 }

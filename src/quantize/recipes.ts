@@ -78,14 +78,20 @@ function validated(quantization: unknown): QuantizationRecipe {
   return deepFreeze(structuredClone(quantization)) as unknown as QuantizationRecipe;
 }
 
-function requireSupported({ activations = "float", rounding = "nearest", equalization = "none", outlierThreshold }: QuantizationRecipe): void {
+function requireSupported({ rounding = "nearest", equalization = "none", outlierThreshold }: QuantizationRecipe): void {
   const reject = (field: string, value: unknown, supported: string): never => {
     throw new EngineError("unsupported", `quantization.${field} is ${typeof value === "object" ? JSON.stringify(value) : show(value)}, which this version cannot run; expected ${supported}.`, { field, value });
   };
-  if (activations !== "float" && activations.ranges !== "dynamic") reject("activations", activations, '"float" or { type: "int8", ranges: "dynamic" }');
   if (rounding !== "nearest") reject("rounding", rounding, '"nearest"');
   if (equalization !== "none") reject("equalization", equalization, '"none"');
   if (outlierThreshold !== undefined) reject("outlierThreshold", outlierThreshold, "none");
+}
+
+/** What of a recipe cannot be worked out without calibration, as its field and value; null where nothing is. */
+export function calibratedField({ activations = "float", rounding = "nearest", equalization = "none" }: QuantizationRecipe): string | null {
+  if (equalization !== "none") return `equalization "${equalization}"`;
+  if (rounding !== "nearest") return `rounding "${rounding}"`;
+  return activations !== "float" && activations.ranges === "static" ? 'activations.ranges "static"' : null;
 }
 
 /**

@@ -2,7 +2,7 @@ import { describe, expect, test } from "vitest";
 import { openCheckpoint } from "../../src/checkpoint/openCheckpoint.ts";
 import type { CheckpointTensor } from "../../src/checkpoint/types.ts";
 import { calibrate, type LoadProgress } from "../../src/index.ts";
-import { Calibration, CALIBRATION_TOKENS, calibrationWindows, openFloat } from "../../src/load/calibration.ts";
+import { Calibration, CALIBRATION_TOKENS, calibrationWindows, type FloatModel, openFloat } from "../../src/load/calibration.ts";
 import { ProgressMeter } from "../../src/load/progress.ts";
 import type { Backend } from "../../src/model/backend.ts";
 import { createCpuBuilder } from "../../src/model/cpu.ts";
@@ -46,33 +46,43 @@ describe("Calibration", () => {
   const matrices: CheckpointTensor[] = [4, 4, 16, 4, 4].map((columns, i) => ({ name: `h.${i}.mlp.c_fc.weight`, kind: "linear", shape: [4, columns] }));
   const names = matrices.map(({ name }) => name);
 
-  const statistics: InputStatistics = { rows: 1, absmax: new Float32Array(1), meanAbs: new Float32Array(1), histogram: new Uint32Array(1), gram: null };
+  const statistics: InputStatistics = { rows: 1, absmax: new Float32Array(1), meanAbs: new Float32Array(1), histogram: new Uint32Array(1), gram: new Float32Array(1) };
 
   /** Answers with the names that were asked for together. */
-  function recording(): { backend: Backend; asked: string[] } {
+  function recording(): { open: () => Promise<FloatModel>; asked: string[] } {
     const asked: string[] = [];
     const backend: Backend = new FormulaBackend(2, () => 0);
     backend.observe = async (_windows, wanted, { gram }) => {
       asked.push(`${gram ? "grams" : "statistics"} ${wanted.map((name) => name[2]).join("")}`);
       return new Map(wanted.map((name) => [name, statistics]));
     };
-    return { backend, asked };
+    const open = async (): Promise<FloatModel> => {
+      asked.push("open");
+      return { backend, matrices, dispose: () => asked.push("dispose") };
+    };
+    return { open, asked };
   }
 
   test("finds the statistics of all matrices in one run, once", async () => {
-    const { backend, asked } = recording();
-    const calibration = new Calibration({ backend, matrices }, calibrationWindows("calibration", count(8), 4), silent, undefined);
-    for (const name of names) expect(await calibration.statistics(name, { gram: false })).toBe(statistics);
-    expect(asked).toEqual(["statistics 01234"]);
+    const { open, asked } = recording();
+    const calibration = new Calibration(open, calibrationWindows("calibration", count(8), 4), undefined);
+    const found = await calibration.statistics(silent);
+    expect([...found.keys()]).toEqual(names);
+    expect(await calibration.statistics(silent)).toBe(found);
+    expect(asked).toEqual(["open", "statistics 01234"]);
+    await calibration.release();
+    expect(await calibration.statistics(silent)).toBe(found); // without the model
+    expect(asked.slice(2)).toEqual(["dispose"]);
   });
 
   test("finds grams for as many matrices as fit, the next in order, and one that is too large alone", async () => {
-    const { backend, asked } = recording();
-    const calibration = new Calibration({ backend, matrices }, calibrationWindows("calibration", count(8), 4), silent, undefined, 2 * 4 * 4 * 4);
-    for (const name of names) await calibration.statistics(name, { gram: true });
-    expect(asked).toEqual(["grams 01", "grams 2", "grams 34"]);
-    await calibration.statistics(names[1]!, { gram: true }); // its group was dropped
-    expect(asked.at(-1)).toBe("grams 1");
+    const { open, asked } = recording();
+    const calibration = new Calibration(open, calibrationWindows("calibration", count(8), 4), undefined, 2 * 4 * 4 * 4);
+    for (const name of names) expect(await calibration.gram(name, silent)).toBe(statistics.gram);
+    expect(asked).toEqual(["open", "grams 01", "grams 2", "grams 34"]);
+    await calibration.release();
+    await calibration.gram(names[1]!, silent); // its group was dropped, and the model
+    expect(asked.slice(4)).toEqual(["dispose", "open", "grams 1"]);
   });
 
   test("observes a checkpoint in floats as the oracle has it, and reports progress that never falls", async () => {
@@ -81,19 +91,16 @@ describe("Calibration", () => {
     const { config } = checkpoint;
     const seen: LoadProgress[] = [];
     const progress = new ProgressMeter((each) => seen.push(each));
-    progress.span(0, 0.2);
-    const model = await openFloat(createCpuBuilder({ config, contextLength: 8, kvCache: "f32" }), checkpoint, progress, undefined);
-    progress.span(0.2, 0.5);
+    progress.spanTo(0.5);
     const windows = calibrationWindows("calibration", count(20), 8);
-    const calibration = new Calibration(model, windows, progress, undefined);
+    const calibration = new Calibration(() => openFloat(createCpuBuilder({ config, contextLength: 8, kvCache: "f32" }), checkpoint, progress, undefined), windows, undefined);
     const inputs = referenceInputs(config, dequantizedWeights(referenceCheckpoint(files).weights, { linear: { type: "f32" }, embedding: { type: "f16" } }), windows.windows);
-    expect(model.matrices.map(({ name }) => name).sort()).toEqual([...inputs.keys()].sort());
-    for (const gram of [true, false]) {
-      for (const [name, x] of inputs) expect(disagreement(await calibration.statistics(name, { gram }), x), name).toBeNull();
-    }
+    const found = await calibration.statistics(progress);
+    expect([...found.keys()].sort()).toEqual([...inputs.keys()].sort());
+    for (const [name, x] of inputs) expect(disagreement({ ...found.get(name)!, gram: await calibration.gram(name, progress) }, x), name).toBeNull();
     for (let i = 1; i < seen.length; i++) expect(seen[i]!.fraction).toBeGreaterThanOrEqual(seen[i - 1]!.fraction);
     expect(seen.at(-1)).toEqual({ stage: "calibrate", loaded: 16, total: 16, unit: "tokens", fraction: 0.5 });
-    model.backend.dispose();
+    await calibration.release();
   });
 
   test("frees the builder when the checkpoint is broken", async () => {
