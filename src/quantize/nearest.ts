@@ -152,12 +152,12 @@ function largestIndex(values: Float32Array, start: number, end: number): number 
   return start + values.subarray(start, end).findIndex((value) => Math.abs(value) === largest);
 }
 
-function firstNonFinite(values: Float32Array): number {
+export function firstNonFinite(values: Float32Array): number {
   for (let i = 0; i < values.length; i++) if (!Number.isFinite(values[i])) return i;
   return -1;
 }
 
-function badWeight(values: Float32Array, index: number, shape: Shape, format: TensorFormat, expected: string): EngineError {
+export function badWeight(values: Float32Array, index: number, shape: Shape, format: TensorFormat, expected: string): EngineError {
   const row = Math.floor(index / shape[1]);
   const column = index % shape[1];
   const value = values[index]!;
@@ -167,7 +167,7 @@ function badWeight(values: Float32Array, index: number, shape: Shape, format: Te
 }
 
 /** Index of the scale that serves the value at `index`. */
-function groupOf(index: number, { lineLength, groupLength, groupsPerLine }: GroupLayout): number {
+export function groupOf(index: number, { lineLength, groupLength, groupsPerLine }: GroupLayout): number {
   return Math.floor(index / lineLength) * groupsPerLine + Math.floor((index % lineLength) / groupLength);
 }
 
