@@ -88,14 +88,14 @@ export class Calibration {
     return this.all;
   }
 
-  /** f32 [K, K]: see InputStatistics; best asked for in the order of the checkpoint. */
-  async gram(name: string, progress: ProgressMeter): Promise<Float32Array> {
+  /** Of one matrix, with its gram; best asked for in the order of the checkpoint. */
+  async withGram(name: string, progress: ProgressMeter): Promise<InputStatistics> {
     if (!this.group.has(name)) {
       this.group.clear(); // lets go of the last before the next is made
       const { matrices } = await this.load(progress);
       this.group = await this.observe(this.groupFrom(name, matrices), true, progress);
     }
-    return this.group.get(name)!.gram!;
+    return this.group.get(name)!;
   }
 
   /** Opens the model, which otherwise happens when something is asked for. */

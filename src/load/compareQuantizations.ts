@@ -5,7 +5,7 @@ import { emptyRow, measureRow } from "../evaluate/comparison.ts";
 import { planWindows, type WindowPlan } from "../evaluate/protocols.ts";
 import { checkTokens } from "../generate/options.ts";
 import type { Backend } from "../model/backend.ts";
-import { presets, resolveRecipe } from "../quantize/recipes.ts";
+import { resolveRecipe } from "../quantize/recipes.ts";
 import { materialize } from "../source/materialize.ts";
 import { openSource } from "../source/openSource.ts";
 import { createTokenizer } from "../tokenizer/index.ts";
@@ -13,9 +13,8 @@ import type { CompareOptions, Comparison, ComparisonRow, CompareProgress, ModelS
 import { Calibration, type FloatModel, hasObservedInput, openFloat } from "./calibration.ts";
 import { chooseBackend, createBuilder, shareDevice } from "./openBackend.ts";
 import { activationsOf, checkLoadOptions, resolveContextLength, resolveKvCache } from "./options.ts";
-import { prepare, readCalibration, requireCalibration } from "./prepare.ts";
+import { quantizeCalibrated, readCalibration, requireCalibration } from "./prepare.ts";
 import { ProgressMeter } from "./progress.ts";
-import { quantizeInto } from "./quantizeInto.ts";
 
 /** Of a row's progress bar, what loading takes. */
 const LOAD_SHARE = 0.2;
@@ -28,8 +27,7 @@ const DOWNLOAD_SHARE = 0.5;
 
 interface Entry {
   name: string;
-  /** As given; what cannot run has an error instead of a resolved recipe. */
-  given: PresetName | QuantizationRecipe;
+  recipe: QuantizationRecipe;
 }
 
 interface Loaded {
@@ -48,7 +46,7 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
   signal?.throwIfAborted();
   checkLoadOptions(options);
   const entries = namedEntries(options);
-  for (const { given } of entries) requireCalibration(fieldsOf(given), options.calibration);
+  for (const { recipe } of entries) requireCalibration(recipe, options.calibration);
   const meter = new CompareMeter(entries, options.onProgress);
   const onBytes = ({ loadedBytes, totalBytes }: { loadedBytes: number; totalBytes: number | null }): void => meter.report({ fraction: (LOAD_SHARE * DOWNLOAD_SHARE * loadedBytes) / (totalBytes ?? Infinity) });
   const local = await materialize(openSource(source, { hub, fetch, signal }), { signal, onBytes });
@@ -67,11 +65,9 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
   const open = async (recipe: QuantizationRecipe, progress: ProgressMeter): Promise<Loaded> => {
     const builder = createBuilder(await shareDevice(choice), { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), ...activationsOf(recipe), notices: windows?.notices });
     try {
-      const report = await quantizeInto(builder, await prepare(recipe, checkpoint, calibration, progress), recipe, progress, signal);
-      await calibration?.release();
+      const report = await quantizeCalibrated(builder, checkpoint, recipe, { calibration, openModel, progress, signal });
       return { report, backend: await builder.finish(signal) };
     } catch (error) {
-      await calibration?.release();
       builder.abandon();
       throw error;
     }
@@ -80,15 +76,16 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
   let baseline: Backend | null = null;
   /** The baseline where its linear matrices are floats, so that the tokens need no model of their own. */
   let floatModel: FloatModel | null = null;
-  const calibration = windows && new Calibration(async (progress) => floatModel ?? openFloat(createBuilder(await shareDevice(choice), { config, contextLength, kvCache: "f32" }), checkpoint, progress, signal), windows, signal);
+  const openModel = async (floats: Checkpoint, progress: ProgressMeter): Promise<FloatModel> => openFloat(createBuilder(await shareDevice(choice), { config, contextLength, kvCache: "f32" }), floats, progress, signal);
+  const calibration = windows && new Calibration(async (progress) => floatModel ?? openModel(checkpoint, progress), windows, signal);
 
   const rows: ComparisonRow[] = [];
   try {
-    for (const [row, { name, given }] of entries.entries()) {
+    for (const [row, { name, recipe }] of entries.entries()) {
       meter.startRow(row, plan.scoredTokens);
       let backend: Backend | null = null;
       try {
-        const loaded = await open(resolveRecipe(given), new ProgressMeter(({ fraction }) => meter.report({ fraction: LOAD_SHARE * fraction })));
+        const loaded = await open(recipe, new ProgressMeter(({ fraction }) => meter.report({ fraction: LOAD_SHARE * fraction })));
         backend = loaded.backend;
         if (row === 0) floatModel = floatModelOf(loaded, checkpoint);
         const measures = await measureRow(backend, baseline, tokens, plan, {
@@ -97,11 +94,11 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
             meter.report({ stage: "score", scoredTokens, perplexity, fraction: LOAD_SHARE + ((1 - LOAD_SHARE) * scoredTokens) / totalTokens }),
         });
         const speed = await measureSpeed(backend, tokens.slice(0, Math.min(TIMED_PREFILL_TOKENS, contextLength - TIMED_DECODE_TOKENS - 1)), signal);
-        const { recipe, bytes, bitsPerWeight, quantizeMs, tensors } = loaded.report;
+        const { bytes, bitsPerWeight, quantizeMs, tensors } = loaded.report;
         rows.push({ name, recipe, bytes, bitsPerWeight, quantizeMs, tensors, ...measures, ...speed });
       } catch (error) {
         if (signal?.aborted || !(error instanceof EngineError) || !baseline) throw error;
-        rows.push(emptyRow(name, fieldsOf(given), error));
+        rows.push(emptyRow(name, recipe, error));
       } finally {
         if (baseline) backend?.dispose();
         else baseline = backend;
@@ -110,7 +107,6 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
     }
     return comparisonOf(rows, plan, baseline!);
   } finally {
-    await calibration?.release();
     baseline?.dispose();
     if (choice.kind === "webgpu") choice.gpu.dispose();
   }
@@ -150,18 +146,13 @@ function namedEntries({ recipes, baseline = "f32" }: CompareOptions): Entry[] {
   for (const given of [baseline, ...(recipes as readonly (PresetName | QuantizationRecipe)[])]) {
     const name = typeof given === "string" ? given : given?.name;
     if (typeof name !== "string" || name === "") throw new TypeError("A recipe has no name; expected a preset name or a recipe with a name.");
-    if (typeof given === "string" && !Object.hasOwn(presets, given)) resolveRecipe(given); // throws, naming what is known
+    const recipe = resolveRecipe(given);
     const first = entries[0];
     if (first && name === first.name) continue;
     if (entries.some((entry) => entry.name === name)) throw new TypeError(`recipes has two recipes named "${name}"; expected names to differ.`);
-    entries.push({ name, given });
+    entries.push({ name, recipe });
   }
   return entries;
-}
-
-/** A recipe's fields before it is known whether it can run. */
-function fieldsOf(given: PresetName | QuantizationRecipe): QuantizationRecipe {
-  return typeof given === "string" ? presets[given] : given;
 }
 
 /** The baseline as a model whose inputs are those of the checkpoint; null where it is too coarse. The comparison disposes of it. */

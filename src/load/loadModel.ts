@@ -1,15 +1,15 @@
 import { openCheckpoint } from "../checkpoint/openCheckpoint.ts";
+import type { Checkpoint } from "../checkpoint/types.ts";
 import { resolveRecipe } from "../quantize/recipes.ts";
 import { openSource } from "../source/openSource.ts";
 import { createTokenizer } from "../tokenizer/index.ts";
 import type { LoadOptions, Model, ModelSource } from "../types.ts";
-import { Calibration, openFloat } from "./calibration.ts";
+import { Calibration, type FloatModel, openFloat } from "./calibration.ts";
 import { LoadedModel } from "./model.ts";
 import { chooseBackend, createBuilder, shareDevice } from "./openBackend.ts";
 import { activationsOf, checkLoadOptions, resolveContextLength, resolveKvCache } from "./options.ts";
-import { prepare, materializeFor, readCalibration, requireCalibration, usesCalibration } from "./prepare.ts";
+import { materializeFor, quantizeCalibrated, readCalibration, requireCalibration, usesCalibration } from "./prepare.ts";
 import { ProgressMeter } from "./progress.ts";
-import { quantizeInto } from "./quantizeInto.ts";
 
 /**
  * Loads a Hugging Face GPT-2 checkpoint and quantizes it on the way: config, then each tensor is read, quantized, packed, uploaded and dropped.
@@ -33,18 +33,16 @@ export async function loadModel(source: ModelSource, options: LoadOptions = {}):
   const windows = calibrationText === undefined ? null : readCalibration(calibrationText, tokenizer, config, contextLength);
   const choice = await chooseBackend(options, config);
   const builder = createBuilder(choice, { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), ...activationsOf(recipe), notices: windows?.notices });
-  const calibration = windows && new Calibration(async () => openFloat(createBuilder(await shareDevice(choice), { config, contextLength, kvCache: "f32" }), checkpoint, progress, signal), windows, signal);
+  const openModel = async (floats: Checkpoint, meter: ProgressMeter): Promise<FloatModel> => openFloat(createBuilder(await shareDevice(choice), { config, contextLength, kvCache: "f32" }), floats, meter, signal);
+  const calibration = windows && new Calibration((meter) => openModel(checkpoint, meter), windows, signal);
   try {
     signal?.throwIfAborted();
-    const prepared = await prepare(recipe, checkpoint, calibration, progress);
-    const quantization = await quantizeInto(builder, prepared, recipe, progress, signal);
-    await calibration?.release();
+    const quantization = await quantizeCalibrated(builder, checkpoint, recipe, { calibration, openModel, progress, signal });
     progress.compiling(0, 1);
     const backend = await builder.finish(signal);
     progress.compiling(1, 1);
     return new LoadedModel({ config, contextLength, backend, tokenizer, quantization });
   } catch (error) {
-    await calibration?.release();
     builder.abandon();
     throw error;
   }

@@ -1,23 +1,42 @@
 import type { Checkpoint } from "../checkpoint/types.ts";
 import { checkTokens } from "../generate/options.ts";
+import type { BackendBuilder } from "../model/backend.ts";
+import { Pacer } from "../model/cpu/pacer.ts";
+import { equalized, findFactors } from "../quantize/equalization.ts";
 import type { InputStatistics } from "../quantize/inputStatistics.ts";
 import { calibratedField } from "../quantize/recipes.ts";
 import { materialize } from "../source/materialize.ts";
 import type { CheckpointSource } from "../source/types.ts";
 import type { Tokenizer } from "../tokenizer/types.ts";
-import type { Gpt2Config, LoadOptions, QuantizationRecipe } from "../types.ts";
-import { Calibration, calibrationWindows, type CalibrationWindows } from "./calibration.ts";
+import type { Gpt2Config, LoadOptions, QuantizationRecipe, QuantizationReport } from "../types.ts";
+import { Calibration, calibrationWindows, type CalibrationWindows, type FloatModel } from "./calibration.ts";
 import type { ProgressMeter } from "./progress.ts";
+import { quantizeInto } from "./quantizeInto.ts";
 
-/** How far into the whole load the download and a run of calibration lead, where there are any. */
+/** How far into the whole load its parts lead, where there are any: download, the run of the checkpoint as it is, that of the equalized one. */
 const DOWNLOAD_END = 0.2;
-const RUN_END = 0.5;
+const RUN_END = 0.45;
+const EQUALIZED_RUN_END = 0.6;
+
+/** What a load with calibration needs beside the recipe. */
+export interface CalibratedLoad {
+  /** null where no text was given. */
+  calibration: Calibration | null;
+  /** Opens a checkpoint in floats. */
+  openModel: (checkpoint: Checkpoint, progress: ProgressMeter) => Promise<FloatModel>;
+  progress: ProgressMeter;
+  signal: AbortSignal | undefined;
+}
 
 /** A checkpoint made ready for a recipe. */
 export interface Prepared {
   checkpoint: Checkpoint;
-  /** Of its matrices' inputs; empty where the recipe makes no use of them. */
+  /** Of its matrices' inputs, by name; empty where the recipe makes no use of them. */
   statistics: ReadonlyMap<string, InputStatistics>;
+  /** For GPTQ: of one matrix's inputs. */
+  withGram: ((name: string) => Promise<InputStatistics>) | null;
+  /** Names of the matrices that equalization scaled. */
+  equalized: ReadonlySet<string>;
 }
 
 /** @throws TypeError for a recipe that needs calibration where there is none */
@@ -44,12 +63,43 @@ export function materializeFor(progress: ProgressMeter, source: CheckpointSource
   return materialize(source, { signal, onBytes: ({ file, loadedBytes, totalBytes }) => progress.downloaded(file, loadedBytes, totalBytes) });
 }
 
-/** Runs what a recipe needs to know before its weights stream in. */
-export async function prepare(recipe: QuantizationRecipe, checkpoint: Checkpoint, calibration: Calibration | null, progress: ProgressMeter): Promise<Prepared> {
-  if (!calibration || !usesCalibration(recipe)) return { checkpoint, statistics: new Map() };
+/** quantizeInto() after what calibration has to find out for the recipe. The models that it opens are gone when it ends, however it ends. */
+export async function quantizeCalibrated(builder: BackendBuilder, checkpoint: Checkpoint, recipe: QuantizationRecipe, load: CalibratedLoad): Promise<QuantizationReport> {
+  const { calibration, progress, signal } = load;
+  const open: Calibration[] = [];
+  try {
+    const prepared = calibration && usesCalibration(recipe) ? await prepare(checkpoint, recipe, { ...load, calibration }, open) : { checkpoint, statistics: new Map<never, never>(), withGram: null, equalized: new Set<never>() };
+    return await quantizeInto(builder, prepared, recipe, progress, signal);
+  } finally {
+    for (const each of open) await each.release();
+  }
+}
+
+async function prepare(original: Checkpoint, recipe: QuantizationRecipe, { calibration, openModel, progress, signal }: CalibratedLoad & { calibration: Calibration }, open: Calibration[]): Promise<Prepared> {
+  const { rounding = "nearest", equalization = "none", smoothing, activations = "float", outlierThreshold } = recipe;
+  const prepared: Prepared = { checkpoint: original, statistics: new Map(), withGram: null, equalized: new Set() };
+  let current = calibration;
+  open.push(current);
   progress.spanTo(RUN_END);
-  const statistics = await calibration.statistics(progress);
-  await calibration.release();
+  if (equalization !== "none") {
+    const needsGram = equalization === "awq" || smoothing === "search";
+    const statisticsOf = async (name: string): Promise<InputStatistics> => (needsGram ? calibration.withGram(name, progress) : (await calibration.statistics(progress)).get(name)!);
+    const pacer = new Pacer();
+    const factors = await findFactors(original, recipe, statisticsOf, { signal, rest: () => pacer.rest(signal) });
+    await calibration.release();
+    prepared.checkpoint = equalized(original, factors);
+    prepared.equalized = new Set(factors.keys());
+    current = new Calibration((meter) => openModel(prepared.checkpoint, meter), calibration.windows, signal);
+    open.push(current);
+    progress.spanTo(EQUALIZED_RUN_END);
+  }
+  if (outlierThreshold !== undefined || (activations !== "float" && activations.ranges === "static")) prepared.statistics = await current.statistics(progress);
+  if (rounding === "gptq") {
+    prepared.withGram = (name) => current.withGram(name, progress);
+    await current.load(progress);
+  } else {
+    await current.release(); // the weights of one model at a time
+  }
   progress.spanTo(1);
-  return { checkpoint, statistics };
+  return prepared;
 }

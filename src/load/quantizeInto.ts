@@ -2,7 +2,8 @@ import { EngineError } from "../errors.ts";
 import type { BackendBuilder } from "../model/backend.ts";
 import { Pacer } from "../model/cpu/pacer.ts";
 import { quantizationError } from "../quantize/error.ts";
-import { type InputStatistics, outliersBeyond } from "../quantize/inputStatistics.ts";
+import { quantizeGptq } from "../quantize/gptq.ts";
+import { outliersBeyond } from "../quantize/inputStatistics.ts";
 import { dequantizeTensor, quantizeTensor } from "../quantize/nearest.ts";
 import { staticRange } from "../quantize/observers.ts";
 import { CODE_BITS } from "../quantize/formats.ts";
@@ -15,7 +16,8 @@ import type { ProgressMeter } from "./progress.ts";
  * Streams a checkpoint into a backend, one tensor at a time: read, quantize, measure the error, hand over, drop.
  * Throws RangeError for an override that matches no matrix; EngineError quantize names the tensor.
  */
-export async function quantizeInto(builder: BackendBuilder, { checkpoint, statistics }: Prepared, recipe: QuantizationRecipe, progress: ProgressMeter, signal: AbortSignal | undefined): Promise<QuantizationReport> {
+export async function quantizeInto(builder: BackendBuilder, prepared: Prepared, recipe: QuantizationRecipe, progress: ProgressMeter, signal: AbortSignal | undefined): Promise<QuantizationReport> {
+  const { checkpoint } = prepared;
   const matrices = checkpoint.tensors.filter(({ kind }) => kind === "linear" || kind === "embedding");
   const [unmatched] = unmatchedOverrides(recipe, matrices.map(({ name }) => name));
   if (unmatched !== undefined) throw new RangeError(`quantization.overrides has "${unmatched}", which matches no matrix of this checkpoint; names look like "${matrices[0]!.name}".`);
@@ -37,14 +39,16 @@ export async function quantizeInto(builder: BackendBuilder, { checkpoint, statis
       await builder.add(tensor, values);
       bytes[tensor.kind === "position" ? "embedding" : "scales"] += values.byteLength;
     } else {
+      const wanted = formatOf(recipe, tensor.name, tensor.kind);
+      const gram = prepared.withGram && tensor.kind === "linear" && hasCodes(wanted) ? (await prepared.withGram(tensor.name)).gram : null;
       const startMs = performance.now();
-      const quantized = quantizeNamed(tensor.name, values, tensor.shape, recipe, tensor.kind);
+      const quantized = await named(tensor.name, () => (gram ? quantizeGptq(values, tensor.shape, wanted, gram, { activationOrder: recipe.activationOrder, rest: () => pacer.rest(signal) }) : quantizeTensor(values, tensor.shape, wanted)));
       quantizeMs += performance.now() - startMs;
       const { format, shape, storedBytes } = quantized;
       await breathe();
       const restored = dequantizeTensor(quantized);
       await breathe();
-      const input = inputReport(recipe, format, statistics.get(tensor.name));
+      const input = inputReport(recipe, format, tensor.name, prepared);
       tensors.push({ name: tensor.name, shape, format, bytes: storedBytes, ...quantizationError(values, restored), ...(input && { input }) });
       await breathe();
       await builder.add(tensor, quantized, input);
@@ -63,23 +67,30 @@ export async function quantizeInto(builder: BackendBuilder, { checkpoint, statis
   return { recipe, bytes, bitsPerWeight: (8 * linearBytes) / linearWeights, tensors, quantizeMs };
 }
 
-function quantizeNamed(name: string, values: Float32Array, shape: readonly [number, number], recipe: QuantizationRecipe, kind: "linear" | "embedding"): QuantizedTensor {
+/** Whether a format rounds to codes that GPTQ can choose. */
+function hasCodes({ type }: TensorFormat): boolean {
+  return type !== "f32" && type !== "f16";
+}
+
+/** @throws EngineError naming the tensor */
+async function named(name: string, quantize: () => QuantizedTensor | Promise<QuantizedTensor>): Promise<QuantizedTensor> {
   try {
-    return quantizeTensor(values, shape, formatOf(recipe, name, kind));
+    return await quantize();
   } catch (error) {
     if (!(error instanceof EngineError)) throw error;
     throw new EngineError(error.code, `Tensor "${name}": ${error.message}`, { ...error.details, tensor: name }, { cause: error });
   }
 }
 
-/** What the statistics of a matrix's input mean to a recipe; undefined where nothing. */
-function inputReport({ activations = "float", observer = "minmax", outlierThreshold }: QuantizationRecipe, { type }: TensorFormat, statistics: InputStatistics | undefined): TensorInputReport | undefined {
-  if (!statistics || activations === "float" || type !== "int8") return undefined;
+/** What calibration did with a matrix's input; undefined where nothing. */
+function inputReport({ activations = "float", observer = "minmax", outlierThreshold, equalization, smoothing = 0.5 }: QuantizationRecipe, { type }: TensorFormat, name: string, { statistics, equalized }: Prepared): TensorInputReport | undefined {
   const report: TensorInputReport = {};
-  if (activations.ranges === "static") Object.assign(report, { range: staticRange(statistics, observer), observer });
-  if (outlierThreshold !== undefined) {
-    const { columns, share } = outliersBeyond(outlierThreshold, statistics);
+  const seen = type === "int8" && activations !== "float" ? statistics.get(name) : undefined;
+  if (seen && activations !== "float" && activations.ranges === "static") Object.assign(report, { range: staticRange(seen, observer), observer });
+  if (seen && outlierThreshold !== undefined) {
+    const { columns, share } = outliersBeyond(outlierThreshold, seen);
     Object.assign(report, { outlierShare: share, outlierColumns: columns.length });
   }
-  return report;
+  if (equalized.has(name) && equalization === "smoothquant" && smoothing !== "search") report.smoothing = smoothing;
+  return Object.keys(report).length > 0 ? report : undefined;
 }

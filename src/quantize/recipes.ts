@@ -1,4 +1,3 @@
-import { EngineError } from "../errors.ts";
 import type { PresetName, QuantizationRecipe, TensorFormat } from "../types.ts";
 import { isRecord, oneOf, rejectUnknownKeys, show, validateTensorFormat } from "./formats.ts";
 
@@ -30,12 +29,10 @@ function named(recipes: Record<PresetName, QuantizationRecipe>): Readonly<Record
 
 /**
  * The recipe to work by: a preset by name, or a validated, frozen copy of the caller's.
- * @throws TypeError or RangeError naming the field that is wrong; EngineError `unsupported` for what is right but cannot be run yet
+ * @throws TypeError or RangeError naming the field that is wrong
  */
 export function resolveRecipe(quantization: PresetName | QuantizationRecipe = "int8"): QuantizationRecipe {
-  const recipe = typeof quantization === "string" ? presetOf(quantization) : validated(quantization);
-  requireSupported(recipe);
-  return recipe;
+  return typeof quantization === "string" ? presetOf(quantization) : validated(quantization);
 }
 
 function presetOf(name: string): QuantizationRecipe {
@@ -76,15 +73,6 @@ function validated(quantization: unknown): QuantizationRecipe {
     for (const [glob, format] of Object.entries(overrides)) validateTensorFormat(format, `quantization.overrides[${show(glob)}]`);
   }
   return deepFreeze(structuredClone(quantization)) as unknown as QuantizationRecipe;
-}
-
-function requireSupported({ rounding = "nearest", equalization = "none", outlierThreshold }: QuantizationRecipe): void {
-  const reject = (field: string, value: unknown, supported: string): never => {
-    throw new EngineError("unsupported", `quantization.${field} is ${typeof value === "object" ? JSON.stringify(value) : show(value)}, which this version cannot run; expected ${supported}.`, { field, value });
-  };
-  if (rounding !== "nearest") reject("rounding", rounding, '"nearest"');
-  if (equalization !== "none") reject("equalization", equalization, '"none"');
-  if (outlierThreshold !== undefined) reject("outlierThreshold", outlierThreshold, "none");
 }
 
 /** What of a recipe cannot be worked out without calibration, as its field and value; null where nothing is. */
