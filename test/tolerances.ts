@@ -66,4 +66,11 @@ export const tolerances = {
   gptqGain: 0.25,
   /** R · Rᵀ against H, relative to √(H_ii · H_jj), in f64. Measured 2e-15. */
   factorization: 1e-13,
+
+  /** Logits of an equalized model, relative to the largest: its weights are rounded to f32 once more. Measured 1e-7. */
+  equalizedLogit: 1e-6,
+  /** The squared error under the α that the estimate finds best, over the least of all α. Measured 1.007. */
+  searchedError: 1.1,
+  /** A factor, relative: f32 against f64. Measured 4e-8 to 5e-8. */
+  factor: 1e-6,
 } as const;
