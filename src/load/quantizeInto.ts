@@ -3,7 +3,7 @@ import type { BackendBuilder } from "../model/backend.ts";
 import { Pacer } from "../model/cpu/pacer.ts";
 import { quantizationError } from "../quantize/error.ts";
 import { quantizeGptq } from "../quantize/gptq.ts";
-import { outliersBeyond } from "../quantize/inputStatistics.ts";
+import { outliersBeyond, withoutOutliers } from "../quantize/inputStatistics.ts";
 import { dequantizeTensor, quantizeTensor } from "../quantize/nearest.ts";
 import { staticRange } from "../quantize/observers.ts";
 import { CODE_BITS } from "../quantize/formats.ts";
@@ -86,10 +86,12 @@ async function named(name: string, quantize: () => QuantizedTensor | Promise<Qua
 function inputReport({ activations = "float", observer = "minmax", outlierThreshold, equalization, smoothing = 0.5 }: QuantizationRecipe, { type }: TensorFormat, name: string, { statistics, equalized }: Prepared): TensorInputReport | undefined {
   const report: TensorInputReport = {};
   const seen = type === "int8" && activations !== "float" ? statistics.get(name) : undefined;
-  if (seen && activations !== "float" && activations.ranges === "static") Object.assign(report, { range: staticRange(seen, observer), observer });
   if (seen && outlierThreshold !== undefined) {
     const { columns, share } = outliersBeyond(outlierThreshold, seen);
     Object.assign(report, { outlierShare: share, outlierColumns: columns.length });
+  }
+  if (seen && activations !== "float" && activations.ranges === "static") {
+    Object.assign(report, { range: staticRange(outlierThreshold === undefined ? seen : withoutOutliers(outlierThreshold, seen), observer), observer });
   }
   if (equalized.has(name) && equalization === "smoothquant" && smoothing !== "search") report.smoothing = smoothing;
   return Object.keys(report).length > 0 ? report : undefined;

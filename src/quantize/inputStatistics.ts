@@ -51,3 +51,8 @@ export function outliersBeyond(threshold: number, { absmax, histogram }: Pick<In
   }
   return { columns, share: beyond / total };
 }
+
+/** The same without what is beyond the threshold: what LLM.int8() leaves to the codes. A bin that the threshold cuts stays whole. */
+export function withoutOutliers(threshold: number, { absmax, histogram }: Pick<InputStatistics, "absmax" | "histogram">): Pick<InputStatistics, "absmax" | "histogram"> {
+  return { absmax: absmax.map((value) => Math.min(value, threshold)), histogram: histogram.map((count, bin) => (binEdge(bin) < threshold ? count : 0)) };
+}

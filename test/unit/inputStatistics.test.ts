@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { binEdge, MAGNITUDE_BINS, magnitudeBin, outliersBeyond } from "../../src/quantize/inputStatistics.ts";
+import { binEdge, MAGNITUDE_BINS, magnitudeBin, outliersBeyond, withoutOutliers } from "../../src/quantize/inputStatistics.ts";
 
 describe("magnitudeBin", () => {
   test("gives each edge its own bin and what lies just below it the one before", () => {
@@ -33,5 +33,15 @@ describe("outliersBeyond", () => {
   });
   test("finds none beyond the largest value", () => {
     expect(outliersBeyond(70, { absmax: Float32Array.of(70), histogram })).toEqual({ columns: [], share: 0 });
+  });
+});
+
+describe("withoutOutliers", () => {
+  test("clips the maxima and empties the bins from the threshold on", () => {
+    const histogram = new Uint32Array(MAGNITUDE_BINS).fill(1);
+    const found = withoutOutliers(6, { absmax: Float32Array.of(1, 6, 70), histogram });
+    expect([...found.absmax]).toEqual([1, 6, 6]);
+    expect(found.histogram.lastIndexOf(1)).toBe(magnitudeBin(6) - 1);
+    expect(found.histogram.indexOf(0)).toBe(magnitudeBin(6));
   });
 });

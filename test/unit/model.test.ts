@@ -83,7 +83,6 @@ describe("loadModel", () => {
   });
 
   test.each<[what: string, options: object]>([
-    ["calibrated int8 activations", { quantization: "int8-static" }],
     ["hashes that it would not check", { integrity: { "model.safetensors": "sha256-00" } }],
     ["a cache that it would not fill", { cache: { match: async () => undefined, put: async () => undefined, delete: async () => false } }],
   ])("refuses %s as `unsupported` instead of ignoring it", async (_, options) => {
@@ -217,11 +216,13 @@ describe("compareQuantizations", () => {
   });
 
   test("goes on after a recipe that cannot run, whose row says why", async () => {
-    const rows = await collect(compareQuantizations(files, { backend: "cpu", text, windowTokens: 32, recipes: ["int8-static", "f16"] }));
-    expect(rows[1]).toMatchObject({ name: "int8-static", error: { code: "unsupported" } });
+    const huge = seededCheckpoint({ ...tinyCheckpoints.width100, outliers: { channels: [3], gain: 1e-6 } }); // weights that f16 cannot hold
+    const rows = await collect(compareQuantizations(huge, { backend: "cpu", text, windowTokens: 32, recipes: ["f16", "int8"] }));
+    expect(rows[1]).toMatchObject({ name: "f16", error: { code: "quantize", details: { tensor: "h.0.attn.c_attn.weight" } } });
     expect(rows[1]!.error).toBeInstanceOf(EngineError);
-    expect(rows[2]).toMatchObject({ name: "f16", bitsPerWeight: 16 });
-    expect(rows[2]!.ratio).toBeCloseTo(1, 2);
+    expect(rows[2]!.name).toBe("int8");
+    expect(rows[2]!.error).toBeUndefined();
+    expect(rows[2]!.perplexity).toBeGreaterThan(1);
   });
 
   test.each<[what: string, recipes: unknown]>([
