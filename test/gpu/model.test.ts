@@ -6,7 +6,7 @@ import { resolveGenerateOptions, type ResolvedGenerateOptions } from "../../src/
 import { resolveRecipe } from "../../src/quantize/recipes.ts";
 import { Sampler } from "../../src/generate/sampler.ts";
 import { buildOnGpu } from "../conformance/modelCases.ts";
-import { gpt2SmallShape, seededCheckpoint, tinyCheckpoints } from "../fixtures/seededCheckpoint.ts";
+import { gpt2SmallShape, outlierCheckpoint, seededCheckpoint, tinyCheckpoints } from "../fixtures/seededCheckpoint.ts";
 import { watchDevice } from "../fixtures/watchDevice.ts";
 import { adapterName, gpuTest, requireGpu } from "../gpu.ts";
 import { referenceLogits } from "../reference/gpt2.ts";
@@ -282,6 +282,28 @@ describe.runIf(adapter !== "swiftshader")("a model on WebGPU", () => {
       expect(Math.abs(row.klDivergence.mean - other.klDivergence.mean)).toBeLessThan(tolerances.klDivergence);
       expect(row.sameTopToken).toEqual(other.sameTopToken);
     }
+  });
+
+  gpuTest("calibrates on the device as on the CPU, in one model at a time, and frees everything", async ({ device }) => {
+    const watch = watchDevice(device);
+    const small = seededCheckpoint(outlierCheckpoint);
+    const text = Array.from({ length: 64 }, (_, i) => (i * i * 13 + 7) % outlierCheckpoint.vocabSize);
+    const linear = { type: "int4", mode: "zeropoint", granularity: { group: 32 } } as const;
+    const recipes = [
+      { name: "gptq", linear, rounding: "gptq" },
+      { name: "awq", linear, equalization: "awq" },
+    ] as const;
+    const options = { text, windowTokens: 32, recipes, kvCache: "f32", calibration: text } as const;
+    const rows: Record<"webgpu" | "cpu", ComparisonRow[]> = { webgpu: [], cpu: [] };
+    for await (const row of compareQuantizations(small, { ...options, backend: "webgpu", device })) rows.webgpu.push(row);
+    for await (const row of compareQuantizations(small, { ...options, backend: "cpu" })) rows.cpu.push(row);
+    expect(watch.liveBytes).toBe(0);
+    for (const [i, row] of rows.webgpu.entries()) {
+      expect(row.error).toBeUndefined();
+      expect(Math.abs(row.perplexity / rows.cpu[i]!.perplexity - 1)).toBeLessThan(tolerances.calibratedNll); // sums in another order choose some other codes
+    }
+    using model = await loadModel(small, { backend: "webgpu", device, quantization: recipes[0], calibration: text });
+    expect(watch.liveBytes).toBe(model.memory.total);
   });
 
   test("runs a seeded checkpoint of true 124M shape as int8 and nf4 as the oracle does on sampled logits", async () => {
