@@ -70,6 +70,7 @@ function validated(quantization: unknown): QuantizationRecipe {
   if (outlierThreshold !== undefined) {
     if (typeof outlierThreshold !== "number") throw new TypeError(`quantization.outlierThreshold is ${show(outlierThreshold)}; expected a number.`);
     if (!(outlierThreshold > 0)) throw new RangeError(`quantization.outlierThreshold is ${outlierThreshold}; expected a number above 0.`);
+    if (!isRecord(activations)) throw new TypeError(`quantization.outlierThreshold is ${outlierThreshold} beside quantization.activations "float"; expected { type: "int8", ranges }, whose outliers it keeps.`);
   }
   if (overrides !== undefined) {
     if (!isRecord(overrides)) throw new TypeError(`quantization.overrides is ${show(overrides)}; expected an object of globs and formats.`);
@@ -78,14 +79,13 @@ function validated(quantization: unknown): QuantizationRecipe {
   return deepFreeze(structuredClone(quantization)) as unknown as QuantizationRecipe;
 }
 
-function requireSupported({ activations = "float", rounding = "nearest", equalization = "none", outlierThreshold }: QuantizationRecipe): void {
+function requireSupported({ activations = "float", rounding = "nearest", equalization = "none" }: QuantizationRecipe): void {
   const reject = (field: string, value: unknown, supported: string): never => {
     throw new EngineError("unsupported", `quantization.${field} is ${typeof value === "object" ? JSON.stringify(value) : show(value)}, which this version cannot run; expected ${supported}.`, { field, value });
   };
   if (activations !== "float" && activations.ranges !== "dynamic") reject("activations", activations, '"float" or { type: "int8", ranges: "dynamic" }');
   if (rounding !== "nearest") reject("rounding", rounding, '"nearest"');
   if (equalization !== "none") reject("equalization", equalization, '"none"');
-  if (outlierThreshold !== undefined) reject("outlierThreshold", outlierThreshold, "none");
 }
 
 /**

@@ -5,7 +5,7 @@ import type { PresetName, QuantizationRecipe, TensorFormat } from "../../src/typ
 
 const nf4: TensorFormat = { type: "nf4", block: 64 };
 const f16: TensorFormat = { type: "f16" };
-const laterPresets: PresetName[] = ["int8-static", "llm-int8"];
+const laterPresets: PresetName[] = ["int8-static"];
 
 describe("presets", () => {
   test("are the 13 of the table, each carrying its name", () => {
@@ -60,7 +60,6 @@ describe("resolveRecipe", () => {
     ["activations", { activations: { type: "int8", ranges: "static" } }, 'quantization.activations is {"type":"int8","ranges":"static"}', { type: "int8", ranges: "static" }],
     ["rounding", { rounding: "gptq" }, 'quantization.rounding is "gptq"', "gptq"],
     ["equalization", { equalization: "awq" }, 'quantization.equalization is "awq"', "awq"],
-    ["outlierThreshold", { outlierThreshold: 6 }, "quantization.outlierThreshold is 6", 6],
   ])("refuses what cannot be run yet by name: %s", (field, fields, message, value) => {
     resolveRecipe({ linear: nf4 }); // control case
     expect(() => resolveRecipe({ linear: nf4, ...fields })).toThrow(expect.objectContaining({ code: "unsupported", details: { field, value } }));
@@ -89,11 +88,17 @@ describe("resolveRecipe", () => {
     [{ linear: nf4, smoothing: "half" }, 'quantization.smoothing is "half"'],
     [{ linear: nf4, observer: "mean" }, 'quantization.observer is "mean"'],
     [{ linear: nf4, outlierThreshold: "6" }, 'quantization.outlierThreshold is "6"'],
+    [{ linear: nf4, outlierThreshold: 6 }, 'quantization.outlierThreshold is 6 beside quantization.activations "float"'],
+    [{ linear: nf4, activations: "float", outlierThreshold: 6 }, 'quantization.outlierThreshold is 6 beside quantization.activations "float"'],
     [{ linear: nf4, overrides: [f16] }, "quantization.overrides is an array"],
     [{ linear: nf4, overrides: { "h.0.*": { type: "int9" } } }, 'quantization.overrides["h.0.*"].type is "int9"'],
   ])("rejects %j by name", (recipe, message) => {
     expect(() => resolveRecipe(recipe as QuantizationRecipe)).toThrow(TypeError);
     expect(() => resolveRecipe(recipe as QuantizationRecipe)).toThrow(message);
+  });
+
+  test("takes an outlier threshold beside int8 activations", () => {
+    expect(resolveRecipe({ linear: nf4, activations: { type: "int8", ranges: "dynamic" }, outlierThreshold: 6 }).outlierThreshold).toBe(6);
   });
 
   test("rejects numbers out of range, and NaN", () => {
