@@ -15,7 +15,7 @@ import { COLUMN_PADDING, packTensor, padTo } from "../quantize/pack.ts";
 import type { InputStatistics } from "../quantize/inputStatistics.ts";
 import type { AdapterSummary, Gpt2Config, MemoryReport, QuantizedTensor } from "../types.ts";
 import type { SamplingOptions } from "../kernels/sampling.ts";
-import type { Backend, BackendBuilder, BackendOptions, ObserveOptions, RowComparison, SampledToken } from "./backend.ts";
+import type { Backend, BackendBuilder, BackendOptions, MatrixInput, ObserveOptions, RowComparison, SampledToken } from "./backend.ts";
 import { GpuObservation, type ObservedInput } from "./gpuObservation.ts";
 import { lookUp, statisticsOf } from "./observation.ts";
 import { chooseVariants, type MatrixKind } from "./knownAnswers.ts";
@@ -60,7 +60,7 @@ export function createGpuBuilder(gpu: Gpu, options: GpuBackendOptions): BackendB
   let wpe: GPUBuffer | null = null;
 
   return {
-    async add(tensor: CheckpointTensor, values: QuantizedTensor | Float32Array): Promise<void> {
+    async add(tensor: CheckpointTensor, values: QuantizedTensor | Float32Array, input?: MatrixInput): Promise<void> {
       if (tensor.kind === "position") {
         const rows = Math.min(tensor.shape[0], options.contextLength);
         const padded = new Float32Array(rows * strides.c);
@@ -76,11 +76,13 @@ export function createGpuBuilder(gpu: Gpu, options: GpuBackendOptions): BackendB
         const purpose: MemoryPurpose = tensor.kind === "embedding" ? "embedding" : "weights";
         const behindNorm = tensor.kind === "embedding" || label.endsWith("c_attn") || label.endsWith("c_fc");
         const linear = tensor.kind !== "embedding";
-        const kind: MatrixKind = { format: (values as QuantizedTensor).format, columns: tensor.shape[1], activations: options.activations ?? "float" };
+        const kind: MatrixKind = { format: (values as QuantizedTensor).format, columns: tensor.shape[1], activations: options.activations ?? "float", outlierThreshold: options.outlierThreshold };
         kinds[linear ? "linear" : "embedding"].set(JSON.stringify(kind), kind);
         matrices.set(label, await uploadMatrix(gpu, label, packed, purpose, {
           form: { activation: label.endsWith("c_fc") ? config.activation : "none", bias: linear, residual: linear && !behindNorm },
           activations: options.activations,
+          inputRange: input?.range,
+          outlierThreshold: options.outlierThreshold,
           yStride: padTo(tensor.shape[0], COLUMN_PADDING),
           biasBase: behindNorm ? packed.paddedColumns / 2 : 0, // gamma and beta come before it
           epsilon: config.layerNormEpsilon,
@@ -195,7 +197,7 @@ class GpuBackend implements Backend {
     const D = C / H;
     const strides = stridesOf(config);
     const form: AttentionForm = { heads: H, headSize: D, positions: options.contextLength, kv: options.kvCache };
-    const fused = fitsPrologue(C, options.activations);
+    const fused = fitsPrologue(C, options);
     const splits = maxSplits(options.contextLength);
 
     const none = this.buffer("none", 16, storage);
@@ -206,8 +208,9 @@ class GpuBackend implements Backend {
     const mixed = this.buffer("mixed", chunkTokens * strides.c * 4, storage);
     const inner = this.buffer("inner", chunkTokens * strides.inner * 4, storage);
     const withCodes = options.activations === "int8";
-    const xCodes = withCodes ? this.buffer("codes", chunkTokens * codeRowBytes(Math.max(C, config.nInner)), storage) : undefined;
-    this.hiddenCodes = withCodes ? this.buffer("hidden.codes", options.contextLength * codeRowBytes(C), storage) : undefined;
+    const withOutliers = options.outlierThreshold !== undefined;
+    const xCodes = withCodes ? this.buffer("codes", chunkTokens * codeRowBytes(Math.max(C, config.nInner), withOutliers), storage) : undefined;
+    this.hiddenCodes = withCodes ? this.buffer("hidden.codes", options.contextLength * codeRowBytes(C, withOutliers), storage) : undefined;
     const partials = this.buffer("attention.partials", H * splits * (headChunks(D) + 1) * 16, storage);
 
     const decode: Promise<Op>[] = [];

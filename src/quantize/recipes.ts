@@ -67,6 +67,7 @@ function validated(quantization: unknown): QuantizationRecipe {
   if (outlierThreshold !== undefined) {
     if (typeof outlierThreshold !== "number") throw new TypeError(`quantization.outlierThreshold is ${show(outlierThreshold)}; expected a number.`);
     if (!(outlierThreshold > 0)) throw new RangeError(`quantization.outlierThreshold is ${outlierThreshold}; expected a number above 0.`);
+    if (!isRecord(activations)) throw new TypeError(`quantization.outlierThreshold is ${outlierThreshold} beside quantization.activations "float"; expected { type: "int8", ranges }, whose outliers it keeps.`);
   }
   if (overrides !== undefined) {
     if (!isRecord(overrides)) throw new TypeError(`quantization.overrides is ${show(overrides)}; expected an object of globs and formats.`);

@@ -1,13 +1,15 @@
 import { Gpu } from "../../src/gpu/device.ts";
+import { activationsOf } from "../../src/load/options.ts";
 import type { Backend } from "../../src/model/backend.ts";
 import { createGpuBuilder, type GpuBackendOptions } from "../../src/model/gpu.ts";
 import { resolveRecipe } from "../../src/quantize/recipes.ts";
 import type { Gpt2Config, PresetName, QuantizationRecipe } from "../../src/types.ts";
+import { int8ActivationRecipes } from "../fixtures/int8Activations.ts";
 import { seededCheckpoint, tinyCheckpoints, type TinyCheckpointName } from "../fixtures/seededCheckpoint.ts";
 import { klDivergence, kvRoundings, logSoftmax, referenceLogits, type ReferenceOptions, type ReferenceWeights } from "../reference/gpt2.ts";
 import { maxAbsError } from "../reference/metrics.ts";
 import { disagreement, referenceInputs } from "../reference/observation.ts";
-import { addReferenceWeights, dequantizedWeights, inputRoundingOf, referenceCheckpoint } from "../reference/weights.ts";
+import { addReferenceWeights, dequantizedWeights, inputRoundingOf, type InputRanges, referenceCheckpoint } from "../reference/weights.ts";
 import { tolerances } from "../tolerances.ts";
 import { requireAtMost, type ConformanceCase } from "./case.ts";
 
@@ -35,11 +37,11 @@ interface Loaded {
 }
 
 /** Builds a model on the device without the loader: the oracle's own reader, quantizeTensor, the builder. */
-export async function buildOnGpu(device: GPUDevice, files: Readonly<Record<string, Uint8Array>>, recipe: QuantizationRecipe, options: Partial<GpuBackendOptions> = {}): Promise<Loaded> {
+export async function buildOnGpu(device: GPUDevice, files: Readonly<Record<string, Uint8Array>>, recipe: QuantizationRecipe, options: Partial<GpuBackendOptions> = {}, ranges?: InputRanges): Promise<Loaded> {
   const { config, weights } = referenceCheckpoint(files);
   const gpu = await Gpu.open({ device, largestTensorBytes: 0 });
-  const builder = createGpuBuilder(gpu, { config, contextLength: config.nPositions, kvCache: "f32", ...options });
-  await addReferenceWeights(builder, weights, recipe);
+  const builder = createGpuBuilder(gpu, { config, contextLength: config.nPositions, kvCache: "f32", ...activationsOf(recipe), ...options });
+  await addReferenceWeights(builder, weights, recipe, ranges);
   return { config, weights: dequantizedWeights(weights, recipe), backend: await builder.finish(), gpu };
 }
 
@@ -109,14 +111,24 @@ const recipeCases = otherRecipes.map(
   }),
 );
 
-const int8ActivationCases = (["width100", "oneLayer", "fullVocabulary"] as const).map(
-  (name): ConformanceCase => ({
-    name: `model: ${name} as int8-dynamic agrees with the oracle under the same rounding of activations`,
-    run: async (device) => {
-      const loaded = await buildOnGpu(device, seededCheckpoint(tinyCheckpoints[name]), resolveRecipe("int8-dynamic"), { activations: "int8" });
-      return agreesWithOracle(loaded, { ...lengths[name], tolerance: tolerances.logitActivationsInt8, inputRounding: inputRoundingOf(resolveRecipe("int8-dynamic")) });
-    },
-  }),
+/** Few, since each inner width and activation is another kernel to compile. */
+const codedCheckpoints: Readonly<Record<(typeof int8ActivationRecipes)[number]["name"], readonly TinyCheckpointName[]>> = {
+  "dynamic ranges": ["width100", "oneLayer", "fullVocabulary"],
+  "static ranges": ["width100"],
+  outliers: ["width2", "width100"],
+  "static ranges, outliers and some matrices in other formats": ["width100"],
+};
+
+const int8ActivationCases = int8ActivationRecipes.flatMap(({ name: coding, recipe, ranges }) =>
+  codedCheckpoints[coding].map(
+    (name): ConformanceCase => ({
+      name: `model: ${name} under int8 activations with ${coding} agrees with the oracle under the same rounding`,
+      run: async (device) => {
+        const loaded = await buildOnGpu(device, seededCheckpoint(tinyCheckpoints[name]), recipe, {}, ranges);
+        return agreesWithOracle(loaded, { ...lengths[name], tolerance: tolerances.logitActivationsInt8, inputRounding: inputRoundingOf(recipe, ranges) });
+      },
+    }),
+  ),
 );
 
 const otherCases: readonly ConformanceCase[] = [

@@ -3,7 +3,7 @@ import { compareQuantizations, loadModel, type ComparisonRow, type GenerateOptio
 import { Gpu } from "../../src/gpu/device.ts";
 import { createGpuBuilder } from "../../src/model/gpu.ts";
 import { resolveGenerateOptions, type ResolvedGenerateOptions } from "../../src/generate/options.ts";
-import { resolveRecipe } from "../../src/quantize/recipes.ts";
+import { presets, resolveRecipe } from "../../src/quantize/recipes.ts";
 import { Sampler } from "../../src/generate/sampler.ts";
 import { buildOnGpu } from "../conformance/modelCases.ts";
 import { gpt2SmallShape, outlierCheckpoint, seededCheckpoint, tinyCheckpoints } from "../fixtures/seededCheckpoint.ts";
@@ -292,6 +292,7 @@ describe.runIf(adapter !== "swiftshader")("a model on WebGPU", () => {
     const recipes = [
       { name: "gptq", linear, rounding: "gptq" },
       { name: "awq", linear, equalization: "awq" },
+      { ...presets["int8-static"], name: "smoothquant", equalization: "smoothquant" },
     ] as const;
     const options = { text, windowTokens: 32, recipes, kvCache: "f32", calibration: text } as const;
     const rows: Record<"webgpu" | "cpu", ComparisonRow[]> = { webgpu: [], cpu: [] };

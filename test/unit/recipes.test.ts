@@ -73,11 +73,17 @@ describe("resolveRecipe", () => {
     [{ linear: nf4, smoothing: "half" }, 'quantization.smoothing is "half"'],
     [{ linear: nf4, observer: "mean" }, 'quantization.observer is "mean"'],
     [{ linear: nf4, outlierThreshold: "6" }, 'quantization.outlierThreshold is "6"'],
+    [{ linear: nf4, outlierThreshold: 6 }, 'quantization.outlierThreshold is 6 beside quantization.activations "float"'],
+    [{ linear: nf4, activations: "float", outlierThreshold: 6 }, 'quantization.outlierThreshold is 6 beside quantization.activations "float"'],
     [{ linear: nf4, overrides: [f16] }, "quantization.overrides is an array"],
     [{ linear: nf4, overrides: { "h.0.*": { type: "int9" } } }, 'quantization.overrides["h.0.*"].type is "int9"'],
   ])("rejects %j by name", (recipe, message) => {
     expect(() => resolveRecipe(recipe as QuantizationRecipe)).toThrow(TypeError);
     expect(() => resolveRecipe(recipe as QuantizationRecipe)).toThrow(message);
+  });
+
+  test("takes an outlier threshold beside int8 activations", () => {
+    expect(resolveRecipe({ linear: nf4, activations: { type: "int8", ranges: "dynamic" }, outlierThreshold: 6 }).outlierThreshold).toBe(6);
   });
 
   test("rejects numbers out of range, and NaN", () => {
