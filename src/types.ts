@@ -61,8 +61,11 @@ export interface QuantizedTensor {
   scales: Float32Array;
   /** i32, beside `scales`; only in zero-point mode. */
   zeroPoints?: Int32Array;
-  /** bitsandbytes' nested state: `scales[i] = map[codes[i]] · absmax[i >> 8] + offset` in f32, with its signed dynamic 8-bit map. */
-  doubleQuantization?: { codes: Uint8Array; absmax: Float32Array; offset: number };
+  /**
+   * bitsandbytes' nested state: `scales[i] = map[codes[i]] · absmax[i >> 8] + offset` in f32. map: f32 [256], its signed dynamic 8-bit map where absent;
+   * a checkpoint made by bitsandbytes brings its own, which torch computed and which may differ in the last place.
+   */
+  doubleQuantization?: { codes: Uint8Array; absmax: Float32Array; offset: number; map?: Float32Array };
   /** What it occupies packed: codes + scales + zero points (or the double-quantization state). */
   storedBytes: number;
 }

@@ -1,4 +1,5 @@
 import type { CheckpointTensor } from "../checkpoint/types.ts";
+import type { EngineError } from "../errors.ts";
 import type { SamplingOptions } from "../kernels/sampling.ts";
 import type { AdapterSummary, Gpt2Config, MemoryReport, QuantizedTensor } from "../types.ts";
 
@@ -33,7 +34,7 @@ export interface Backend {
   readonly adapter: AdapterSummary;
   readonly memory: MemoryReport;
   /** Resolves when the device is lost and was not disposed. */
-  readonly lost: Promise<import("../errors.ts").EngineError>;
+  readonly lost: Promise<EngineError>;
   /** Runs tokens at positions start, start + 1, …, appending to the KV cache (what lies behind is overwritten); f32 [V] logits after the last. */
   forward(tokens: readonly number[], start: number, signal?: AbortSignal): Promise<Float32Array>;
   /**
@@ -53,6 +54,11 @@ export interface Backend {
   score(from: number, targets: readonly number[], signal?: AbortSignal): Promise<Float32Array>;
   /** The same rows of this backend (the candidate) and of `baseline`, whose last window held the same tokens. Same kind of backend, same device. */
   compare(baseline: Backend, from: number, targets: readonly number[], signal?: AbortSignal): Promise<RowComparison>;
+  /**
+   * One tensor of the checkpoint as it is loaded: a matrix quantized, anything else f32. Of wpe, the rows of positions within contextLength.
+   * @throws EngineError `checkpoint` for a name that the model does not have
+   */
+  readTensor(name: string, signal?: AbortSignal): Promise<QuantizedTensor | Float32Array>;
   dispose(): void;
 }
 

@@ -222,6 +222,13 @@ class CpuBackend implements Backend {
     return comparison;
   }
 
+  async readTensor(name: string, signal?: AbortSignal): Promise<QuantizedTensor | Float32Array> {
+    const { weights } = this.begin(signal);
+    const tensor = weights.tensors.get(name);
+    if (!tensor) throw new EngineError("checkpoint", `Tensor "${name}" was not given.`, { tensor: name });
+    return tensor instanceof Float32Array ? tensor.slice() : tensor.toTensor();
+  }
+
   dispose(): void {
     this.peakBytes = this.memory.peakBytes;
     this.buffers = null;

@@ -1,3 +1,4 @@
+import { gpt2Weights } from "../checkpoint/gpt2Weights.ts";
 import type { CheckpointTensor } from "../checkpoint/types.ts";
 import { EngineError } from "../errors.ts";
 import { BufferUsage } from "../gpu/constants.ts";
@@ -7,10 +8,10 @@ import { attentionShape, bindDecodeAttention, bindPrefillAttention, cacheBytes, 
 import { bindEmbedding } from "../kernels/embedding.ts";
 import { bindLayerNorm } from "../kernels/layerNorm.ts";
 import { bindGemm, bindGemv, bindNormalizer, candidateBytes, codeRowBytes, fitsPrologue, normalizerWords } from "../kernels/linear.ts";
-import { uploadMatrix, type GpuMatrix } from "../kernels/matrix.ts";
+import { downloadMatrix, uploadMatrix, weightUsage, type GpuMatrix } from "../kernels/matrix.ts";
 import { sequence, type Op } from "../kernels/op.ts";
 import { bindRowDivergence, bindRowSums, type RowSumsBuffers } from "../kernels/rows.ts";
-import { COLUMN_PADDING, packTensor, padTo } from "../quantize/pack.ts";
+import { COLUMN_PADDING, packTensor, padTo, unpackTensor } from "../quantize/pack.ts";
 import type { AdapterSummary, Gpt2Config, MemoryReport, QuantizedTensor } from "../types.ts";
 import type { SamplingOptions } from "../kernels/sampling.ts";
 import type { Backend, BackendBuilder, BackendOptions, RowComparison, SampledToken } from "./backend.ts";
@@ -61,7 +62,7 @@ export function createGpuBuilder(gpu: Gpu, options: GpuBackendOptions): BackendB
         const rows = Math.min(tensor.shape[0], options.contextLength);
         const padded = new Float32Array(rows * strides.c);
         for (let r = 0; r < rows; r++) padded.set((values as Float32Array).subarray(r * C, (r + 1) * C), r * strides.c);
-        wpe = gpu.createBuffer("wpe", padded.byteLength, storage | copyDst, "embedding");
+        wpe = gpu.createBuffer("wpe", padded.byteLength, weightUsage, "embedding");
         await gpu.settle();
         await gpu.upload(wpe, padded);
       } else if (tensor.kind === "vector") {
@@ -357,6 +358,20 @@ class GpuBackend implements Backend {
     }
     signal?.throwIfAborted();
     return rows;
+  }
+
+  async readTensor(name: string, signal?: AbortSignal): Promise<QuantizedTensor | Float32Array> {
+    this.assertUsable();
+    signal?.throwIfAborted();
+    const { kind } = gpt2Weights(this.config).find((tensor) => tensor.name === name) ?? { kind: "vector" };
+    if (kind === "vector") return this.vector(name).slice();
+    if (kind !== "position") return unpackTensor(await downloadMatrix(this.gpu, this.matrix(name.replace(/\.weight$/, "")), signal));
+    const { nEmbd: C } = this.config;
+    const stride = stridesOf(this.config).c;
+    const padded = new Float32Array(await this.gpu.download(this.wpe, signal));
+    const values = new Float32Array((padded.length / stride) * C);
+    for (let r = 0; r * C < values.length; r++) values.set(padded.subarray(r * stride, r * stride + C), r * C);
+    return values;
   }
 
   dispose(): void {

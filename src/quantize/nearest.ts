@@ -37,8 +37,23 @@ export function quantizeTensor(values: Float32Array, shape: Shape, format: Tenso
   const bad = firstNonFinite(values);
   if (bad >= 0) throw badWeight(values, bad, shape, format, "a finite weight");
 
-  const stored = quantizeValues(values, shape, format);
-  return { format, shape: [rows, columns], ...stored, storedBytes: storedBytes(format, shape, stored.zeroPoints) };
+  return assembleTensor(format, shape, quantizeValues(values, shape, format));
+}
+
+/** What a tensor consists of; with double quantization the scales follow from it. */
+export type TensorParts = Pick<QuantizedTensor, "codes" | "zeroPoints" | "doubleQuantization"> & { scales?: Float32Array };
+
+/** A tensor of its parts, which are kept as they are. */
+export function assembleTensor(format: TensorFormat, [rows, columns]: Shape, { codes, scales, zeroPoints, doubleQuantization }: TensorParts): QuantizedTensor {
+  return {
+    format,
+    shape: [rows, columns],
+    codes,
+    scales: doubleQuantization ? restoreScales(doubleQuantization) : (scales ?? new Float32Array(0)),
+    ...(zeroPoints && { zeroPoints }),
+    ...(doubleQuantization && { doubleQuantization }),
+    storedBytes: storedBytes(format, [rows, columns], zeroPoints),
+  };
 }
 
 /**
@@ -69,16 +84,14 @@ export function dequantizeTensor(tensor: QuantizedTensor): Float32Array {
   return values;
 }
 
-type Stored = Pick<QuantizedTensor, "codes" | "scales" | "zeroPoints" | "doubleQuantization">;
-
-function quantizeValues(values: Float32Array, shape: Shape, format: TensorFormat): Stored {
+function quantizeValues(values: Float32Array, shape: Shape, format: TensorFormat): TensorParts {
   switch (format.type) {
     case "f32":
-      return { codes: values.slice(), scales: new Float32Array(0) };
+      return { codes: values.slice() };
     case "f16": {
       const { bits, overflowIndex } = toHalfBits(values);
       if (overflowIndex >= 0) throw badWeight(values, overflowIndex, shape, format, "at most ±65504 after rounding to f16");
-      return { codes: bits, scales: new Float32Array(0) };
+      return { codes: bits };
     }
     case "int8":
     case "int4":
@@ -89,7 +102,7 @@ function quantizeValues(values: Float32Array, shape: Shape, format: TensorFormat
   }
 }
 
-function quantizeAbsmax(values: Float32Array, shape: Shape, format: IntegerFormat): Stored {
+function quantizeAbsmax(values: Float32Array, shape: Shape, format: IntegerFormat): TensorParts {
   const codes = new Int8Array(values.length);
   const scales = new Float32Array(scaleCount(format, shape));
   const maxCode = format.type === "int8" ? 127 : 7;
@@ -103,7 +116,7 @@ function quantizeAbsmax(values: Float32Array, shape: Shape, format: IntegerForma
   return { codes, scales };
 }
 
-function quantizeZeroPoint(values: Float32Array, shape: Shape, format: IntegerFormat): Stored {
+function quantizeZeroPoint(values: Float32Array, shape: Shape, format: IntegerFormat): TensorParts {
   const codes = new Int8Array(values.length);
   const scales = new Float32Array(scaleCount(format, shape));
   const zeroPoints = new Int32Array(scales.length);
@@ -135,7 +148,7 @@ function quantizeZeroPoint(values: Float32Array, shape: Shape, format: IntegerFo
   return { codes, scales, zeroPoints };
 }
 
-function quantizeCodebook(values: Float32Array, shape: Shape, format: CodebookFormat): Stored {
+function quantizeCodebook(values: Float32Array, shape: Shape, format: CodebookFormat): TensorParts {
   const codes = new Uint8Array(values.length);
   const scales = new Float32Array(scaleCount(format, shape));
   const codebook = format.type === "nf4" ? nf4 : fp4;
@@ -151,8 +164,7 @@ function quantizeCodebook(values: Float32Array, shape: Shape, format: CodebookFo
     for (let i = start; i < end; i++) codes[i] = findNearest16(codebook, Math.fround(values[i]! * inverse)); // beyond ±1 the outermost code is the nearest
   });
   if (!format.doubleQuantization) return { codes, scales };
-  const doubleQuantization = quantizeScales(scales);
-  return { codes, scales: restoreScales(doubleQuantization), doubleQuantization };
+  return { codes, doubleQuantization: quantizeScales(scales) };
 }
 
 /** bitsandbytes' nested quantization: absmax − mean(absmax), in flat blocks of 256, through the signed dynamic map. */
@@ -175,8 +187,8 @@ function quantizeScales(scales: Float32Array): NonNullable<QuantizedTensor["doub
   return { codes, absmax, offset };
 }
 
-function restoreScales({ codes, absmax, offset }: NonNullable<QuantizedTensor["doubleQuantization"]>): Float32Array {
-  return Float32Array.from(codes, (code, i) => Math.fround(DYNAMIC_MAP_SIGNED[code]! * absmax[Math.floor(i / NESTED_BLOCK)]!) + offset);
+function restoreScales({ codes, absmax, offset, map = DYNAMIC_MAP_SIGNED }: NonNullable<QuantizedTensor["doubleQuantization"]>): Float32Array {
+  return Float32Array.from(codes, (code, i) => Math.fround(map[code]! * absmax[Math.floor(i / NESTED_BLOCK)]!) + offset);
 }
 
 /** Calls visit for each group in the order of its scale, with the range of its values. */

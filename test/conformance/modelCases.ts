@@ -1,12 +1,13 @@
 import { Gpu } from "../../src/gpu/device.ts";
 import type { Backend } from "../../src/model/backend.ts";
 import { createGpuBuilder, type GpuBackendOptions } from "../../src/model/gpu.ts";
-import { resolveRecipe } from "../../src/quantize/recipes.ts";
+import { quantizeTensor } from "../../src/quantize/nearest.ts";
+import { formatOf, resolveRecipe } from "../../src/quantize/recipes.ts";
 import type { Gpt2Config, PresetName, QuantizationRecipe } from "../../src/types.ts";
 import { seededCheckpoint, tinyCheckpoints, type TinyCheckpointName } from "../fixtures/seededCheckpoint.ts";
 import { klDivergence, kvRoundings, logSoftmax, referenceLogits, roundToCodes, type ReferenceWeights } from "../reference/gpt2.ts";
 import { maxAbsError } from "../reference/metrics.ts";
-import { addReferenceWeights, dequantizedWeights, referenceCheckpoint } from "../reference/weights.ts";
+import { addReferenceWeights, dequantizedWeights, referenceCheckpoint, tensorKind } from "../reference/weights.ts";
 import { tolerances } from "../tolerances.ts";
 import { requireAtMost, type ConformanceCase } from "./case.ts";
 
@@ -181,6 +182,28 @@ const otherCases: readonly ConformanceCase[] = [
         const wrong = whole.logits.findIndex((value, i) => value !== parts.logits[i]);
         if (wrong !== -1) throw new Error(`${preset}: value ${wrong} is ${parts.logits[wrong]} in parts and ${whole.logits[wrong]} whole`);
         requireAtMost(`${preset} scores`, maxAbsError(parts.scores, whole.scores), tolerances.rowLogProb); // parts add up exponentials in another order
+      }
+      return "bit-identical";
+    },
+  },
+  {
+    name: "model: every tensor comes back from the device as it was given, whole and in parts",
+    run: async (device) => {
+      const files = seededCheckpoint({ nLayer: 1, nHead: 2, nEmbd: 68, nPositions: 9, vocabSize: 131 });
+      const { weights } = referenceCheckpoint(files);
+      const recipes = (["f32", "int8-zeropoint", "nf4-dq"] as const).map((preset) => ({ ...resolveRecipe(preset), embedding: resolveRecipe(preset).linear }));
+      for (const [i, recipe] of recipes.entries()) {
+        const { backend, gpu } = await buildOnGpu(device, files, recipe, { variants: {}, maxPartBytes: i % 2 ? 1 : undefined });
+        const before = gpu.memory.total;
+        for (const [name, { shape, values }] of weights) {
+          const kind = tensorKind(name);
+          const given = Float32Array.from(values);
+          const expected = kind === "linear" || kind === "embedding" ? quantizeTensor(given, [shape[0]!, shape[1]!], formatOf(recipe, name, kind)) : given;
+          const [found, wanted] = [await backend.readTensor(name), expected].map((tensor) => JSON.stringify(tensor));
+          if (found !== wanted) throw new Error(`${recipe.name}: ${name} came back as ${found!.slice(0, 200)}; expected ${wanted!.slice(0, 200)}`);
+        }
+        if (gpu.memory.total !== before) throw new Error(`${gpu.memory.total} live bytes after reading; expected ${before}`);
+        backend.dispose();
       }
       return "bit-identical";
     },

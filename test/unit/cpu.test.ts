@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from "node:util";
 import { describe, expect, test } from "vitest";
 import { EngineError } from "../../src/errors.ts";
 import type { Backend } from "../../src/model/backend.ts";
@@ -6,9 +7,9 @@ import { Input } from "../../src/model/cpu/input.ts";
 import { allocateTogether, type CpuKernels, type CpuMatrix, createScratch } from "../../src/model/cpu/kernels.ts";
 import { plainKernels } from "../../src/model/cpu/plain.ts";
 import { createSimdKernels } from "../../src/model/cpu/simd.ts";
-import { dequantizeTensor, quantizeTensor } from "../../src/quantize/nearest.ts";
-import { presets } from "../../src/quantize/recipes.ts";
-import { groupLayout, type ScaledFormat } from "../../src/quantize/formats.ts";
+import { assembleTensor, dequantizeTensor, quantizeTensor } from "../../src/quantize/nearest.ts";
+import { formatOf, presets } from "../../src/quantize/recipes.ts";
+import { describeFormat, DYNAMIC_MAP_SIGNED, groupLayout, type ScaledFormat } from "../../src/quantize/formats.ts";
 import type { PresetName, QuantizationRecipe, QuantizedTensor, TensorFormat } from "../../src/types.ts";
 import { gaussian, seededCheckpoint, type SeededCheckpointOptions, tinyCheckpoints } from "../fixtures/seededCheckpoint.ts";
 import { argmax, klDivergence, kvRoundings, logSoftmax, quantizeActivations, referenceLogits, roundToCodes } from "../reference/gpt2.ts";
@@ -228,14 +229,54 @@ describe.each([
       for (const format of formats) expect(createKernels()!.createMatrix(quantizeTensor(new Float32Array(6), [2, 3], format), true).takesCodes).toBe(format.type === "int8");
     });
 
+    test.each(formats.map((format) => [describeFormat(format), format] as const))("%s gives back the tensor that it was made of", (_, format) => {
+      for (const [O, K] of shapes) {
+        const tensor = quantizeTensor(gaussian(O * K, 1, 0.3, O + K), [O, K], format);
+        expect(isDeepStrictEqual(createKernels()!.createMatrix(tensor, false).toTensor(), tensor), `[${O}, ${K}]`).toBe(true);
+      }
+    });
+
+    test("keeps a map of scales that a checkpoint brings", () => {
+      const kernels = createKernels()!;
+      const nested = quantizeTensor(gaussian(3 * 64, 1, 0, 5), [3, 64], { type: "nf4", block: 32, doubleQuantization: true });
+      const map = DYNAMIC_MAP_SIGNED.map((value) => value * 0.5);
+      const tensor = assembleTensor(nested.format, nested.shape, { ...nested, doubleQuantization: { ...nested.doubleQuantization!, map } });
+      expect(tensor.scales).not.toEqual(nested.scales); // control case
+      const matrix = kernels.createMatrix(tensor, false);
+      expect(matrix.toTensor()).toEqual(tensor);
+      const restored = kernels.allocate(Float32Array, 3 * 64);
+      matrix.restoreRows(0, 3, restored, 64);
+      expect(restored).toEqual(dequantizeTensor(tensor));
+    });
+
     test("keeps a zero point far outside int8 and still multiplies exactly", () => {
       const kernels = createKernels()!;
       const values = gaussian(4 * 64, 0.001, 1000, 5);
       const tensor = quantizeTensor(values, [4, 64], { type: "int8", mode: "zeropoint", granularity: "channel" });
       expect(Math.abs(tensor.zeroPoints![0]!)).toBeGreaterThan(1000);
       const restored = dequantizeTensor(tensor);
+      expect(kernels.createMatrix(tensor, false).toTensor()).toEqual(tensor);
       const y = multiply(kernels.createMatrix(tensor, false), kernels, new Float32Array(64).fill(1), 1);
       expect(nmse(y, [0, 1, 2, 3].map((o) => restored.subarray(o * 64, (o + 1) * 64).reduce((sum, w) => sum + w, 0)))).toBeLessThan(tolerances.kernelNmse.quantized);
+    });
+  });
+
+  describe("readTensor", () => {
+    test.each(["f32", "int8-zeropoint", "nf4-dq"] as const)("gives back every tensor of a checkpoint loaded as %s", async (preset) => {
+      const backend = await buildCpu(width100, presets[preset], { contextLength: 50 });
+      for (const [tensorName, { shape, values }] of width100.weights) {
+        const kind = tensorKind(tensorName);
+        const isMatrix = kind === "linear" || kind === "embedding";
+        const kept = Float32Array.from(values).slice(0, kind === "position" ? 50 * 100 : values.length);
+        const expected = isMatrix ? quantizeTensor(kept, [shape[0]!, shape[1]!], formatOf(presets[preset], tensorName, kind)) : kept;
+        expect(isDeepStrictEqual(await backend.readTensor(tensorName), expected), tensorName).toBe(true);
+      }
+    });
+    test("rejects a name that the model does not have, and everything after dispose", async () => {
+      const backend = await buildCpu(width100);
+      await expect(backend.readTensor("h.9.ln_1.bias")).rejects.toMatchObject({ code: "checkpoint", details: { tensor: "h.9.ln_1.bias" } });
+      backend.dispose();
+      await expect(backend.readTensor("ln_f.bias")).rejects.toMatchObject({ code: "disposed" });
     });
   });
 

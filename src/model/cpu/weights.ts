@@ -28,6 +28,8 @@ export interface CpuWeights {
   lnF: Norm;
   /** [V, C]: wte where the embeddings are tied. */
   head: CpuMatrix;
+  /** The same by the names of the checkpoint. */
+  tensors: ReadonlyMap<string, CpuMatrix | Float32Array>;
   bytes: { weights: number; embedding: number; scales: number };
 }
 
@@ -96,6 +98,7 @@ export class CpuWeightsCollector {
       })),
       lnF: norm("ln_f"),
       head: this.matrices.get("lm_head.weight") ?? wte,
+      tensors: new Map<string, CpuMatrix | Float32Array>([...this.matrices, ...this.vectors]),
       bytes: this.bytes,
     };
   }
