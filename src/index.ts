@@ -1,5 +1,6 @@
 export { EngineError, type EngineErrorCode } from "./errors.ts";
 export { compareQuantizations } from "./load/compareQuantizations.ts";
+export { exportSafetensors } from "./load/exportSafetensors.ts";
 export { loadModel } from "./load/loadModel.ts";
 export { quantizationError, type QuantizationError } from "./quantize/error.ts";
 export { describeFormat } from "./quantize/formats.ts";

@@ -96,7 +96,7 @@ export interface ModelCache {
 }
 
 export interface LoadOptions {
-  /** @default "int8" */
+  /** @default what the checkpoint is stored in, where that is quantized; else "int8" */
   quantization?: PresetName | QuantizationRecipe;
   /** @default navigator.gpu. In Node pass `create([])` of the package `webgpu`, and keep it referenced. */
   gpu?: GPU;

@@ -210,6 +210,7 @@ export class Gpu {
       await this.settle();
       for (let offset = 0; offset < bytes.length; offset += sliceBytes) {
         throwIfAborted(signal);
+        if (this.disposed) throw new EngineError("disposed", "The model was disposed while it was at work.");
         const length = Math.min(sliceBytes, bytes.length - offset);
         const encoder = this.device.createCommandEncoder({ label: "download" });
         encoder.copyBufferToBuffer(buffer, offset, staging, 0, length);

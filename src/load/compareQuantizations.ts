@@ -6,6 +6,7 @@ import { checkTokens } from "../generate/options.ts";
 import { Gpu } from "../gpu/device.ts";
 import type { Backend } from "../model/backend.ts";
 import { presets, resolveRecipe } from "../quantize/recipes.ts";
+import { restoreStored } from "../quantize/stored.ts";
 import { materialize } from "../source/materialize.ts";
 import { openSource } from "../source/openSource.ts";
 import { createTokenizer } from "../tokenizer/index.ts";
@@ -44,7 +45,7 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
   const meter = new CompareMeter(entries, options.onProgress);
   const onBytes = ({ loadedBytes, totalBytes }: { loadedBytes: number; totalBytes: number | null }): void => meter.report({ fraction: (LOAD_SHARE * DOWNLOAD_SHARE * loadedBytes) / (totalBytes ?? Infinity) });
   const local = await materialize(openSource(source, { hub, fetch, signal }), { signal, onBytes });
-  const checkpoint = await openCheckpoint(local, { signal });
+  const checkpoint = await openCheckpoint(local, { signal, restore: restoreStored });
   const { config } = checkpoint;
   const contextLength = resolveContextLength(options.contextLength, config);
   const tokenizer = createTokenizer(checkpoint.tokenizerFiles, config);

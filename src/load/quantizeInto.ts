@@ -1,16 +1,21 @@
 import { EngineError } from "../errors.ts";
-import type { Checkpoint } from "../checkpoint/types.ts";
+import type { Checkpoint, ReadTensor } from "../checkpoint/types.ts";
 import type { BackendBuilder } from "../model/backend.ts";
 import { Pacer } from "../model/cpu/pacer.ts";
-import { quantizationError } from "../quantize/error.ts";
+import { quantizationError, type QuantizationError } from "../quantize/error.ts";
 import { dequantizeTensor, quantizeTensor } from "../quantize/nearest.ts";
 import { CODE_BITS } from "../quantize/formats.ts";
 import { formatOf, unmatchedOverrides } from "../quantize/recipes.ts";
-import type { QuantizationRecipe, QuantizationReport, QuantizedTensor, StoredBytes, TensorReport } from "../types.ts";
+import { isSameFormat } from "../quantize/stored.ts";
+import type { QuantizationRecipe, QuantizationReport, QuantizedTensor, StoredBytes, TensorFormat, TensorReport } from "../types.ts";
 import type { ProgressMeter } from "./progress.ts";
+
+/** Of codes that are used as they are stored. */
+const NO_ERROR: QuantizationError = { mse: 0, maxAbs: 0, sqnrDb: Infinity, cosine: 1 };
 
 /**
  * Streams a checkpoint into a backend, one tensor at a time: read, quantize, measure the error, hand over, drop.
+ * Of a matrix that is stored quantized the error counts from what is stored.
  * Throws RangeError for an override that matches no matrix; EngineError quantize names the tensor.
  */
 export async function quantizeInto(builder: BackendBuilder, checkpoint: Checkpoint, recipe: QuantizationRecipe, progress: ProgressMeter, signal: AbortSignal | undefined): Promise<QuantizationReport> {
@@ -30,26 +35,29 @@ export async function quantizeInto(builder: BackendBuilder, checkpoint: Checkpoi
   let quantizeMs = 0;
   let done = 0;
   const read = checkpoint.read({ signal, onBytes: ({ file, loadedBytes, totalBytes }) => progress.downloaded(file, loadedBytes, totalBytes) });
-  for await (const { tensor, values } of read) {
+  for await (const reading of read) {
+    const { tensor } = reading;
     if (tensor.kind === "position" || tensor.kind === "vector") {
-      await builder.add(tensor, values);
-      bytes[tensor.kind === "position" ? "embedding" : "scales"] += values.byteLength;
+      await builder.add(tensor, reading.values);
+      bytes[tensor.kind === "position" ? "embedding" : "scales"] += reading.values.byteLength;
     } else {
       const startMs = performance.now();
-      const quantized = quantizeNamed(tensor.name, values, tensor.shape, recipe, tensor.kind);
+      const wanted = formatOf(recipe, tensor.name, tensor.kind);
+      const stored = storedAs(wanted, reading);
+      const quantized = stored ?? quantizeNamed(tensor.name, reading.values, tensor.shape, wanted);
       quantizeMs += performance.now() - startMs;
       const { format, shape, storedBytes } = quantized;
       await breathe();
-      const restored = dequantizeTensor(quantized);
+      const restored = stored ? null : dequantizeTensor(quantized);
       await breathe();
-      tensors.push({ name: tensor.name, shape, format, bytes: storedBytes, ...quantizationError(values, restored) });
+      tensors.push({ name: tensor.name, shape, format, bytes: storedBytes, ...(restored ? quantizationError(reading.values, restored) : NO_ERROR) });
       await breathe();
       await builder.add(tensor, quantized);
-      const codeBytes = Math.ceil((values.length * CODE_BITS[format.type]) / 8);
+      const codeBytes = Math.ceil((quantized.codes.length * CODE_BITS[format.type]) / 8);
       bytes[tensor.kind === "linear" ? "weights" : "embedding"] += codeBytes;
       bytes.scales += storedBytes - codeBytes;
       if (tensor.kind === "linear") {
-        linearWeights += values.length;
+        linearWeights += quantized.codes.length;
         linearBytes += storedBytes;
       }
     }
@@ -60,9 +68,14 @@ export async function quantizeInto(builder: BackendBuilder, checkpoint: Checkpoi
   return { recipe, bytes, bitsPerWeight: (8 * linearBytes) / linearWeights, tensors, quantizeMs };
 }
 
-function quantizeNamed(name: string, values: Float32Array, shape: readonly [number, number], recipe: QuantizationRecipe, kind: "linear" | "embedding"): QuantizedTensor {
+/** What the file stores, where that is the format asked for: its codes are used as they are. */
+function storedAs(format: TensorFormat, { tensor, stored }: ReadTensor): QuantizedTensor | null {
+  return stored && isSameFormat(stored.format, format, tensor.shape) ? { ...stored, format } : null;
+}
+
+function quantizeNamed(name: string, values: Float32Array, shape: readonly [number, number], format: TensorFormat): QuantizedTensor {
   try {
-    return quantizeTensor(values, shape, formatOf(recipe, name, kind));
+    return quantizeTensor(values, shape, format);
   } catch (error) {
     if (!(error instanceof EngineError)) throw error;
     throw new EngineError(error.code, `Tensor "${name}": ${error.message}`, { ...error.details, tensor: name }, { cause: error });
