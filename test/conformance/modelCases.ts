@@ -1,9 +1,11 @@
 import { Gpu } from "../../src/gpu/device.ts";
+import { exportSafetensors } from "../../src/load/exportSafetensors.ts";
+import { loadModel } from "../../src/load/loadModel.ts";
 import type { Backend } from "../../src/model/backend.ts";
 import { createGpuBuilder, type GpuBackendOptions } from "../../src/model/gpu.ts";
 import { quantizeTensor } from "../../src/quantize/nearest.ts";
 import { formatOf, resolveRecipe } from "../../src/quantize/recipes.ts";
-import type { Gpt2Config, PresetName, QuantizationRecipe } from "../../src/types.ts";
+import type { Gpt2Config, LoadOptions, PresetName, QuantizationRecipe } from "../../src/types.ts";
 import { seededCheckpoint, tinyCheckpoints, type TinyCheckpointName } from "../fixtures/seededCheckpoint.ts";
 import { klDivergence, kvRoundings, logSoftmax, referenceLogits, roundToCodes, type ReferenceWeights } from "../reference/gpt2.ts";
 import { maxAbsError } from "../reference/metrics.ts";
@@ -205,6 +207,32 @@ const otherCases: readonly ConformanceCase[] = [
         if (gpu.memory.total !== before) throw new Error(`${gpu.memory.total} live bytes after reading; expected ${before}`);
         backend.dispose();
       }
+      return "bit-identical";
+    },
+  },
+  {
+    name: "model: exported from the device and loaded again, it has the same bytes and logits, and the bytes that the CPU exports",
+    run: async (device) => {
+      const files = seededCheckpoint({ nLayer: 1, nHead: 2, nEmbd: 64, nPositions: 9, vocabSize: 131 });
+      const quantization: QuantizationRecipe = {
+        name: "a little of each",
+        linear: { type: "nf4", block: 32, doubleQuantization: true },
+        embedding: { type: "int8", mode: "zeropoint", granularity: { group: 32 } },
+        overrides: { "*.attn.c_proj.weight": { type: "f16" }, "*.mlp.c_proj.weight": { type: "fp4", block: 64 } },
+      };
+      const tokens = formulaTokens(9, 131);
+      const run = async (source: Readonly<Record<string, Uint8Array>>, options: LoadOptions): Promise<{ file: Uint8Array<ArrayBuffer>; logits: Float32Array }> => {
+        using model = await loadModel(source, options);
+        const file = await new Response(exportSafetensors(model) as ReadableStream<Uint8Array<ArrayBuffer>>).arrayBuffer();
+        return { file: new Uint8Array(file), logits: await model.logits(tokens) };
+      };
+      const first = await run(files, { device, quantization });
+      const again = await run({ ...files, "model.safetensors": first.file }, { device });
+      const cpu = await run(files, { backend: "cpu", quantization });
+      const differs = (a: Uint8Array | Float32Array, b: Uint8Array | Float32Array): boolean => a.length !== b.length || a.some((value, i) => value !== b[i]);
+      if (differs(again.file, first.file)) throw new Error("exported again, the file differs");
+      if (differs(cpu.file, first.file)) throw new Error("the CPU exports another file");
+      if (differs(again.logits, first.logits)) throw new Error("loaded again, the logits differ");
       return "bit-identical";
     },
   },

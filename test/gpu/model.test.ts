@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { compareQuantizations, loadModel, type ComparisonRow, type GenerateOptions } from "../../src/index.ts";
+import { compareQuantizations, exportSafetensors, loadModel, type ComparisonRow, type GenerateOptions } from "../../src/index.ts";
 import { Gpu } from "../../src/gpu/device.ts";
 import { createGpuBuilder } from "../../src/model/gpu.ts";
 import { resolveGenerateOptions, type ResolvedGenerateOptions } from "../../src/generate/options.ts";
@@ -59,6 +59,30 @@ describe.runIf(adapter !== "swiftshader")("a model on WebGPU", () => {
       expect(model.memory.total).toBe(0);
       expect(watch.liveBytes).toBe(0);
     }
+  });
+
+  gpuTest("is usable, and leaks no buffer, after an export that was aborted, cancelled, and done", async ({ device }) => {
+    const watch = watchDevice(device);
+    const model = await loadModel(seededCheckpoint(tinyCheckpoints.oneLayer), { backend: "webgpu", device, quantization: "int8" });
+    const before = watch.liveBytes;
+    const controller = new AbortController();
+    const aborted = exportSafetensors(model, { signal: controller.signal }).getReader();
+    await aborted.read();
+    const pending = aborted.read().then(() => aborted.read());
+    controller.abort(new Error("enough"));
+    await expect(pending).rejects.toThrow("enough");
+    const cancelled = exportSafetensors(model).getReader();
+    void cancelled.read();
+    await cancelled.cancel();
+    expect((await new Response(exportSafetensors(model) as ReadableStream<Uint8Array<ArrayBuffer>>).arrayBuffer()).byteLength).toBeGreaterThan(1000);
+    expect(watch.liveBytes).toBe(before);
+    expect(await model.logits([1, 2, 3])).toHaveLength(97);
+    const disposed = exportSafetensors(model).getReader();
+    const read = disposed.read();
+    await Promise.resolve();
+    model.dispose();
+    await expect(read).rejects.toMatchObject({ code: "disposed" });
+    expect(watch.liveBytes).toBe(0);
   });
 
   gpuTest("creates no buffer while generating", async ({ device }) => {
