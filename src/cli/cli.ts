@@ -1,5 +1,6 @@
 import { EngineError } from "../index.ts";
 import { version } from "../../package.json";
+import { exportCommand, exportModel } from "./export.ts";
 import { generate, generateCommand } from "./generate.ts";
 import type { CliIo } from "./io.ts";
 import { perplexity, perplexityCommand } from "./perplexity.ts";
@@ -8,6 +9,7 @@ import { commandHelp, type CommandSpec, UsageError } from "./usage.ts";
 const commands: readonly { spec: CommandSpec; run: (args: readonly string[], io: CliIo) => Promise<void> }[] = [
   { spec: generateCommand, run: generate },
   { spec: perplexityCommand, run: perplexity },
+  { spec: exportCommand, run: exportModel },
 ];
 
 const help = `Usage: nibble <command> [options]
@@ -21,6 +23,7 @@ nibble <command> --help explains one command; nibble --version prints the versio
 Examples:
   nibble generate "Once upon a time" --model models/stories-12m --quantization nf4 --max-tokens 60
   nibble perplexity --text file.txt --model openai-community/gpt2 --quantization f32,int8,nf4
+  nibble export --model openai-community/gpt2 --quantization nf4 --out gpt2-nf4.safetensors
 `;
 
 /** True where --help stands among the options, even beside wrong ones; after -- everything is an operand. */

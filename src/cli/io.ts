@@ -1,4 +1,4 @@
-import type { loadModel } from "../index.ts";
+import type { exportSafetensors, loadModel } from "../index.ts";
 
 export interface Output {
   write(text: string): void;
@@ -14,7 +14,10 @@ export interface CliIo {
   signal: AbortSignal;
   /** Whole text of a file; "-" is stdin. */
   readText(path: string): Promise<string>;
+  /** Creates or replaces a file, whole or not at all; gives its length. */
+  writeFile(path: string, stream: ReadableStream<Uint8Array>, onBytes: (writtenBytes: number) => void): Promise<number>;
   loadModel: typeof loadModel;
+  exportSafetensors: typeof exportSafetensors;
   /** Dawn, or null where the package "webgpu" is not installed. */
   requestGpu(): Promise<GPU | null>;
 }

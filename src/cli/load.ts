@@ -33,8 +33,16 @@ export function parsePresets(option: string): PresetName[] {
   });
 }
 
+/** At most one preset name; without one the engine takes what the model is stored in, else int8. */
+export function parsePreset(options: ParsedOptions): PresetName | undefined {
+  const option = options.text("quantization");
+  const [preset, ...others] = option === undefined ? [] : parsePresets(option);
+  if (others.length > 0) throw new UsageError("Option --quantization takes one preset here.");
+  return preset;
+}
+
 /** Loads with a progress line. The caller disposes the model. */
-export async function loadWithProgress(io: CliIo, source: ModelSource, quantization: PresetName, choice: ModelChoice): Promise<Model> {
+export async function loadWithProgress(io: CliIo, source: ModelSource, quantization: PresetName | undefined, choice: ModelChoice): Promise<Model> {
   const gpu = choice.backend === "cpu" ? null : await io.requestGpu();
   if (gpu === null && choice.backend === "webgpu") throw new UsageError('Option --backend is "webgpu", which needs the package webgpu in Node: npm install webgpu.');
   const progress = new ProgressLine(io.stderr);
@@ -45,7 +53,7 @@ export async function loadWithProgress(io: CliIo, source: ModelSource, quantizat
       gpu: gpu ?? undefined,
       cache: "none",
       signal: io.signal,
-      onProgress: ({ stage, fraction, file }) => progress.update(`loading as ${quantization}`, fraction, file ? `${stage} ${file}` : stage),
+      onProgress: ({ stage, fraction, file }) => progress.update(quantization ? `loading as ${quantization}` : "loading", fraction, file ? `${stage} ${file}` : stage),
     });
   } finally {
     progress.end();

@@ -1,9 +1,10 @@
 #!/usr/bin/env node
 import { readFile } from "node:fs/promises";
 import { text as readAll } from "node:stream/consumers";
-import { EngineError, loadModel } from "../index.ts";
+import { EngineError, exportSafetensors, loadModel } from "../index.ts";
 import { runCli } from "./cli.ts";
 import type { Output } from "./io.ts";
+import { writeFile } from "./writeFile.ts";
 
 /** Dawn ends the process when its GPU object is collected. */
 let gpu: GPU | null = null;
@@ -41,5 +42,5 @@ for (const stream of [process.stdout, process.stderr]) {
 }
 const output = (stream: NodeJS.WriteStream): Output => ({ write: (text) => void (isPipeClosed || stream.write(text)), isTTY: stream.isTTY });
 
-const code = await runCli(process.argv.slice(2), { stdout: output(process.stdout), stderr: output(process.stderr), signal: controller.signal, readText, loadModel, requestGpu });
+const code = await runCli(process.argv.slice(2), { stdout: output(process.stdout), stderr: output(process.stderr), signal: controller.signal, readText, writeFile, loadModel, exportSafetensors, requestGpu });
 process.exitCode = isPipeClosed ? 0 : code;

@@ -1,7 +1,11 @@
-import { describe, expect, test } from "vitest";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, describe, expect, test } from "vitest";
 import { version } from "../../package.json";
 import { runCli } from "../../src/cli/cli.ts";
 import type { CliIo } from "../../src/cli/io.ts";
+import { writeFile } from "../../src/cli/writeFile.ts";
 import { EngineError, type GenerateOptions, type LoadOptions, type Model, type ModelSource, type PerplexityOptions } from "../../src/index.ts";
 
 const story = [" there", " was", " a", " fox"];
@@ -15,16 +19,17 @@ interface Call {
   loads: { source: ModelSource; options: LoadOptions }[];
   generated: { prompt: unknown; options: GenerateOptions }[];
   scored: { text: unknown; options: PerplexityOptions }[];
+  written: { path: string; content: string }[];
   disposed: number;
 }
 
 /** Runs the command line on a model that only records what it is asked. */
 async function call(args: string[], overrides: Partial<CliIo> & { onToken?: () => void } = {}): Promise<Call> {
-  const seen: Call = { code: -1, stdout: "", stderr: "", loads: [], generated: [], scored: [], disposed: 0 };
+  const seen: Call = { code: -1, stdout: "", stderr: "", loads: [], generated: [], scored: [], written: [], disposed: 0 };
   const dispose = () => void seen.disposed++;
   const fakeModel = {
     adapter: { backend: "cpu", vendor: "", architecture: "", description: "" },
-    quantization: { bitsPerWeight: 8.25, bytes: { weights: 1, embedding: 1, scales: 1, total: 12_340_000 }, quantizeMs: 1 },
+    quantization: { recipe: { name: "int8" }, bitsPerWeight: 8.25, bytes: { weights: 1, embedding: 1, scales: 1, total: 12_340_000 }, quantizeMs: 1 },
     generate(prompt: unknown, options: GenerateOptions) {
       seen.generated.push({ prompt, options });
       return {
@@ -55,6 +60,20 @@ async function call(args: string[], overrides: Partial<CliIo> & { onToken?: () =
     stderr: { write: (text) => void (seen.stderr += text), isTTY: false },
     signal: new AbortController().signal,
     readText: async (path) => `text of ${path}`,
+    async writeFile(path, stream, onBytes) {
+      const content = await new Response(stream as ReadableStream<Uint8Array<ArrayBuffer>>).text();
+      onBytes(content.length);
+      seen.written.push({ path, content });
+      return 12_340_000;
+    },
+    exportSafetensors: (_model, { signal } = {}) =>
+      new ReadableStream({
+        pull(stream) {
+          signal?.throwIfAborted();
+          stream.enqueue(new TextEncoder().encode("weights"));
+          stream.close();
+        },
+      }),
     requestGpu: async () => null,
     async loadModel(source, options = {}) {
       seen.loads.push({ source, options });
@@ -84,7 +103,7 @@ describe("nibble", () => {
     expect([code, stdout]).toEqual([2, ""]);
     expect(stderr).toContain(message);
   });
-  test.each(["generate", "perplexity"])("explains %s, even beside an option that does not exist", async (command) => {
+  test.each(["generate", "perplexity", "export"])("explains %s, even beside an option that does not exist", async (command) => {
     const { code, stdout, loads } = await call([command, "--nonsense", "--help"]);
     expect([code, loads]).toEqual([0, []]);
     expect(stdout).toContain(`Usage: nibble ${command}`);
@@ -104,6 +123,9 @@ describe("nibble generate", () => {
     expect(code).toBe(0);
     expect(loads[0]?.options).toMatchObject({ quantization: "nf4", backend: "cpu", kvCache: "f16", contextLength: 128 });
     expect(generated[0]).toMatchObject({ prompt: "Hello", options: { maxTokens: 60, temperature: 0.7, topK: 40, topP: 0.9, minP: 0.05, seed: 7, stop: [".", "!"] } });
+  });
+  test("leaves the quantization to the engine where none is given", async () => {
+    expect((await call(["generate", "Hello"])).loads[0]?.options.quantization).toBeUndefined();
   });
   test("opens the embedded model by default, as named files", async () => {
     const { loads } = await call(["generate", "Hello"]);
@@ -205,5 +227,67 @@ describe("nibble perplexity", () => {
     const { code, stderr, loads } = await call(args);
     expect([code, loads]).toEqual([2, []]);
     expect(stderr).toContain(message);
+  });
+});
+
+describe("nibble export", () => {
+  test("writes the model as it is quantized, and says on stdout what and where", async () => {
+    const { code, stdout, loads, written, disposed } = await call(["export", "--out", "tiny.safetensors", "--quantization", "nf4", "--backend", "cpu"]);
+    expect([code, disposed]).toEqual([0, 1]);
+    expect(loads[0]?.options).toMatchObject({ quantization: "nf4", backend: "cpu" });
+    expect(written).toEqual([{ path: "tiny.safetensors", content: "weights" }]);
+    expect(stdout).toBe("tiny.safetensors · int8 · 8.250 bits/weight · 12.34 MB\n");
+  });
+  test("leaves the quantization to the engine where none is given", async () => {
+    expect((await call(["export", "--out", "a.safetensors"])).loads[0]?.options.quantization).toBeUndefined();
+  });
+  test.each([
+    [["export"], "--out is missing"],
+    [["export", "a.safetensors"], "--out"],
+    [["export", "--out", "a.bin"], "ends with .safetensors"],
+    [["export", "--out", "no/such/folder/a.safetensors"], 'no folder "no/such/folder"'],
+    [["export", "--out", "a.safetensors", "--quantization", "int8,nf4"], "one preset"],
+    [["export", "--out", "a.safetensors", "--context", "8"], "--context"],
+  ])("refuses %j with exit code 2 before it loads anything", async (args, message) => {
+    const { code, stderr, loads } = await call(args);
+    expect([code, loads]).toEqual([2, []]);
+    expect(stderr).toContain(message);
+  });
+  test("ends with 130 after an interrupt and with 1 where writing fails, and frees the model", async () => {
+    const controller = new AbortController();
+    const loadModel: CliIo["loadModel"] = async () => (controller.abort(), { quantization: { recipe: {}, bitsPerWeight: 8, bytes: {} }, adapter: { backend: "cpu" }, [Symbol.dispose]: () => undefined } as unknown as Model);
+    expect((await call(["export", "--out", "a.safetensors"], { signal: controller.signal, loadModel })).code).toBe(130);
+    const writeFile = () => Promise.reject(new EngineError("storage", "The disk is full."));
+    expect(await call(["export", "--out", "a.safetensors"], { writeFile })).toMatchObject({ code: 1, stdout: "", disposed: 1, stderr: expect.stringContaining("nibble: The disk is full.\n") as string });
+  });
+});
+
+describe("writeFile", () => {
+  const folder = mkdtempSync(join(tmpdir(), "nibble-write-"));
+  afterAll(() => rmSync(folder, { recursive: true }));
+  const chunks = ["abc", "", "defg"].map((text) => new TextEncoder().encode(text));
+  const pieces = (end: (stream: ReadableStreamDefaultController<Uint8Array>) => void): ReadableStream<Uint8Array> => {
+    const left = [...chunks];
+    return new ReadableStream({ pull: (stream) => (left.length > 0 ? stream.enqueue(left.shift()) : end(stream)) });
+  };
+
+  test("writes all chunks under the name, and reports bytes", async () => {
+    const path = join(folder, "a.safetensors");
+    const reports: number[] = [];
+    expect(await writeFile(path, pieces((stream) => stream.close()), (bytes) => reports.push(bytes))).toBe(7);
+    expect([readFileSync(path, "utf8"), reports]).toEqual(["abcdefg", [3, 3, 7]]);
+    expect(readdirSync(folder)).toEqual(["a.safetensors"]);
+  });
+  test("leaves an older file and nothing else where the stream fails, whose reason it gives", async () => {
+    const path = join(folder, "a.safetensors");
+    const reason = new Error("enough");
+    await expect(writeFile(path, pieces((stream) => stream.error(reason)), () => undefined)).rejects.toBe(reason);
+    expect([readFileSync(path, "utf8"), readdirSync(folder)]).toEqual(["abcdefg", ["a.safetensors"]]);
+  });
+  test("rejects with `storage` and cancels the stream where the disk refuses", async () => {
+    let cancelled = false;
+    const stream = new ReadableStream<Uint8Array>({ cancel: () => void (cancelled = true) });
+    await expect(writeFile(join(folder, "none", "a.safetensors"), stream, () => undefined)).rejects.toMatchObject({ code: "storage", message: expect.stringContaining("Cannot write") as string });
+    expect(cancelled).toBe(true);
   });
 });
