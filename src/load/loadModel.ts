@@ -25,11 +25,11 @@ export async function loadModel(source: ModelSource, options: LoadOptions = {}):
   const given = options.quantization === undefined ? null : resolveRecipe(options.quantization);
   checkLoadOptions(options);
   const checkpoint = await openCheckpoint(openSource(source, { hub, fetch, signal }), { signal, restore: restoreStored });
-  const recipe = given ?? (await defaultRecipe(checkpoint, signal));
   const { config } = checkpoint;
   const contextLength = resolveContextLength(options.contextLength, config);
   const tokenizer = createTokenizer(checkpoint.tokenizerFiles, config);
   const progress = new ProgressMeter(options.onProgress);
+  const recipe = given ?? (await defaultRecipe(checkpoint, signal));
   const builder = createBuilder(await chooseBackend(options, config), { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), activations: activationsOf(recipe) });
   try {
     signal?.throwIfAborted();

@@ -222,9 +222,11 @@ const otherCases: readonly ConformanceCase[] = [
       };
       const tokens = formulaTokens(9, 131);
       const run = async (source: Readonly<Record<string, Uint8Array>>, options: LoadOptions): Promise<{ file: Uint8Array<ArrayBuffer>; logits: Float32Array }> => {
-        using model = await loadModel(source, options);
+        const model = await loadModel(source, options);
         const file = await new Response(exportSafetensors(model) as ReadableStream<Uint8Array<ArrayBuffer>>).arrayBuffer();
-        return { file: new Uint8Array(file), logits: await model.logits(tokens) };
+        const logits = await model.logits(tokens);
+        model.dispose();
+        return { file: new Uint8Array(file), logits };
       };
       const first = await run(files, { device, quantization });
       const again = await run({ ...files, "model.safetensors": first.file }, { device });

@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { build } from "vite";
@@ -86,6 +86,21 @@ describeCli("nibble perplexity", () => {
     const { code, stdout, stderr } = await nibble(["perplexity", "--text", join(folder, "nothing.txt")]);
     expect([code, stdout]).toEqual([1, ""]);
     expect(stderr).toMatch(/^nibble: Cannot read the text file ".*nothing\.txt".*\n$/);
+  });
+});
+
+describeCli("nibble export", () => {
+  test("writes a file from which the same text is generated, under the quantization that it holds", async () => {
+    const model = join(folder, "model.safetensors");
+    copyFileSync(join(root, "models/stories-12m/config.json"), join(folder, "config.json"));
+    const written = await nibble(["export", "--out", model, "--quantization", "nf4", "--backend", "cpu"]);
+    expect(written.code, written.stderr).toBe(0);
+    expect(written.stdout).toMatch(/model\.safetensors · nf4 · 4\.500 bits\/weight · \d+\.\d\d MB\n$/);
+    expect(readdirSync(folder).filter((name) => name.endsWith(".partial"))).toEqual([]);
+    const story = ["generate", prompt7.text, "--temperature", "0", "--max-tokens", "6", "--backend", "cpu"];
+    const [stored, fresh] = [await nibble([...story, "--model", model]), await nibble([...story, "--quantization", "nf4"])];
+    expect(stored.stderr).toContain("· nf4 ·");
+    expect([stored.code, stored.stdout]).toEqual([0, fresh.stdout]);
   });
 });
 
