@@ -1,4 +1,4 @@
-import type { loadModel } from "../index.ts";
+import type { compareQuantizations, loadModel } from "../index.ts";
 
 export interface Output {
   write(text: string): void;
@@ -14,7 +14,10 @@ export interface CliIo {
   signal: AbortSignal;
   /** Whole text of a file; "-" is stdin. */
   readText(path: string): Promise<string>;
+  /** Replaces the file, or makes it. */
+  writeText(path: string, text: string): Promise<void>;
   loadModel: typeof loadModel;
+  compareQuantizations: typeof compareQuantizations;
   /** Dawn, or null where the package "webgpu" is not installed. */
   requestGpu(): Promise<GPU | null>;
 }
