@@ -1,4 +1,4 @@
-import { describe, expect, test } from "vitest";
+import { afterEach, describe, expect, test, vi } from "vitest";
 import { version } from "../../package.json";
 import { comparisonCsv, type CompareOptions, type Comparison, type ComparisonRow, compareQuantizations, decodeComparison, encodeComparison, EngineError, mergeComparisons } from "../../src/index.ts";
 import { resolveRecipe } from "../../src/quantize/recipes.ts";
@@ -34,6 +34,8 @@ const withoutTimes = ({ rows, ...rest }: Comparison): unknown => ({
 const shardsOf = (count: number, options: Partial<CompareOptions> = {}): Promise<Comparison[]> => Promise.all(Array.from({ length: count }, (_, index) => compare({ ...options, shard: { index, count } })));
 
 describe("compareQuantizations", () => {
+  afterEach(() => vi.unstubAllGlobals());
+
   test.each(protocols)("reports every measure as the oracle's two models give it: %j", async (options) => {
     const { rows, scoredTokens } = await compare(options);
     const { config, weights } = referenceCheckpoint(files);
@@ -74,6 +76,11 @@ describe("compareQuantizations", () => {
     expect([other.text, other.calibration, other.kvCache]).toEqual([one.text, null, "int8"]);
     const half = await compare({ recipes: [] }, seededCheckpoint({ ...shape, prefix: true, maskBuffers: true }));
     expect(half.model.sha256).toBe(one.model.sha256); // the same weights under other names
+  });
+
+  test("measures without hashes where the page is no secure context", async () => {
+    vi.stubGlobal("crypto", {});
+    expect(await compare({ recipes: [] })).toMatchObject({ model: { sha256: null }, text: { sha256: null }, scoredTokens: 110 });
   });
 
   test.each<[what: string, options: Partial<CompareOptions>, message: string]>([
