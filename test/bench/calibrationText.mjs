@@ -1,16 +1,19 @@
-// Writes models/texts/stories-calibration.txt, the text that the README's table calibrates with and never scores: stories that the embedded f32 model
-// tells from nothing at temperature 1, one for each of 20 seeds, on the CPU. Usage, after npm run build:library: node test/bench/calibrationText.mjs
+// Writes models/texts/stories-calibration.txt: what the embedded model itself writes, for calibration that has seen neither the training nor the evaluation text.
+// Usage: npm run build:library && node test/bench/calibrationText.mjs
 import { readFileSync, writeFileSync } from "node:fs";
 import { loadModel } from "nibble-webgpu";
 
-const models = new URL("../../models/", import.meta.url);
-/** @param {string} name */
-const read = (name) => readFileSync(new URL(`stories-12m/${name}`, models));
-const model = await loadModel({ "config.json": read("config.json"), "model.safetensors": read("model.safetensors") }, { backend: "cpu", quantization: "f32" });
+/** Stories that reach their end within the context, and tokens of each at most. */
+const STORIES = 48;
+const MAX_TOKENS = 240;
+
+const root = new URL("../../models/", import.meta.url);
+const files = Object.fromEntries(["config.json", "model.safetensors"].map((name) => [name, readFileSync(new URL(`stories-12m/${name}`, root))]));
+const model = await loadModel(files, { backend: "cpu", quantization: "f32" });
 const stories = [];
-for (let seed = 1; seed <= 20; seed++) {
-  const { text } = await model.complete("<|endoftext|>", { temperature: 1, seed, maxTokens: 250 });
-  stories.push(text.trim());
+for (let seed = 1; stories.length < STORIES; seed++) {
+  const { text, finishReason } = await model.complete("<|endoftext|>", { temperature: 1, topP: 0.95, seed, maxTokens: MAX_TOKENS });
+  if (finishReason === "endOfText") stories.push(text.trim());
 }
+writeFileSync(new URL("texts/stories-calibration.txt", root), `${stories.join("\n\n")}\n`);
 model.dispose();
-writeFileSync(new URL("texts/stories-calibration.txt", models), `${stories.join("<|endoftext|>")}\n`);
