@@ -329,8 +329,18 @@ export interface CompareOptions extends PerplexityOptionsWithoutProgress, Omit<L
   recipes: readonly (PresetName | QuantizationRecipe)[];
   /** @default "f32" */
   baseline?: PresetName | QuantizationRecipe;
+  /** Scores a part of the windows only; mergeComparisons() joins the parts. @default all windows */
+  shard?: Shard;
+  /** Keeps what was measured per token, 13 bytes per token and row, in `row.samples`. @default true with a shard, else false */
+  samples?: boolean;
   signal?: AbortSignal;
   onProgress?: (progress: CompareProgress) => void;
+}
+/** One of `count` parts of a comparison: window j of the text belongs to the part whose index is j % count. A part may have no window. */
+export interface Shard {
+  /** 0…count − 1 */
+  index: number;
+  count: number;
 }
 export type PerplexityOptionsWithoutProgress = Omit<PerplexityOptions, "onProgress" | "signal">;
 
@@ -349,6 +359,7 @@ export interface CompareProgress {
   perplexity: number | null;
 }
 
+/** Errors are standard errors as llama.cpp's perplexity tool defines them, NaN where fewer than two tokens were scored; with none, every measure is NaN. */
 export interface ComparisonRow {
   name: string;
   recipe: QuantizationRecipe;
@@ -358,26 +369,85 @@ export interface ComparisonRow {
   bitsPerWeight: number;
   perplexity: number;
   standardError: number;
+  /** null when given tokens. */
+  bitsPerByte: number | null;
   /** perplexity / baseline perplexity, with the error of the paired difference of the NLLs. 1 ± 0 for the baseline. */
   ratio: number;
   ratioError: number;
+  /** perplexity − baseline perplexity, with the error that their covariance leaves. 0 ± 0 for the baseline. */
+  difference: number;
+  differenceError: number;
   /** Of the baseline's distribution from this one's, nats per token. */
   klDivergence: { mean: number; error: number; median: number; p90: number; p95: number; p99: number; p999: number; max: number };
   sameTopToken: { fraction: number; error: number };
   /** Of the true next token's probability, this row minus the baseline. */
-  deltaP: { mean: number; error: number; rms: number; p1: number; p5: number; p10: number; p25: number; median: number; p75: number; p90: number; p95: number; p99: number };
+  deltaP: {
+    mean: number;
+    error: number;
+    rms: number;
+    rmsError: number;
+    min: number;
+    p1: number;
+    p5: number;
+    p10: number;
+    p25: number;
+    median: number;
+    p75: number;
+    p90: number;
+    p95: number;
+    p99: number;
+    max: number;
+  };
   quantizeMs: number;
   prefillTokensPerSecond: number;
   decodeTokensPerSecond: number;
   tensors: readonly TensorReport[];
+  /** Where `samples` was asked for and the recipe ran. */
+  samples?: ComparisonSamples;
+}
+
+/** What was measured per scored token, window by window; all arrays are [scoredTokens]. */
+export interface ComparisonSamples {
+  /** −ln p of the true token, nats, under this recipe and under the baseline. */
+  nll: Float32Array;
+  baselineNll: Float32Array;
+  /** Of the baseline's distribution from this one's, nats. */
+  klDivergence: Float32Array;
+  /** 1 where both find the same token likeliest. */
+  sameTopToken: Uint8Array;
 }
 
 export interface Comparison {
   rows: readonly ComparisonRow[];
-  protocol: string;
+  protocol: NonNullable<PerplexityOptions["protocol"]>;
   windowTokens: number;
   strideTokens: number;
+  /** Windows and tokens that were scored: of the shard, where this is one. */
   windows: number;
   scoredTokens: number;
+  /** UTF-8 of the scored tokens; null when given tokens. */
+  scoredBytes: number | null;
+  /** null: every window was scored. */
+  shard: Shard | null;
+  model: {
+    /** For people: `hub openai-community/gpt2@main`, `3 files`. */
+    source: string;
+    config: Gpt2Config;
+    /** Of all weights as f32, however they are stored. */
+    sha256: string | null;
+  };
+  text: TokensIdentity;
+  /** null where none was given. */
+  calibration: TokensIdentity | null;
+  /** As asked for; null: what suits each recipe. */
+  kvCache: NonNullable<LoadOptions["kvCache"]> | null;
+  /** Version of the package. */
+  engineVersion: string;
   adapter: AdapterSummary;
+}
+
+export interface TokensIdentity {
+  tokens: number;
+  /** Of the token ids as u32, little-endian; lowercase hex. null in a page that is no secure context. */
+  sha256: string | null;
 }

@@ -35,7 +35,7 @@ export async function exportModel(args: readonly string[], io: CliIo): Promise<v
   io.stderr.write(`${name} · ${recipe.name} · ${describeBackend(model)}\n`);
   const progress = new ProgressLine(io.stderr);
   const writtenBytes = await io
-    .writeFile(out, io.exportSafetensors(model, { signal: io.signal }), (written) => progress.update(`writing ${out}`, Math.min(1, written / bytes.total)))
+    .writeStream(out, io.exportSafetensors(model, { signal: io.signal }), (written) => progress.update(`writing ${out}`, Math.min(1, written / bytes.total)))
     .finally(() => progress.end());
   io.stdout.write(`${out} · ${recipe.name} · ${bitsPerWeight.toFixed(3)} bits/weight · ${(writtenBytes / 1e6).toFixed(2)} MB\n`);
 }

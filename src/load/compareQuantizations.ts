@@ -1,7 +1,8 @@
 import { openCheckpoint } from "../checkpoint/openCheckpoint.ts";
 import { EngineError } from "../errors.ts";
-import { emptyRow, measureRow } from "../evaluate/comparison.ts";
-import { planWindows, type WindowPlan } from "../evaluate/protocols.ts";
+import { emptyRow, measuresOf, sampleRow } from "../evaluate/comparison.ts";
+import { scoredBytes as countScoredBytes, tokenByteLengths } from "../evaluate/perplexity.ts";
+import { planWindows, shardOf } from "../evaluate/protocols.ts";
 import { checkTokens } from "../generate/options.ts";
 import { Gpu } from "../gpu/device.ts";
 import type { Backend } from "../model/backend.ts";
@@ -11,10 +12,12 @@ import { materialize } from "../source/materialize.ts";
 import { openSource } from "../source/openSource.ts";
 import { createTokenizer } from "../tokenizer/index.ts";
 import type { CompareOptions, Comparison, ComparisonRow, CompareProgress, ModelSource, PresetName, QuantizationRecipe, QuantizationReport } from "../types.ts";
+import { hashedWhileRead, identifyTokens } from "./identity.ts";
 import { chooseBackend, createBuilder } from "./openBackend.ts";
 import { activationsOf, checkLoadOptions, resolveContextLength, resolveKvCache } from "./options.ts";
 import { ProgressMeter } from "./progress.ts";
 import { quantizeInto } from "./quantizeInto.ts";
+import { ENGINE_VERSION } from "./version.ts";
 
 /** Of a row's progress bar, what loading takes. */
 const LOAD_SHARE = 0.2;
@@ -38,7 +41,7 @@ interface Entry {
  * @throws TypeError or RangeError for wrong options; EngineError as loadModel; signal.reason on abort. Leaving the loop frees everything.
  */
 export async function* compareQuantizations(source: ModelSource, options: CompareOptions): AsyncGenerator<ComparisonRow, Comparison> {
-  const { signal, hub, fetch } = options;
+  const { signal, hub, fetch, shard = null, samples: keepsSamples = shard !== null } = options;
   signal?.throwIfAborted();
   checkLoadOptions(options);
   const entries = namedEntries(options);
@@ -49,9 +52,13 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
   const { config } = checkpoint;
   const contextLength = resolveContextLength(options.contextLength, config);
   const tokenizer = createTokenizer(checkpoint.tokenizerFiles, config);
-  const tokens = typeof options.text === "string" ? tokenizer.encode(options.text) : options.text;
+  const encode = (text: string | readonly number[]): readonly number[] => (typeof text === "string" ? tokenizer.encode(text) : text);
+  const tokens = encode(options.text);
   checkTokens("text", tokens, config.vocabSize);
-  const plan = planWindows(tokens.length, options, contextLength);
+  const whole = planWindows(tokens.length, options, contextLength);
+  const plan = shard ? shardOf(whole, shard) : whole;
+  const scoredBytes = typeof options.text === "string" ? countScoredBytes(plan, tokenByteLengths(tokens, tokenizer)) : null;
+  const hashed = hashedWhileRead(checkpoint);
 
   const choice = await chooseBackend(options, config);
   /** The device stays with the comparison; each model keeps a ledger of its own on it. */
@@ -59,7 +66,7 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
     const own = choice.kind === "webgpu" ? { ...choice, gpu: await Gpu.open({ device: choice.gpu.device, largestTensorBytes: 0 }) } : choice;
     const builder = createBuilder(own, { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), activations: activationsOf(recipe) });
     try {
-      const report = await quantizeInto(builder, checkpoint, recipe, progress, signal);
+      const report = await quantizeInto(builder, hashed.sha256() === null ? hashed.checkpoint : checkpoint, recipe, progress, signal);
       return { report, backend: await builder.finish(signal) };
     } catch (error) {
       builder.abandon();
@@ -76,14 +83,14 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
       try {
         const loaded = await open(resolveRecipe(given), new ProgressMeter(({ fraction }) => meter.report({ fraction: LOAD_SHARE * fraction })));
         backend = loaded.backend;
-        const measures = await measureRow(backend, baseline, tokens, plan, {
+        const samples = await sampleRow(backend, baseline, tokens, plan, {
           signal,
           onProgress: ({ scoredTokens, totalTokens, perplexity }) =>
             meter.report({ stage: "score", scoredTokens, perplexity, fraction: LOAD_SHARE + ((1 - LOAD_SHARE) * scoredTokens) / totalTokens }),
         });
         const speed = await measureSpeed(backend, tokens.slice(0, Math.min(TIMED_PREFILL_TOKENS, contextLength - TIMED_DECODE_TOKENS - 1)), signal);
         const { recipe, bytes, bitsPerWeight, quantizeMs, tensors } = loaded.report;
-        rows.push({ name, recipe, bytes, bitsPerWeight, quantizeMs, tensors, ...measures, ...speed });
+        rows.push({ name, recipe, bytes, bitsPerWeight, ...measuresOf(samples, scoredBytes), quantizeMs, ...speed, tensors, ...(keepsSamples ? { samples } : {}) });
       } catch (error) {
         if (signal?.aborted || !(error instanceof EngineError) || !baseline) throw error;
         rows.push(emptyRow(name, typeof given === "string" ? presets[given] : given, error));
@@ -93,7 +100,23 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
       }
       yield rows.at(-1)!;
     }
-    return comparisonOf(rows, plan, baseline!);
+    const { protocol, windowTokens, strideTokens, windows, scoredTokens } = plan;
+    return {
+      rows,
+      protocol,
+      windowTokens,
+      strideTokens,
+      windows: windows.length,
+      scoredTokens,
+      scoredBytes,
+      shard,
+      model: { source: checkpoint.description, config, sha256: hashed.sha256() },
+      text: await identifyTokens(tokens),
+      calibration: options.calibration === undefined ? null : await identifyTokens(encode(options.calibration)),
+      kvCache: options.kvCache ?? null,
+      engineVersion: ENGINE_VERSION,
+      adapter: baseline!.adapter,
+    };
   } finally {
     baseline?.dispose();
     if (choice.kind === "webgpu") choice.gpu.dispose();
@@ -134,13 +157,24 @@ function namedEntries({ recipes, baseline = "f32" }: CompareOptions): Entry[] {
   for (const given of [baseline, ...(recipes as readonly (PresetName | QuantizationRecipe)[])]) {
     const name = typeof given === "string" ? given : given?.name;
     if (typeof name !== "string" || name === "") throw new TypeError("A recipe has no name; expected a preset name or a recipe with a name.");
-    if (typeof given === "string" && !Object.hasOwn(presets, given)) resolveRecipe(given); // throws, naming what is known
+    checkRecipe(name, given);
     const first = entries[0];
     if (first && name === first.name) continue;
     if (entries.some((entry) => entry.name === name)) throw new TypeError(`recipes has two recipes named "${name}"; expected names to differ.`);
     entries.push({ name, given });
   }
   return entries;
+}
+
+/** Throws TypeError or RangeError for what is no recipe; one that cannot run gets a row that says so. */
+function checkRecipe(name: string, given: PresetName | QuantizationRecipe): void {
+  try {
+    resolveRecipe(given);
+  } catch (error) {
+    if (error instanceof EngineError) return;
+    const { message } = error as Error;
+    throw error instanceof RangeError ? new RangeError(`Recipe "${name}": ${message}`) : new TypeError(`Recipe "${name}": ${message}`);
+  }
 }
 
 /** Tokens per second of prefill (all prompt tokens until the logits are here) and of decode, warmed up. */
@@ -155,9 +189,4 @@ async function measureSpeed(backend: Backend, prompt: readonly number[], signal:
   for (let i = 1; i <= TIMED_DECODE_TOKENS; i++) await backend.forward([prompt[0]!], prompt.length + i, signal);
   const decodeMs = performance.now() - decodeStartMs;
   return { prefillTokensPerSecond: (1000 * prompt.length) / prefillMs, decodeTokensPerSecond: (1000 * TIMED_DECODE_TOKENS) / decodeMs };
-}
-
-function comparisonOf(rows: readonly ComparisonRow[], plan: WindowPlan, { adapter }: Backend): Comparison {
-  const { protocol, windowTokens, strideTokens, windows, scoredTokens } = plan;
-  return { rows, protocol, windowTokens, strideTokens, windows: windows.length, scoredTokens, adapter };
 }

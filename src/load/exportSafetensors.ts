@@ -1,14 +1,12 @@
 import { gpt2Weights } from "../checkpoint/gpt2Weights.ts";
-import { metadataKeys, sha256 } from "../checkpoint/metadata.ts";
+import { metadataKeys, requireSha256 } from "../checkpoint/metadata.ts";
 import type { CheckpointTensor, StoredEntry } from "../checkpoint/types.ts";
 import { EngineError, throwIfAborted } from "../errors.ts";
 import { requireStorable, storeTensor } from "../quantize/stored.ts";
 import { compareEntries, writeHeader } from "../safetensors/write.ts";
 import type { Model } from "../types.ts";
 import { LoadedModel } from "./model.ts";
-
-/** Of package.json, which the library cannot import; a test compares them. */
-export const VERSION = "0.1.0";
+import { ENGINE_VERSION } from "./version.ts";
 
 const LAYOUT = "Quantized matrices lie as [outputs, inputs]; those in F32 and F16 as GPT-2's Conv1D has them, [inputs, outputs], and embeddings as [tokens, width].";
 
@@ -76,14 +74,14 @@ async function* writeChunks(model: LoadedModel, signal: AbortSignal | undefined,
     for (const tensor of tensors) {
       for (const [suffix, { dtype, shape, bytes }] of await readEntries(model, tensor, ended.signal)) {
         const name = tensor.name + suffix;
-        hashes[name] = await sha256(bytes);
+        hashes[name] = await requireSha256(bytes);
         entries.push({ name, dtype, shape, tensor, bytes: suffix === "" ? null : bytes });
       }
     }
     entries.sort(compareEntries);
     yield writeHeader(entries, {
       format: "pt",
-      [metadataKeys.version]: VERSION,
+      [metadataKeys.version]: ENGINE_VERSION,
       [metadataKeys.source]: model.description,
       [metadataKeys.layout]: LAYOUT,
       [metadataKeys.recipe]: JSON.stringify(model.quantization.recipe),

@@ -48,7 +48,7 @@ export interface Backend {
    * are several windows of that length one after the other, of which none sees another; at most windowsAtOnce().
    */
   encodeWindow(tokens: readonly number[], signal?: AbortSignal, windowTokens?: number): Promise<void>;
-  /** How many windows of a length encodeWindow() takes together. Absent: one. */
+  /** How many windows of a length encodeWindow() takes together and still gives each the very bits that it has alone. Absent: one. */
   windowsAtOnce?(windowTokens: number): number;
   /** ln p(targets[i]) under the logits of row from + i of the last window, nats, f32 [targets.length]. */
   score(from: number, targets: readonly number[], signal?: AbortSignal): Promise<Float32Array>;

@@ -4,7 +4,7 @@ import { EngineError } from "../errors.ts";
 import { BufferUsage } from "../gpu/constants.ts";
 import type { Gpu, MemoryPurpose } from "../gpu/device.ts";
 import { KernelCompiler, type Variants } from "../gpu/pipeline.ts";
-import { attentionShape, bindDecodeAttention, bindPrefillAttention, cacheBytes, headChunks, maxSplits, SPLIT_POSITIONS, type AttentionForm } from "../kernels/attention.ts";
+import { attentionShape, bindDecodeAttention, bindPrefillAttention, cacheBytes, headChunks, maxSplits, SPLIT_POSITIONS, WINDOW_ALIGNMENT, type AttentionForm } from "../kernels/attention.ts";
 import { bindEmbedding } from "../kernels/embedding.ts";
 import { bindLayerNorm } from "../kernels/layerNorm.ts";
 import { bindGemm, bindGemv, bindNormalizer, candidateBytes, codeRowBytes, fitsPrologue, normalizerWords } from "../kernels/linear.ts";
@@ -299,7 +299,7 @@ class GpuBackend implements Backend {
   }
 
   windowsAtOnce(windowTokens: number): number {
-    return Math.max(1, Math.floor(this.options.contextLength / windowTokens));
+    return windowTokens % WINDOW_ALIGNMENT === 0 ? Math.max(1, Math.floor(this.options.contextLength / windowTokens)) : 1;
   }
 
   async encodeWindow(tokens: readonly number[], signal?: AbortSignal, windowTokens = tokens.length): Promise<void> {

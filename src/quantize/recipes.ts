@@ -33,7 +33,7 @@ function named(recipes: Record<PresetName, QuantizationRecipe>): Readonly<Record
  * @throws TypeError or RangeError naming the field that is wrong; EngineError `unsupported` for what is right but cannot be run yet
  */
 export function resolveRecipe(quantization: PresetName | QuantizationRecipe = "int8"): QuantizationRecipe {
-  const recipe = typeof quantization === "string" ? presetOf(quantization) : validated(quantization);
+  const recipe = typeof quantization === "string" ? presetOf(quantization) : validateRecipe(quantization);
   requireSupported(recipe);
   return recipe;
 }
@@ -45,7 +45,8 @@ function presetOf(name: string): QuantizationRecipe {
 
 const RECIPE_FIELDS = ["name", "linear", "embedding", "activations", "rounding", "activationOrder", "equalization", "smoothing", "observer", "outlierThreshold", "overrides"] as const;
 
-function validated(quantization: unknown): QuantizationRecipe {
+/** A frozen copy. @throws TypeError or RangeError naming the field that is wrong */
+export function validateRecipe(quantization: unknown): QuantizationRecipe {
   if (!isRecord(quantization)) throw new TypeError(`quantization is ${show(quantization)}; expected a preset's name or a recipe.`);
   const { name, linear, embedding, activations, rounding, activationOrder, equalization, smoothing, observer, outlierThreshold, overrides } = quantization;
   rejectUnknownKeys(quantization, RECIPE_FIELDS, "quantization");

@@ -104,6 +104,26 @@ describeCli("nibble export", () => {
   });
 });
 
+describeCli("nibble compare and nibble merge", () => {
+  test("write shards to files and join them to the numbers of the whole run", async () => {
+    const file = join(folder, "shards.txt");
+    writeFileSync(file, readFileSync(join(root, "models/texts/stories-eval.txt"), "utf8").slice(0, 700));
+    const compare = ["compare", "--text", file, "--recipes", "f16", "--window", "64", "--backend", "cpu", "--json"];
+    const shards = ["1/2", "2/2"].map((shard) => ({ shard, path: join(folder, `${shard[0]}.json`) }));
+    const runs = await Promise.all([nibble(compare), ...shards.map(({ shard, path }) => nibble([...compare, "--shard", shard, "--out", path]))]);
+    for (const { code, stderr } of runs) expect(code, stderr).toBe(0);
+    expect(runs.slice(1).map(({ stdout }) => stdout)).toEqual(["", ""]);
+    const merged = await nibble(["merge", ...shards.map(({ path }) => path), "--json"]);
+    const measures = ({ stdout }: Outcome) => (JSON.parse(stdout) as { rows: { perplexity: number; klDivergence: object }[] }).rows.map(({ perplexity, klDivergence }) => [perplexity, klDivergence]);
+    expect(measures(merged)).toEqual(measures(runs[0]));
+  });
+  test("end with 1 and one line where the result cannot be written", async () => {
+    const { code, stdout, stderr } = await nibble(["merge", join(folder, "1.json"), join(folder, "2.json"), "--out", join(folder, "no/such/folder.md")]);
+    expect([code, stdout]).toEqual([1, ""]);
+    expect(stderr).toMatch(/^nibble: Cannot write the file ".*folder\.md".*\n$/);
+  });
+});
+
 describeCli("nibble", () => {
   test("ends with 2 and names an option that does not exist", async () => {
     const { code, stdout, stderr } = await nibble(["generate", "a", "--fast"]);

@@ -266,6 +266,25 @@ describe.runIf(adapter !== "swiftshader")("a model on WebGPU", () => {
     if (adapter !== "hardware") expect(model.adapter.notices[0]).toMatch(/software.*running on the CPU/);
   });
 
+  gpuTest("gives a window side by side with others the very bits that it has alone, so that shards merge exactly", async ({ device }) => {
+    const checkpoint = seededCheckpoint(tinyCheckpoints.context300);
+    for (const variants of [{}, { lanes: 1 }, { tuning: "hardware" }] as const) {
+      const { backend, config } = await buildOnGpu(device, checkpoint, resolveRecipe("int8"), { variants });
+      expect([backend.windowsAtOnce!(53), backend.windowsAtOnce!(64), backend.windowsAtOnce!(160)]).toEqual([1, 4, 1]);
+      for (const [W, count] of [[16, 18], [48, 6], [144, 2]] as const) {
+        expect(backend.windowsAtOnce!(W)).toBe(count);
+        const text = Array.from({ length: W * count }, (_, i) => (i * i * 13 + 7) % config.vocabSize);
+        const last = text.slice(-W);
+        const targets = last.slice(1);
+        await backend.encodeWindow(text, undefined, W);
+        const together = await backend.score((count - 1) * W, targets);
+        await backend.encodeWindow(last);
+        expect(await backend.score(0, targets)).toEqual(together);
+      }
+      backend.dispose();
+    }
+  });
+
   gpuTest("compares recipes on one device as the CPU does, and frees everything", async ({ device }) => {
     const watch = watchDevice(device);
     const text = Array.from({ length: 90 }, (_, i) => (i * i * 13 + 7) % V);

@@ -5,7 +5,7 @@ import { EngineError } from "../index.ts";
  * Writes a stream under another name and renames it at the end, so that nobody finds half a file. Gives its length in bytes.
  * @throws EngineError `storage` where the disk fails, else what the stream fails with; either way nothing is left behind
  */
-export async function writeFile(path: string, stream: ReadableStream<Uint8Array>, onBytes: (writtenBytes: number) => void): Promise<number> {
+export async function writeStream(path: string, stream: ReadableStream<Uint8Array>, onBytes: (writtenBytes: number) => void): Promise<number> {
   const partial = `${path}.${process.pid}.partial`;
   try {
     let writtenBytes = 0;
@@ -24,7 +24,7 @@ export async function writeFile(path: string, stream: ReadableStream<Uint8Array>
   } catch (error) {
     await rm(partial, { force: true });
     const isOfDisk = error instanceof Error && "syscall" in error;
-    throw isOfDisk ? new EngineError("storage", `Cannot write "${path}": ${error.message}`, { path }, { cause: error }) : error;
+    throw isOfDisk ? new EngineError("storage", `Cannot write the file "${path}": ${error.message}`, { path }, { cause: error }) : error;
   } finally {
     await stream.cancel().catch(() => undefined); // what is left where the file could not be opened
   }
