@@ -1,5 +1,6 @@
 export { EngineError, type EngineErrorCode } from "./errors.ts";
 export { compareQuantizations } from "./load/compareQuantizations.ts";
+export { fitToBudget } from "./load/fitToBudget.ts";
 export { loadModel } from "./load/loadModel.ts";
 export { type NamedTensor, readTensor, type ReadTensorOptions } from "./load/readTensor.ts";
 export { quantizationError, type QuantizationError } from "./quantize/error.ts";

@@ -3,14 +3,13 @@ import { EngineError } from "../errors.ts";
 import { emptyRow, measureRow } from "../evaluate/comparison.ts";
 import { planWindows, type WindowPlan } from "../evaluate/protocols.ts";
 import { checkTokens } from "../generate/options.ts";
-import { Gpu } from "../gpu/device.ts";
 import type { Backend } from "../model/backend.ts";
 import { presets, resolveRecipe } from "../quantize/recipes.ts";
 import { materialize } from "../source/materialize.ts";
 import { openSource } from "../source/openSource.ts";
 import { createTokenizer } from "../tokenizer/index.ts";
 import type { CompareOptions, Comparison, ComparisonRow, CompareProgress, ModelSource, PresetName, QuantizationRecipe, QuantizationReport } from "../types.ts";
-import { chooseBackend, createBuilder } from "./openBackend.ts";
+import { chooseBackend, createBuilderBeside } from "./openBackend.ts";
 import { activationsOf, checkLoadOptions, resolveContextLength, resolveKvCache } from "./options.ts";
 import { ProgressMeter } from "./progress.ts";
 import { quantizeInto } from "./quantizeInto.ts";
@@ -53,10 +52,8 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
   const plan = planWindows(tokens.length, options, contextLength);
 
   const choice = await chooseBackend(options, config);
-  /** The device stays with the comparison; each model keeps a ledger of its own on it. */
   const open = async (recipe: QuantizationRecipe, progress: ProgressMeter): Promise<{ backend: Backend; report: QuantizationReport }> => {
-    const own = choice.kind === "webgpu" ? { ...choice, gpu: await Gpu.open({ device: choice.gpu.device, largestTensorBytes: 0 }) } : choice;
-    const builder = createBuilder(own, { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), activations: activationsOf(recipe) });
+    const builder = await createBuilderBeside(choice, { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), activations: activationsOf(recipe) });
     try {
       const report = await quantizeInto(builder, checkpoint, recipe, progress, signal);
       return { report, backend: await builder.finish(signal) };

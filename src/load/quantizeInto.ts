@@ -1,12 +1,12 @@
 import { EngineError } from "../errors.ts";
-import type { Checkpoint } from "../checkpoint/types.ts";
+import type { Checkpoint, CheckpointTensor } from "../checkpoint/types.ts";
 import type { BackendBuilder } from "../model/backend.ts";
 import { Pacer } from "../model/cpu/pacer.ts";
 import { quantizationError } from "../quantize/error.ts";
 import { dequantizeTensor, quantizeTensor } from "../quantize/nearest.ts";
 import { CODE_BITS } from "../quantize/formats.ts";
 import { formatOf, unmatchedOverrides } from "../quantize/recipes.ts";
-import type { QuantizationRecipe, QuantizationReport, QuantizedTensor, StoredBytes, TensorReport } from "../types.ts";
+import type { QuantizationRecipe, QuantizationReport, QuantizedTensor, StoredBytes, TensorFormat, TensorReport } from "../types.ts";
 import type { ProgressMeter } from "./progress.ts";
 
 /**
@@ -36,7 +36,7 @@ export async function quantizeInto(builder: BackendBuilder, checkpoint: Checkpoi
       bytes[tensor.kind === "position" ? "embedding" : "scales"] += values.byteLength;
     } else {
       const startMs = performance.now();
-      const quantized = quantizeNamed(tensor.name, values, tensor.shape, recipe, tensor.kind);
+      const quantized = quantizeNamed(tensor, values, formatOf(recipe, tensor.name, tensor.kind));
       quantizeMs += performance.now() - startMs;
       const { format, shape, storedBytes } = quantized;
       await breathe();
@@ -60,9 +60,10 @@ export async function quantizeInto(builder: BackendBuilder, checkpoint: Checkpoi
   return { recipe, bytes, bitsPerWeight: (8 * linearBytes) / linearWeights, tensors, quantizeMs };
 }
 
-function quantizeNamed(name: string, values: Float32Array, shape: readonly [number, number], recipe: QuantizationRecipe, kind: "linear" | "embedding"): QuantizedTensor {
+/** As quantizeTensor; errors name the tensor. */
+export function quantizeNamed({ name, shape }: CheckpointTensor, values: Float32Array, format: TensorFormat): QuantizedTensor {
   try {
-    return quantizeTensor(values, shape, formatOf(recipe, name, kind));
+    return quantizeTensor(values, shape, format);
   } catch (error) {
     if (!(error instanceof EngineError)) throw error;
     throw new EngineError(error.code, `Tensor "${name}": ${error.message}`, { ...error.details, tensor: name }, { cause: error });

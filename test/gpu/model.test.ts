@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { compareQuantizations, loadModel, presets, type ComparisonRow, type GenerateOptions } from "../../src/index.ts";
+import { compareQuantizations, fitToBudget, loadModel, presets, type ComparisonRow, type GenerateOptions } from "../../src/index.ts";
 import { Gpu } from "../../src/gpu/device.ts";
 import type { Backend } from "../../src/model/backend.ts";
 import { createGpuBuilder } from "../../src/model/gpu.ts";
@@ -274,6 +274,17 @@ describe.runIf(adapter !== "swiftshader")("a model on WebGPU", () => {
     using model = await loadModel(files, { gpu: requireGpu() });
     expect(model.adapter.backend).toBe(adapter === "hardware" ? "webgpu" : "cpu");
     if (adapter !== "hardware") expect(model.adapter.notices[0]).toMatch(/software.*running on the CPU/);
+  });
+
+  gpuTest("fits a budget as the CPU does, and frees everything", async ({ device }) => {
+    const watch = watchDevice(device);
+    const tiny = seededCheckpoint(tinyCheckpoints.oneLayer);
+    const options = { bytes: 5000, text: Array.from({ length: 24 }, (_, i) => (i * 31 + 5) % 97), formats: [{ type: "f16" }, { type: "nf4", block: 32 }], refinements: 1 } as const;
+    const [gpu, cpu] = [await fitToBudget(tiny, { ...options, backend: "webgpu", device }), await fitToBudget(tiny, { ...options, backend: "cpu" })];
+    expect(gpu.recipe).toEqual(cpu.recipe);
+    expect(Object.keys(gpu.recipe.overrides!).length).toBeGreaterThan(0);
+    for (const [i, { klDivergence }] of gpu.sensitivity.entries()) expect(Math.abs(klDivergence - cpu.sensitivity[i]!.klDivergence)).toBeLessThan(tolerances.klDivergence);
+    expect(watch.liveBytes).toBe(0);
   });
 
   gpuTest("compares recipes on one device as the CPU does, and frees everything", async ({ device }) => {
