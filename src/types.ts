@@ -388,7 +388,7 @@ export interface FitOptions extends Omit<LoadOptions, "quantization" | "calibrat
   bitsPerWeight?: number;
   /** Text or tokens to measure on; the first maxTokens of them. */
   text: string | readonly number[];
-  /** What each matrix may be stored as. @default f16, int8 per channel, int4 with zero points in groups of 32, NF4 in blocks of 32, 64 and 128, all but the first with double quantization */
+  /** What each matrix may be stored as. @default f16; int8 absmax per channel and per tensor, with zero points per channel; int4 with zero points in groups of 32; NF4 in blocks of 32 and 64 with double quantization */
   formats?: readonly TensorFormat[];
   /** Keeps the embedding (and an untied head) out of the search. @default with `bytes` one of `formats`, with `bitsPerWeight` int8 absmax, per channel */
   embedding?: TensorFormat;

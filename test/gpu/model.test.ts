@@ -285,6 +285,9 @@ describe.runIf(adapter !== "swiftshader")("a model on WebGPU", () => {
     expect(Object.keys(gpu.recipe.overrides!).length).toBeGreaterThan(0);
     for (const [i, { klDivergence }] of gpu.sensitivity.entries()) expect(Math.abs(klDivergence - cpu.sensitivity[i]!.klDivergence)).toBeLessThan(tolerances.klDivergence);
     expect(watch.liveBytes).toBe(0);
+    const controller = new AbortController();
+    await expect(fitToBudget(tiny, { ...options, backend: "webgpu", device, signal: controller.signal, onProgress: ({ fraction }) => fraction > 0.3 && controller.abort("enough") })).rejects.toBe("enough");
+    expect(watch.liveBytes).toBe(0);
   });
 
   gpuTest("compares recipes on one device as the CPU does, and frees everything", async ({ device }) => {
