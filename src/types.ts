@@ -451,3 +451,71 @@ export interface TokensIdentity {
   /** Of the token ids as u32, little-endian; lowercase hex. null in a page that is no secure context. */
   sha256: string | null;
 }
+
+// ---------------------------------------------------------------- mixed precision
+
+export interface FitOptions extends Omit<LoadOptions, "quantization" | "calibration" | "onProgress"> {
+  /** What the whole model may take, as QuantizationReport.bytes.total. Either this or bitsPerWeight. */
+  bytes?: number;
+  /** What the blocks' matrices may take, as QuantizationReport.bitsPerWeight; the embedding then keeps one format. */
+  bitsPerWeight?: number;
+  /** Text or tokens to measure on; the first maxTokens of them. */
+  text: string | readonly number[];
+  /** What each matrix may be stored as. @default f16; int8 absmax per channel and per tensor, with zero points per channel; int4 with zero points in groups of 32; NF4 in blocks of 32 and 64 with double quantization */
+  formats?: readonly TensorFormat[];
+  /** Keeps the embedding (and an untied head) out of the search. @default with `bytes` one of `formats`, with `bitsPerWeight` int8 absmax, per channel */
+  embedding?: TensorFormat;
+  /** @default 512 */
+  maxTokens?: number;
+  /** The tokens are measured in windows of so many that do not overlap. @default 256, at most contextLength and the tokens there are */
+  windowTokens?: number;
+  /** Neighbours of the best recipe that are measured, since sensitivities add up only nearly. @default 8 */
+  refinements?: number;
+  /** Of an earlier fit of this checkpoint on this text, for another budget: what is in it is not measured again. */
+  sensitivity?: readonly TensorSensitivity[];
+  onProgress?: (progress: FitProgress) => void;
+}
+
+export interface FitProgress {
+  /** "sensitivity": one matrix in one format after the other; "recipes": whole models. */
+  stage: "load" | "sensitivity" | "recipes";
+  /** The tensor or recipe at work; "" while loading. */
+  name: string;
+  /** 0…1 over the whole search; never falls. */
+  fraction: number;
+}
+
+/** What one matrix costs in one format, all others being f32. */
+export interface TensorSensitivity {
+  tensor: string;
+  format: TensorFormat;
+  /** Packed: codes + scales + zero points. */
+  bytes: number;
+  /** Mean KL divergence from the f32 model, nats per token. */
+  klDivergence: number;
+}
+
+/** One recipe and what it costs. */
+export interface FitPoint {
+  recipe: QuantizationRecipe;
+  /** Of the whole model, as QuantizationReport.bytes.total. */
+  bytes: number;
+  /** Of the blocks' matrices, as QuantizationReport.bitsPerWeight. */
+  bitsPerWeight: number;
+  /** Sum of the sensitivities of its matrices, nats per token. */
+  predictedKlDivergence: number;
+  /** Measured: mean KL divergence from the f32 model, nats per token; null where it was not measured. */
+  klDivergence: number | null;
+}
+
+/** The recipe that fits the budget best, and what was learned on the way. */
+export interface BudgetFit extends FitPoint {
+  klDivergence: number;
+  /** The least predicted divergence for some sizes, from the smallest recipe to the best, ascending in bytes; a few are measured. */
+  frontier: readonly FitPoint[];
+  /** Each format alone, as far as it fits the budget, all measured; with `bytes` also beside an int8 embedding. None is better than the fit. */
+  uniform: readonly FitPoint[];
+  sensitivity: readonly TensorSensitivity[];
+  /** Tokens that each measurement scored. */
+  scoredTokens: number;
+}

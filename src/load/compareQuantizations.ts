@@ -4,7 +4,6 @@ import { emptyRow, measuresOf, sampleRow } from "../evaluate/comparison.ts";
 import { scoredBytes as countScoredBytes, tokenByteLengths } from "../evaluate/perplexity.ts";
 import { planWindows, shardOf } from "../evaluate/protocols.ts";
 import { checkTokens } from "../generate/options.ts";
-import { Gpu } from "../gpu/device.ts";
 import type { Backend } from "../model/backend.ts";
 import { presets, resolveRecipe } from "../quantize/recipes.ts";
 import { restoreStored } from "../quantize/stored.ts";
@@ -13,7 +12,7 @@ import { openSource } from "../source/openSource.ts";
 import { createTokenizer } from "../tokenizer/index.ts";
 import type { CompareOptions, Comparison, ComparisonRow, CompareProgress, ModelSource, PresetName, QuantizationRecipe, QuantizationReport } from "../types.ts";
 import { hashedWhileRead, identifyTokens } from "./identity.ts";
-import { chooseBackend, createBuilder } from "./openBackend.ts";
+import { chooseBackend, createBuilderBeside } from "./openBackend.ts";
 import { activationsOf, checkLoadOptions, resolveContextLength, resolveKvCache } from "./options.ts";
 import { ProgressMeter } from "./progress.ts";
 import { quantizeInto } from "./quantizeInto.ts";
@@ -61,10 +60,8 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
   const hashed = hashedWhileRead(checkpoint);
 
   const choice = await chooseBackend(options, config);
-  /** The device stays with the comparison; each model keeps a ledger of its own on it. */
   const open = async (recipe: QuantizationRecipe, progress: ProgressMeter): Promise<{ backend: Backend; report: QuantizationReport }> => {
-    const own = choice.kind === "webgpu" ? { ...choice, gpu: await Gpu.open({ device: choice.gpu.device, largestTensorBytes: 0 }) } : choice;
-    const builder = createBuilder(own, { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), activations: activationsOf(recipe) });
+    const builder = await createBuilderBeside(choice, { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), activations: activationsOf(recipe) });
     try {
       const report = await quantizeInto(builder, hashed.sha256() === null ? hashed.checkpoint : checkpoint, recipe, progress, signal);
       return { report, backend: await builder.finish(signal) };

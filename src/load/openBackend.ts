@@ -5,7 +5,7 @@ import { createCpuBuilder } from "../model/cpu.ts";
 import { createGpuBuilder, largestTensorBytes } from "../model/gpu.ts";
 import type { Gpt2Config, LoadOptions } from "../types.ts";
 
-type BackendChoice = { kind: "webgpu"; gpu: Gpu } | { kind: "cpu"; notices: readonly string[] };
+export type BackendChoice = { kind: "webgpu"; gpu: Gpu } | { kind: "cpu"; notices: readonly string[] };
 
 export type BackendRequest = Pick<LoadOptions, "backend" | "gpu" | "device">;
 
@@ -32,4 +32,9 @@ export async function chooseBackend({ backend = "auto", gpu, device }: BackendRe
 /** The choice's builder. On WebGPU the builder, and later the backend, owns `gpu`. */
 export function createBuilder(choice: BackendChoice, options: BackendOptions): BackendBuilder {
   return choice.kind === "webgpu" ? createGpuBuilder(choice.gpu, options) : createCpuBuilder({ ...options, notices: choice.notices });
+}
+
+/** A builder whose model has a ledger of its own and leaves the device to the choice, for models that are on it together. */
+export async function createBuilderBeside(choice: BackendChoice, options: BackendOptions): Promise<BackendBuilder> {
+  return createBuilder(choice.kind === "webgpu" ? { ...choice, gpu: await Gpu.open({ device: choice.gpu.device, largestTensorBytes: 0 }) } : choice, options);
 }

@@ -1,5 +1,5 @@
 import { EngineError } from "../errors.ts";
-import type { Checkpoint, ReadTensor } from "../checkpoint/types.ts";
+import type { Checkpoint, CheckpointTensor, ReadTensor } from "../checkpoint/types.ts";
 import type { BackendBuilder } from "../model/backend.ts";
 import { Pacer } from "../model/cpu/pacer.ts";
 import { quantizationError, type QuantizationError } from "../quantize/error.ts";
@@ -44,7 +44,7 @@ export async function quantizeInto(builder: BackendBuilder, checkpoint: Checkpoi
       const startMs = performance.now();
       const wanted = formatOf(recipe, tensor.name, tensor.kind);
       const stored = storedAs(wanted, reading);
-      const quantized = stored ?? quantizeNamed(tensor.name, reading.values, tensor.shape, wanted);
+      const quantized = stored ?? quantizeNamed(tensor, reading.values, wanted);
       quantizeMs += performance.now() - startMs;
       const { format, shape, storedBytes } = quantized;
       await breathe();
@@ -73,7 +73,8 @@ function storedAs(format: TensorFormat, { tensor, stored }: ReadTensor): Quantiz
   return stored && isSameFormat(stored.format, format, tensor.shape) ? { ...stored, format } : null;
 }
 
-function quantizeNamed(name: string, values: Float32Array, shape: readonly [number, number], format: TensorFormat): QuantizedTensor {
+/** As quantizeTensor; errors name the tensor. */
+export function quantizeNamed({ name, shape }: CheckpointTensor, values: Float32Array, format: TensorFormat): QuantizedTensor {
   try {
     return quantizeTensor(values, shape, format);
   } catch (error) {

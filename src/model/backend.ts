@@ -66,7 +66,7 @@ export interface Backend {
 export interface BackendBuilder {
   /** Matrices (linear, embedding) come quantized; position and vector tensors come as f32. The builder copies what it keeps. */
   add(tensor: CheckpointTensor, values: QuantizedTensor | Float32Array): Promise<void>;
-  /** Called when every tensor was added. */
+  /** Called when every tensor was added; with a base, those that are to differ from it. */
   finish(signal?: AbortSignal): Promise<Backend>;
   /** Frees everything after a failure; idempotent. */
   abandon(): void;
@@ -80,4 +80,15 @@ export interface BackendOptions {
   activations?: "float" | "int8";
   /** Sentences for model.adapter.notices. */
   notices?: readonly string[];
+  /**
+   * Lends the tensors that are not added, so that models which differ in a few matrices share the rest. It has the same config, context and activations,
+   * is on the same kind of device, keeps owning what it lends, must outlive this one, and is not at work while this one is.
+   */
+  base?: Backend;
+}
+
+/** @throws TypeError where a model of these options cannot lend its tensors to one of those */
+export function requireLender(base: BackendOptions, options: BackendOptions): void {
+  const shapeOf = ({ config, contextLength, activations = "float" }: BackendOptions): string => JSON.stringify({ config, contextLength, activations });
+  if (shapeOf(base) !== shapeOf(options)) throw new TypeError(`base is ${shapeOf(base)}; expected the same as this model: ${shapeOf(options)}.`);
 }

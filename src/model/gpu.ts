@@ -14,7 +14,7 @@ import { bindRowDivergence, bindRowSums, type RowSumsBuffers } from "../kernels/
 import { COLUMN_PADDING, packTensor, padTo, unpackTensor } from "../quantize/pack.ts";
 import type { AdapterSummary, Gpt2Config, MemoryReport, QuantizedTensor } from "../types.ts";
 import type { SamplingOptions } from "../kernels/sampling.ts";
-import type { Backend, BackendBuilder, BackendOptions, RowComparison, SampledToken } from "./backend.ts";
+import { type Backend, type BackendBuilder, type BackendOptions, requireLender, type RowComparison, type SampledToken } from "./backend.ts";
 import { chooseVariants, type MatrixKind } from "./knownAnswers.ts";
 import { tunedGemv } from "./tuning.ts";
 import { createLoopBuffers, DecodeLoop, type DecodeGraph, HEAD_STEP_BYTES, STEPS_BYTES } from "./decodeLoop.ts";
@@ -47,6 +47,7 @@ export function largestTensorBytes(config: Gpt2Config): number {
 /** Takes tensors as they stream in, packs and uploads matrices at once, and keeps the small f32 vectors until finish(). */
 export function createGpuBuilder(gpu: Gpu, options: GpuBackendOptions): BackendBuilder {
   const { config } = options;
+  const base = lenderOf(gpu, options);
   const C = config.nEmbd;
   const strides = stridesOf(config);
   const maxPartBytes = Math.min(options.maxPartBytes ?? Infinity, gpu.maxBindingBytes);
@@ -54,7 +55,15 @@ export function createGpuBuilder(gpu: Gpu, options: GpuBackendOptions): BackendB
   /** By what distinguishes them; those of the layers first. */
   const kinds: { linear: Map<string, MatrixKind>; embedding: Map<string, MatrixKind> } = { linear: new Map(), embedding: new Map() };
   const vectors = new Map<string, Float32Array>();
-  let wpe: GPUBuffer | null = null;
+  let wpe = base?.wpe ?? null;
+
+  /** What was measured for the base is good for what borrows from it. */
+  const choose = async (matrices: readonly MatrixKind[]): Promise<{ variants: Partial<Variants>; notices: string[] }> => {
+    if (options.variants) return { variants: options.variants, notices: [] };
+    if (base && matrices.length === 0) return { variants: base.variants, notices: [] };
+    const wanted = base?.variants ?? (gpu.isFallback ? {} : { gemv: await tunedGemv(gpu, adapterName(gpu), matrices) });
+    return chooseVariants(gpu, { matrices, attention: { heads: config.nHead, headSize: C / config.nHead, kv: options.kvCache } }, wanted);
+  };
 
   return {
     async add(tensor: CheckpointTensor, values: QuantizedTensor | Float32Array): Promise<void> {
@@ -87,20 +96,29 @@ export function createGpuBuilder(gpu: Gpu, options: GpuBackendOptions): BackendB
       }
     },
     async finish(): Promise<Backend> {
-      const get = <T>(map: Map<string, T>, name: string): T => {
-        const found = map.get(name);
+      const get = <T>(map: Map<string, T>, lent: ((name: string) => T) | undefined, name: string): T => {
+        const found = map.get(name) ?? lent?.(name);
         if (found === undefined) throw new EngineError("checkpoint", `Tensor "${name}" was not given.`, { tensor: name });
         return found;
       };
       if (!wpe) throw new EngineError("checkpoint", 'Tensor "wpe.weight" was not given.', { tensor: "wpe.weight" });
-      const questions = { matrices: [...kinds.linear.values(), ...kinds.embedding.values()], attention: { heads: config.nHead, headSize: C / config.nHead, kv: options.kvCache } };
-      const { variants, notices } = options.variants ? { variants: options.variants, notices: [] } : await chooseVariants(gpu, questions, gpu.isFallback ? {} : { gemv: await tunedGemv(gpu, adapterName(gpu), questions.matrices) });
-      const backend = new GpuBackend(gpu, { ...options, variants, notices: [...(options.notices ?? []), ...notices] }, (name) => get(matrices, name), (name) => get(vectors, name), wpe);
+      const { variants, notices } = await choose([...kinds.linear.values(), ...kinds.embedding.values()]);
+      const backend = new GpuBackend(gpu, { ...options, variants, notices: [...(options.notices ?? []), ...notices] }, (name) => get(matrices, base?.matrix, name), (name) => get(vectors, base?.vector, name), wpe);
       await backend.build();
       return backend;
     },
     abandon: () => gpu.dispose(),
   };
+}
+
+/** @throws TypeError for a base that cannot lend to a model of these options on this device */
+function lenderOf(gpu: Gpu, options: GpuBackendOptions): GpuBackend | undefined {
+  const { base } = options;
+  if (base === undefined) return undefined;
+  if (!(base instanceof GpuBackend) || base.gpu.device !== gpu.device) throw new TypeError("base is on another device; expected a model on the device of this one.");
+  requireLender(base.options, options);
+  base.assertUsable();
+  return base;
 }
 
 /** Ranges of cached positions that attention works on for a token at `position`. */
@@ -159,10 +177,10 @@ class GpuBackend implements Backend {
 
   constructor(
     readonly gpu: Gpu,
-    private readonly options: GpuBackendOptions,
-    private readonly matrix: (name: string) => GpuMatrix,
-    private readonly vector: (name: string) => Float32Array,
-    private readonly wpe: GPUBuffer,
+    readonly options: GpuBackendOptions,
+    readonly matrix: (name: string) => GpuMatrix,
+    readonly vector: (name: string) => Float32Array,
+    readonly wpe: GPUBuffer,
   ) {
     this.config = options.config;
     this.adapter = gpu.summary(options.notices ?? []);
@@ -179,6 +197,10 @@ class GpuBackend implements Backend {
 
   get memory(): MemoryReport {
     return this.gpu.memory;
+  }
+
+  get variants(): Variants {
+    return this.compiler.variants;
   }
 
   /** Lays out activations and caches, compiles every kernel and binds the graph. */
@@ -484,7 +506,7 @@ class GpuBackend implements Backend {
     return this.gpu.createBuffer(label, sizeBytes, usage, purpose);
   }
 
-  private assertUsable(): void {
+  assertUsable(): void {
     if (this.disposed) throw new EngineError("disposed", "The model was disposed.");
     this.gpu.throwFailure();
   }

@@ -192,7 +192,7 @@ function restoreScales({ codes, absmax, offset, map = DYNAMIC_MAP_SIGNED }: NonN
 }
 
 /** Calls visit for each group in the order of its scale, with the range of its values. */
-function forEachGroup({ lineCount, lineLength, groupLength }: GroupLayout, visit: (start: number, end: number, group: number) => void): void {
+export function forEachGroup({ lineCount, lineLength, groupLength }: GroupLayout, visit: (start: number, end: number, group: number) => void): void {
   let group = 0;
   for (let line = 0; line < lineCount; line++) {
     const lineEnd = (line + 1) * lineLength;

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "vitest";
-import { compareQuantizations, exportSafetensors, loadModel, type ComparisonRow, type GenerateOptions } from "../../src/index.ts";
+import { compareQuantizations, exportSafetensors, fitToBudget, loadModel, presets, type ComparisonRow, type GenerateOptions } from "../../src/index.ts";
 import { Gpu } from "../../src/gpu/device.ts";
+import type { Backend } from "../../src/model/backend.ts";
 import { createGpuBuilder } from "../../src/model/gpu.ts";
 import { resolveGenerateOptions, type ResolvedGenerateOptions } from "../../src/generate/options.ts";
 import { resolveRecipe } from "../../src/quantize/recipes.ts";
@@ -199,6 +200,39 @@ describe.runIf(adapter !== "swiftshader")("a model on WebGPU", () => {
     backend.dispose();
   });
 
+  gpuTest("borrows from a base what is not its own: the logits of the same model loaded whole, its own bytes alone, and the base stays as it was", async ({ device }) => {
+    const watch = watchDevice(device);
+    const name = "h.1.mlp.c_fc.weight";
+    const nf4 = { type: "nf4", block: 64 } as const;
+    const { config, weights } = referenceCheckpoint(files);
+    const base = await buildOnGpu(device, files, resolveRecipe("f32"));
+    const before = await base.backend.forward(tokens, 0);
+    const baseBytes = watch.liveBytes;
+    const borrow = async (own: string[], contextLength = config.nPositions): Promise<Backend> => {
+      const builder = createGpuBuilder(await Gpu.open({ device, largestTensorBytes: 0 }), { config, contextLength, kvCache: "f32", base: base.backend });
+      await addReferenceWeights(builder, new Map(own.map((key) => [key, weights.get(key)!])), { linear: nf4 });
+      return builder.finish();
+    };
+
+    const shared = await borrow([name]);
+    expect(shared.memory.total).toBe(watch.liveBytes - baseBytes);
+    expect(shared.memory).toMatchObject({ embedding: 0, weights: 320 * 128 / 2 }); // 300 × 100, padded
+    const whole = await buildOnGpu(device, files, resolveRecipe({ ...presets.f32, overrides: { [name]: nf4 } }));
+    expect(await shared.forward(tokens, 0)).toEqual(await whole.backend.forward(tokens, 0)); // bit for bit
+    const same = await borrow([]);
+    for (const backend of [base.backend, shared, same]) await backend.encodeWindow(tokens);
+    expect(Math.max(...(await shared.compare(base.backend, 0, tokens.slice(1))).klDivergence)).toBeGreaterThan(1e-4);
+    expect(Math.max(...(await same.compare(base.backend, 0, tokens.slice(1))).klDivergence)).toBeLessThan(tolerances.klDivergence);
+
+    for (const backend of [shared, whole.backend, same]) backend.dispose();
+    expect(watch.liveBytes).toBe(base.backend.memory.total);
+    expect(await base.backend.forward(tokens, 0)).toEqual(before);
+    await expect(borrow([name], 8)).rejects.toThrow(TypeError);
+    base.backend.dispose();
+    await expect(borrow([name])).rejects.toMatchObject({ code: "disposed" });
+    expect(watch.liveBytes).toBe(0);
+  });
+
   gpuTest("frees everything when a load fails, is aborted, or meets a broken tensor", async ({ device }) => {
     const watch = watchDevice(device);
     const short = { ...files, "model.safetensors": files["model.safetensors"].subarray(0, -5) };
@@ -283,6 +317,20 @@ describe.runIf(adapter !== "swiftshader")("a model on WebGPU", () => {
       }
       backend.dispose();
     }
+  });
+
+  gpuTest("fits a budget as the CPU does, and frees everything", async ({ device }) => {
+    const watch = watchDevice(device);
+    const tiny = seededCheckpoint(tinyCheckpoints.oneLayer);
+    const options = { bytes: 5000, text: Array.from({ length: 24 }, (_, i) => (i * 31 + 5) % 97), formats: [{ type: "f16" }, { type: "nf4", block: 32 }], refinements: 1 } as const;
+    const [gpu, cpu] = [await fitToBudget(tiny, { ...options, backend: "webgpu", device }), await fitToBudget(tiny, { ...options, backend: "cpu" })];
+    expect(gpu.recipe).toEqual(cpu.recipe);
+    expect(Object.keys(gpu.recipe.overrides!).length).toBeGreaterThan(0);
+    for (const [i, { klDivergence }] of gpu.sensitivity.entries()) expect(Math.abs(klDivergence - cpu.sensitivity[i]!.klDivergence)).toBeLessThan(tolerances.klDivergence);
+    expect(watch.liveBytes).toBe(0);
+    const controller = new AbortController();
+    await expect(fitToBudget(tiny, { ...options, backend: "webgpu", device, signal: controller.signal, onProgress: ({ fraction }) => fraction > 0.3 && controller.abort("enough") })).rejects.toBe("enough");
+    expect(watch.liveBytes).toBe(0);
   });
 
   gpuTest("compares recipes on one device as the CPU does, and frees everything", async ({ device }) => {

@@ -401,6 +401,52 @@ describe.each([
     }
   });
 
+  describe("a model with a base", () => {
+    const name = "h.1.mlp.c_fc.weight";
+    const nf4: TensorFormat = { type: "nf4", block: 64 };
+    const tokens = tokensFor(width100, 20);
+    const own = new Map([[name, width100.weights.get(name)!]]);
+    const borrow = (base: Backend, options: Partial<CpuBackendOptions> = {}, weights = own): Promise<Backend> => buildCpu({ ...width100, weights }, { linear: nf4 }, { base, ...options });
+
+    test.each(["f32", "int8", "nf4-dq"] as const)("in %s gives the logits of the same model loaded whole", async (preset) => {
+      const whole = await buildCpu(width100, { ...presets[preset], overrides: { [name]: nf4 } });
+      const shared = await borrow(await buildCpu(width100, presets[preset]));
+      for (const count of [1, 20]) expect(maxAbsError(await shared.forward(tokens.slice(0, count), 0), await whole.forward(tokens.slice(0, count), 0))).toBeLessThan(tolerances.logit);
+      await shared.encodeWindow(tokens);
+      await whole.encodeWindow(tokens);
+      expect(await shared.score(0, tokens.slice(1))).toEqual(await whole.score(0, tokens.slice(1))); // bit for bit
+    });
+
+    test("compares with its base, and differs from it only by its own matrix", async () => {
+      const base = await buildCpu(width100);
+      const shared = await borrow(base);
+      const same = await borrow(base, {}, new Map());
+      for (const backend of [base, shared, same]) await backend.encodeWindow(tokens);
+      expect(Math.max(...(await shared.compare(base, 0, tokens.slice(1))).klDivergence)).toBeGreaterThan(1e-4);
+      expect(Math.max(...(await same.compare(base, 0, tokens.slice(1))).klDivergence)).toBeLessThan(tolerances.klDivergence);
+    });
+
+    test("owns what was added to it: its memory counts that alone, and disposing it leaves the base as it was", async () => {
+      const base = await buildCpu(width100);
+      const before = await base.forward(tokens, 0);
+      const shared = await borrow(base);
+      const { storedBytes } = quantizeTensor(Float32Array.from(own.get(name)!.values), [300, 100], nf4);
+      expect(shared.memory).toMatchObject({ embedding: 0, weights: 300 * 50, scales: storedBytes - 300 * 50 });
+      shared.dispose();
+      expect(await base.forward(tokens, 0)).toEqual(before);
+    });
+
+    test("refuses a base of another shape, of another kind, with int8 activations or disposed, having accepted one of its own", async () => {
+      const base = await buildCpu(width100);
+      await borrow(base); // control case
+      await expect(borrow(base, { contextLength: 8 })).rejects.toThrow(TypeError);
+      await expect(borrow({ adapter: { backend: "webgpu" } } as Backend)).rejects.toThrow("base runs on webgpu; expected a model on the CPU backend");
+      await expect(borrow(await buildCpu(width100, presets["int8-dynamic"], { activations: "int8" }), { activations: "int8" })).rejects.toThrow("base has int8 activations");
+      base.dispose();
+      await expect(borrow(base)).rejects.toMatchObject({ code: "disposed" });
+    });
+  });
+
   describe("memory", () => {
     test.each(testedPresets)("of %s is the sum of its parts and holds the matrices as they are stored", async (preset) => {
       const { weights } = context300;
