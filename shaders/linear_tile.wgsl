@@ -134,29 +134,21 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
 #endrepeat
 #endrepeat
 #else
-    for (var j = 0u; j < loop_bound(CHUNK / 4u); j++) {
-      let k4 = c * (CHUNK / 4u) + j;
-#repeat r READS
-#if PROLOGUE == none
-      let read$r = x[x$r + k4];
-#else
-      let read$r = prepared[k4];
-#endif
-#endrepeat
-#import "share_rows"
 #repeat n 8
-#if SCALE == group || SCALE == nested
-      let w$n = dequantized(chunk + $nu, j, zero_of[$n]) * scale_of[$n];
-#else
-      let w$n = dequantized(chunk + $nu, j, zero_of[$n]);
-#endif
-#repeat r READS
-#repeat l LANES
-      sum$n_$r$l += dot(w$n, x$r$l);
+    let w$n = codes[chunk + $nu];
 #endrepeat
-#endrepeat
-#endrepeat
+#if CODE == int8 && ROWS == 1
+#repeat q 4
+    {
+      const j = $qu; // not a loop: knowing which word of a chunk is meant saves SwiftShader a sixth of a gemv
+#import "tile_products"
     }
+#endrepeat
+#else
+    for (var j = 0u; j < loop_bound(CHUNK / 4u); j++) {
+#import "tile_products"
+    }
+#endif
 #endif
   }
   var sums: array<f32, 8u * ROWS>;

@@ -57,21 +57,6 @@ fn dequantize(w: vec4<u32>, j: u32, bias: f32) -> vec4<f32> {
 #endif
 }
 
-// The same from `codes` itself, reading no more words than these four values need: for threads that keep whole tiles in registers.
-fn dequantized(chunk: u32, j: u32, bias: f32) -> vec4<f32> {
-#if CODE == f32
-  return bitcast<vec4<f32>>(codes[chunk]);
-#elif CODE == f16
-  return vec4<f32>(unpack2x16float(codes[chunk][2u * j]), unpack2x16float(codes[chunk][2u * j + 1u]));
-#elif CODE == int8
-  return int8_values(codes[chunk][j], bias);
-#elif CODE == int4
-  return int4_values(codes[chunk][j >> 1u] >> ((j & 1u) * 4u), bias);
-#elif CODE == lut4
-  return lut4_values(codes[chunk][j >> 1u] >> ((j & 1u) * 4u));
-#endif
-}
-
 fn slot(row: u32, group: u32) -> u32 {
 #if SCALE == tensor
   return 0u;

@@ -1,10 +1,17 @@
 export { EngineError, type EngineErrorCode } from "./errors.ts";
+export { comparisonCsv } from "./evaluate/comparisonCsv.ts";
+export { decodeComparison, encodeComparison } from "./evaluate/encodeComparison.ts";
+export { mergeComparisons } from "./evaluate/mergeComparisons.ts";
 export { calibrate } from "./load/calibrate.ts";
 export { compareQuantizations } from "./load/compareQuantizations.ts";
+export { exportSafetensors } from "./load/exportSafetensors.ts";
+export { fitToBudget } from "./load/fitToBudget.ts";
 export { loadModel } from "./load/loadModel.ts";
+export { type NamedTensor, readTensor, type ReadTensorOptions } from "./load/readTensor.ts";
 export { quantizationError, type QuantizationError } from "./quantize/error.ts";
 export { describeFormat } from "./quantize/formats.ts";
 export { type HistogramOptions, weightHistogram } from "./quantize/histogram.ts";
+export { type CodeOccupancy, inspectQuantization, type InspectionOptions, type LineStatistics, type QuantizationGrid, type QuantizationInspection } from "./quantize/inspect.ts";
 export { dequantizeTensor, quantizeTensor } from "./quantize/nearest.ts";
 export { presets } from "./quantize/recipes.ts";
 export type * from "./types.ts";

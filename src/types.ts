@@ -61,8 +61,11 @@ export interface QuantizedTensor {
   scales: Float32Array;
   /** i32, beside `scales`; only in zero-point mode. */
   zeroPoints?: Int32Array;
-  /** bitsandbytes' nested state: `scales[i] = map[codes[i]] · absmax[i >> 8] + offset` in f32, with its signed dynamic 8-bit map. */
-  doubleQuantization?: { codes: Uint8Array; absmax: Float32Array; offset: number };
+  /**
+   * bitsandbytes' nested state: `scales[i] = map[codes[i]] · absmax[i >> 8] + offset` in f32. map: f32 [256], its signed dynamic 8-bit map where absent;
+   * a checkpoint made by bitsandbytes brings its own, which torch computed and which may differ in the last place.
+   */
+  doubleQuantization?: { codes: Uint8Array; absmax: Float32Array; offset: number; map?: Float32Array };
   /** What it occupies packed: codes + scales + zero points (or the double-quantization state). */
   storedBytes: number;
 }
@@ -93,7 +96,7 @@ export interface ModelCache {
 }
 
 export interface LoadOptions {
-  /** @default "int8" */
+  /** @default what the checkpoint is stored in, where that is quantized; else "int8" */
   quantization?: PresetName | QuantizationRecipe;
   /** @default navigator.gpu. In Node pass `create([])` of the package `webgpu`, and keep it referenced. */
   gpu?: GPU;
@@ -384,8 +387,18 @@ export interface CompareOptions extends PerplexityOptionsWithoutProgress, Omit<L
   recipes: readonly (PresetName | QuantizationRecipe)[];
   /** @default "f32" */
   baseline?: PresetName | QuantizationRecipe;
+  /** Scores a part of the windows only; mergeComparisons() joins the parts. @default all windows */
+  shard?: Shard;
+  /** Keeps what was measured per token, 13 bytes per token and row, in `row.samples`. @default true with a shard, else false */
+  samples?: boolean;
   signal?: AbortSignal;
   onProgress?: (progress: CompareProgress) => void;
+}
+/** One of `count` parts of a comparison: window j of the text belongs to the part whose index is j % count. A part may have no window. */
+export interface Shard {
+  /** 0…count − 1 */
+  index: number;
+  count: number;
 }
 export type PerplexityOptionsWithoutProgress = Omit<PerplexityOptions, "onProgress" | "signal">;
 
@@ -404,6 +417,7 @@ export interface CompareProgress {
   perplexity: number | null;
 }
 
+/** Errors are standard errors as llama.cpp's perplexity tool defines them, NaN where fewer than two tokens were scored; with none, every measure is NaN. */
 export interface ComparisonRow {
   name: string;
   recipe: QuantizationRecipe;
@@ -413,26 +427,153 @@ export interface ComparisonRow {
   bitsPerWeight: number;
   perplexity: number;
   standardError: number;
+  /** null when given tokens. */
+  bitsPerByte: number | null;
   /** perplexity / baseline perplexity, with the error of the paired difference of the NLLs. 1 ± 0 for the baseline. */
   ratio: number;
   ratioError: number;
+  /** perplexity − baseline perplexity, with the error that their covariance leaves. 0 ± 0 for the baseline. */
+  difference: number;
+  differenceError: number;
   /** Of the baseline's distribution from this one's, nats per token. */
   klDivergence: { mean: number; error: number; median: number; p90: number; p95: number; p99: number; p999: number; max: number };
   sameTopToken: { fraction: number; error: number };
   /** Of the true next token's probability, this row minus the baseline. */
-  deltaP: { mean: number; error: number; rms: number; p1: number; p5: number; p10: number; p25: number; median: number; p75: number; p90: number; p95: number; p99: number };
+  deltaP: {
+    mean: number;
+    error: number;
+    rms: number;
+    rmsError: number;
+    min: number;
+    p1: number;
+    p5: number;
+    p10: number;
+    p25: number;
+    median: number;
+    p75: number;
+    p90: number;
+    p95: number;
+    p99: number;
+    max: number;
+  };
   quantizeMs: number;
   prefillTokensPerSecond: number;
   decodeTokensPerSecond: number;
   tensors: readonly TensorReport[];
+  /** Where `samples` was asked for and the recipe ran. */
+  samples?: ComparisonSamples;
+}
+
+/** What was measured per scored token, window by window; all arrays are [scoredTokens]. */
+export interface ComparisonSamples {
+  /** −ln p of the true token, nats, under this recipe and under the baseline. */
+  nll: Float32Array;
+  baselineNll: Float32Array;
+  /** Of the baseline's distribution from this one's, nats. */
+  klDivergence: Float32Array;
+  /** 1 where both find the same token likeliest. */
+  sameTopToken: Uint8Array;
 }
 
 export interface Comparison {
   rows: readonly ComparisonRow[];
-  protocol: string;
+  protocol: NonNullable<PerplexityOptions["protocol"]>;
   windowTokens: number;
   strideTokens: number;
+  /** Windows and tokens that were scored: of the shard, where this is one. */
   windows: number;
   scoredTokens: number;
+  /** UTF-8 of the scored tokens; null when given tokens. */
+  scoredBytes: number | null;
+  /** null: every window was scored. */
+  shard: Shard | null;
+  model: {
+    /** For people: `hub openai-community/gpt2@main`, `3 files`. */
+    source: string;
+    config: Gpt2Config;
+    /** Of all weights as f32, however they are stored. */
+    sha256: string | null;
+  };
+  text: TokensIdentity;
+  /** null where none was given. */
+  calibration: TokensIdentity | null;
+  /** As asked for; null: what suits each recipe. */
+  kvCache: NonNullable<LoadOptions["kvCache"]> | null;
+  /** Version of the package. */
+  engineVersion: string;
   adapter: AdapterSummary;
+}
+
+export interface TokensIdentity {
+  tokens: number;
+  /** Of the token ids as u32, little-endian; lowercase hex. null in a page that is no secure context. */
+  sha256: string | null;
+}
+
+// ---------------------------------------------------------------- mixed precision
+
+export interface FitOptions extends Omit<LoadOptions, "quantization" | "calibration" | "onProgress"> {
+  /** What the whole model may take, as QuantizationReport.bytes.total. Either this or bitsPerWeight. */
+  bytes?: number;
+  /** What the blocks' matrices may take, as QuantizationReport.bitsPerWeight; the embedding then keeps one format. */
+  bitsPerWeight?: number;
+  /** Text or tokens to measure on; the first maxTokens of them. */
+  text: string | readonly number[];
+  /** What each matrix may be stored as. @default f16; int8 absmax per channel and per tensor, with zero points per channel; int4 with zero points in groups of 32; NF4 in blocks of 32 and 64 with double quantization */
+  formats?: readonly TensorFormat[];
+  /** Keeps the embedding (and an untied head) out of the search. @default with `bytes` one of `formats`, with `bitsPerWeight` int8 absmax, per channel */
+  embedding?: TensorFormat;
+  /** @default 512 */
+  maxTokens?: number;
+  /** The tokens are measured in windows of so many that do not overlap. @default 256, at most contextLength and the tokens there are */
+  windowTokens?: number;
+  /** Neighbours of the best recipe that are measured, since sensitivities add up only nearly. @default 8 */
+  refinements?: number;
+  /** Of an earlier fit of this checkpoint on this text, for another budget: what is in it is not measured again. */
+  sensitivity?: readonly TensorSensitivity[];
+  onProgress?: (progress: FitProgress) => void;
+}
+
+export interface FitProgress {
+  /** "sensitivity": one matrix in one format after the other; "recipes": whole models. */
+  stage: "load" | "sensitivity" | "recipes";
+  /** The tensor or recipe at work; "" while loading. */
+  name: string;
+  /** 0…1 over the whole search; never falls. */
+  fraction: number;
+}
+
+/** What one matrix costs in one format, all others being f32. */
+export interface TensorSensitivity {
+  tensor: string;
+  format: TensorFormat;
+  /** Packed: codes + scales + zero points. */
+  bytes: number;
+  /** Mean KL divergence from the f32 model, nats per token. */
+  klDivergence: number;
+}
+
+/** One recipe and what it costs. */
+export interface FitPoint {
+  recipe: QuantizationRecipe;
+  /** Of the whole model, as QuantizationReport.bytes.total. */
+  bytes: number;
+  /** Of the blocks' matrices, as QuantizationReport.bitsPerWeight. */
+  bitsPerWeight: number;
+  /** Sum of the sensitivities of its matrices, nats per token. */
+  predictedKlDivergence: number;
+  /** Measured: mean KL divergence from the f32 model, nats per token; null where it was not measured. */
+  klDivergence: number | null;
+}
+
+/** The recipe that fits the budget best, and what was learned on the way. */
+export interface BudgetFit extends FitPoint {
+  klDivergence: number;
+  /** The least predicted divergence for some sizes, from the smallest recipe to the best, ascending in bytes; a few are measured. */
+  frontier: readonly FitPoint[];
+  /** Each format alone, as far as it fits the budget, all measured; with `bytes` also beside an int8 embedding. None is better than the fit. */
+  uniform: readonly FitPoint[];
+  sensitivity: readonly TensorSensitivity[];
+  /** Tokens that each measurement scored. */
+  scoredTokens: number;
 }

@@ -1,4 +1,5 @@
 import {
+  comparisonCsv,
   compareQuantizations,
   presets,
   type CompareProgress,
@@ -12,7 +13,7 @@ import {
 } from "nibble-webgpu";
 import { LitElement, html, nothing, type TemplateResult } from "lit";
 import { customElement, property, query, state } from "lit/decorators.js";
-import { saveFile, toCsv, toJson } from "./exportRows.ts";
+import { saveFile, toJson } from "./exportRows.ts";
 import { change, clock, formatNote, figure, megabytes, rate, smallFigure } from "./format.ts";
 import { panelStyles } from "./panelStyles.ts";
 import { sizeChart } from "./sizeChart.ts";
@@ -127,7 +128,7 @@ export class PerplexityPanel extends LitElement {
       <div class="row actions">
         <button class="primary" id="run" ?disabled=${this.source === null} @click=${() => (this.run ? this.cancel() : void this.start())}>${this.run ? "Cancel" : "Run"}</button>
         <span class="number soft grow" role="status">${this.announcement}</span>
-        <button ?disabled=${this.rows.length === 0} @click=${() => saveFile("nibble-comparison.csv", "text/csv", toCsv(this.rows))}>CSV</button>
+        <button ?disabled=${this.rows.length === 0} @click=${() => saveFile("nibble-comparison.csv", "text/csv", comparisonCsv(this.rows))}>CSV</button>
         <button ?disabled=${this.rows.length === 0} @click=${() => saveFile("nibble-comparison.json", "application/json", toJson(this.rows, this.comparison))}>JSON</button>
       </div>
       <p class="alert" role="alert">${this.failure}</p>

@@ -51,8 +51,14 @@ function refuseOtherArchitectures(fields: Readonly<Record<string, unknown>>): vo
   const { model_type: modelType, quantization_config: quantization, pruned_heads: prunedHeads } = fields;
   if (modelType !== undefined && modelType !== "gpt2") throw invalid("model_type", modelType, '"gpt2"');
   if (flag(fields, "add_cross_attention", false)) throw invalid("add_cross_attention", true, "false; encoder-decoder models are not supported");
-  if ((quantization ?? null) !== null) throw invalid("quantization_config", quantization, "none; the engine quantizes the original weights itself");
+  if ((quantization ?? null) !== null && !isBitsandbytes4Bit(quantization)) throw invalid("quantization_config", quantization, "none, or bitsandbytes' 4-bit one; the engine quantizes the original weights itself");
   if (Object.keys(prunedHeads ?? {}).length > 0) throw invalid("pruned_heads", prunedHeads, "none");
+}
+
+/** As transformers writes it for a model whose linear matrices are NF4 or FP4; the tensors themselves say how. */
+function isBitsandbytes4Bit(quantization: unknown): boolean {
+  const { quant_method: method, load_in_4bit: is4Bit } = Object(quantization) as Readonly<Record<string, unknown>>;
+  return method === "bitsandbytes" && is4Bit === true;
 }
 
 function size(fields: Readonly<Record<string, unknown>>, name: keyof typeof largest, fallback: number): number {

@@ -4,15 +4,15 @@ import type { SourceFile } from "../source/types.ts";
 /** Reads a file front to back by exact lengths, holding one piece of the transfer at most. close() cancels what is left. */
 export class FileReader {
   readBytes = 0;
+  /** Called with readBytes after each piece. */
+  onRead: ((readBytes: number) => void) | undefined;
   private readonly file: SourceFile;
   private readonly pieces: AsyncIterator<Uint8Array>;
-  private readonly onRead: (readBytes: number) => void;
   private piece = new Uint8Array(0);
 
-  constructor(file: SourceFile, signal: AbortSignal | undefined, onRead: (readBytes: number) => void) {
+  constructor(file: SourceFile, signal: AbortSignal | undefined) {
     this.file = file;
     this.pieces = file.stream({ signal })[Symbol.asyncIterator]();
-    this.onRead = onRead;
   }
 
   /** u8 [length], the caller's own. Throws `checkpoint` where the file ends before it. */
@@ -48,7 +48,7 @@ export class FileReader {
       taken += piece.length;
       this.piece = this.piece.subarray(piece.length);
       this.readBytes += piece.length;
-      this.onRead(this.readBytes);
+      this.onRead?.(this.readBytes);
     }
   }
 

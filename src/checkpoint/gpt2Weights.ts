@@ -45,10 +45,20 @@ export function headName({ tieWordEmbeddings }: Gpt2Config): string {
   return tieWordEmbeddings ? "wte.weight" : "lm_head.weight";
 }
 
-/** The model's name of a tensor in a file: GPT2LMHeadModel saves "transformer.h.0…", GPT2Model "h.0…". */
+/** What a quantized matrix has beside its codes: bitsandbytes' state of a 4-bit one, scales and zero points of an int8 one. */
+const companions = /^(.+\.weight)(\.absmax|\.quant_map|\.nested_absmax|\.nested_quant_map|\.quant_state\.bitsandbytes__\w+|_scale|_zero_point)$/;
+
+/** The model's tensor that an entry of a file belongs to, and what of it: "" itself, else what follows its name. GPT2LMHeadModel saves "transformer.h.0…", GPT2Model "h.0…". */
+export function splitName(fileName: string, headIsWte: boolean): { name: string; suffix: string } {
+  const full = fileName.startsWith("transformer.") ? fileName.slice("transformer.".length) : fileName;
+  const [, name = full, suffix = ""] = companions.exec(full) ?? [];
+  return { name: headIsWte && name === "lm_head.weight" ? "wte.weight" : name, suffix };
+}
+
+/** The model's name of an entry of a file. */
 export function modelName(fileName: string, headIsWte: boolean): string {
-  const name = fileName.startsWith("transformer.") ? fileName.slice("transformer.".length) : fileName;
-  return headIsWte && name === "lm_head.weight" ? "wte.weight" : name;
+  const { name, suffix } = splitName(fileName, headIsWte);
+  return name + suffix;
 }
 
 /** Whether, among all tensor names of a checkpoint, lm_head.weight stands for wte: of a shared tensor safetensors' save_model keeps one name. */
@@ -59,9 +69,9 @@ export function isHeadWte(fileNames: readonly string[], config: Gpt2Config): boo
 /** Tile edge of the transpose: two 32 × 32 tiles of f32 are 8 KB, well within any L1 cache. */
 const tile = 32;
 
-/** f32 [rows, columns] -> f32 [columns, rows]. */
-export function transpose(values: Float32Array, rows: number, columns: number): Float32Array<ArrayBuffer> {
-  const result = new Float32Array(rows * columns);
+/** f32 or f16 bits [rows, columns] -> [columns, rows]. */
+export function transpose<Values extends Float32Array | Uint16Array>(values: Values, rows: number, columns: number): Values {
+  const result = values.slice() as Values; // an array of the same kind, to be overwritten
   for (let row0 = 0; row0 < rows; row0 += tile) {
     const row1 = Math.min(row0 + tile, rows);
     for (let column0 = 0; column0 < columns; column0 += tile) {

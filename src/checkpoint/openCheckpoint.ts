@@ -3,16 +3,23 @@ import type { CheckpointSource, SourceFile } from "../source/types.ts";
 import { parseGpt2Config } from "./config.ts";
 import { isHtml, readJson, readText } from "./fileReader.ts";
 import { gpt2Weights, isHeadWte, modelName } from "./gpt2Weights.ts";
-import { readWeights, requireAll, type WeightFiles } from "./readWeights.ts";
-import type { Checkpoint } from "./types.ts";
+import { readHeaders, readWeights, requireAll, type WeightFiles } from "./readWeights.ts";
+import type { Checkpoint, CheckpointTensor, RestoreStored } from "./types.ts";
+import { WeightFile } from "./weightFile.ts";
 
 const maxConfigBytes = 2 ** 20;
 const maxTokenizerBytes = 32 * 2 ** 20;
 const maxIndexBytes = 32 * 2 ** 20;
 const indexName = "model.safetensors.index.json";
 
+export interface OpenCheckpointOptions {
+  signal?: AbortSignal;
+  /** For matrices that are stored quantized; this area knows no formats. @default they are refused as `unsupported` */
+  restore?: RestoreStored;
+}
+
 /** Finds the files of a GPT-2 checkpoint, validates its config.json and reads its tokenizer. The weights wait for read(). */
-export async function openCheckpoint(source: CheckpointSource, { signal }: { signal?: AbortSignal } = {}): Promise<Checkpoint> {
+export async function openCheckpoint(source: CheckpointSource, { signal, restore = refuseStored }: OpenCheckpointOptions = {}): Promise<Checkpoint> {
   const configFile = await source.open("config.json", { signal });
   if (!configFile) throw new EngineError("checkpoint", `There is no config.json in ${source.description}.`, { file: "config.json" });
   const config = parseGpt2Config(await readJson(configFile, maxConfigBytes, signal));
@@ -28,8 +35,13 @@ export async function openCheckpoint(source: CheckpointSource, { signal }: { sig
     description: source.description,
     tokenizerFiles,
     tensors: expected.map(({ name, kind, shape }) => ({ name, kind, shape })),
-    read: (options) => readWeights(files, expected, config, options),
+    readHeaders: (signal) => readHeaders(files, config, signal),
+    read: (options) => readWeights(files, expected, config, restore, options),
   };
+}
+
+function refuseStored({ name }: CheckpointTensor): never {
+  throw new EngineError("unsupported", `Tensor "${name}" is stored quantized; expected F32, F16, BF16 or F64.`, { tensor: name });
 }
 
 /** tokenizer.json, or else vocab.json with merges.txt. */
@@ -60,7 +72,7 @@ async function findWeightFiles(source: CheckpointSource, signal: AbortSignal | u
   const single = named.length === 1 ? named[0]! : "model.safetensors";
   if (named.length <= 1 || named.includes(single)) {
     const file = await source.open(single, { signal });
-    if (file) return { totalBytes: file.sizeBytes, files: [async () => file] };
+    if (file) return { totalBytes: file.sizeBytes, files: [new WeightFile(async () => file)] };
     if (named.length === 1) throw missing(source, single);
   }
   const index = await source.open(indexName, { signal });
@@ -68,7 +80,7 @@ async function findWeightFiles(source: CheckpointSource, signal: AbortSignal | u
   if (named.length === 0) throw missing(source, "model.safetensors");
   const files = await Promise.all(named.map((name) => openWeights(source, name, signal)));
   const totalBytes = files.reduce<number | null>((total, { sizeBytes }) => (total === null || sizeBytes === null ? null : total + sizeBytes), 0);
-  return { totalBytes, files: files.map((file) => async () => file) };
+  return { totalBytes, files: files.map((file) => new WeightFile(async () => file)) };
 }
 
 /** The shards of a model.safetensors.index.json: { metadata: { total_size }, weight_map: { tensor name: file name } }. */
@@ -88,7 +100,7 @@ function indexedFiles(source: CheckpointSource, index: unknown): WeightFiles {
   const totalSize = metadata?.total_size;
   return {
     totalBytes: typeof totalSize === "number" && totalSize > 0 ? totalSize : null,
-    files: names.map((name) => (signal) => openWeights(source, name, signal)),
+    files: names.map((name) => new WeightFile((signal) => openWeights(source, name, signal))),
     tensorNames: entries.map(([tensor]) => tensor),
   };
 }

@@ -1,53 +1,74 @@
 import { EngineError, throwIfAborted } from "../errors.ts";
-import { isFloatDtype, parseSafetensorsHeader, readHeaderLength, type SafetensorsEntry, type SafetensorsHeader, toFloat32 } from "../safetensors/index.ts";
-import type { SourceFile } from "../source/types.ts";
+import { isFloatDtype, type SafetensorsEntry, type SafetensorsHeader, toFloat32 } from "../safetensors/index.ts";
 import type { Gpt2Config } from "../types.ts";
-import { FileReader } from "./fileReader.ts";
-import { type ExpectedTensor, isHeadWte, modelName, transpose } from "./gpt2Weights.ts";
-import type { CheckpointTensor, ReadOptions } from "./types.ts";
+import { type ExpectedTensor, isHeadWte, splitName, transpose } from "./gpt2Weights.ts";
+import { parseHashes, verifyHash } from "./metadata.ts";
+import type { ReadOptions, ReadTensor, RestoreStored, StoredEntry, WeightHeaders } from "./types.ts";
+import type { WeightFile } from "./weightFile.ts";
 
 /** Where the weights are. */
 export interface WeightFiles {
-  /** Each is called once per pass, when its turn comes: an opened response waits for nobody. */
-  files: readonly ((signal: AbortSignal | undefined) => Promise<SourceFile>)[];
+  files: readonly WeightFile[];
   /** Of all files; null where unknown, short by the headers where only an index has told it. */
   totalBytes: number | null;
   /** Every tensor of every file, where an index has told them. */
   tensorNames?: readonly string[];
 }
 
-interface ReadTensor {
-  tensor: CheckpointTensor;
-  values: Float32Array<ArrayBuffer>;
+/** An entry of a file that the model wants: a tensor, or of a quantized matrix the part at `suffix`. */
+interface Planned {
+  tensor: ExpectedTensor;
+  suffix: string;
+  /** Entries that make the matrix; null for a tensor of floats. */
+  storedCount: number | null;
 }
 
 /** One pass over the files; see Checkpoint.read. */
 export async function* readWeights(
-  { files, totalBytes, tensorNames }: WeightFiles,
+  weights: WeightFiles,
   expected: readonly ExpectedTensor[],
   config: Gpt2Config,
+  restore: RestoreStored,
   { signal, onBytes }: ReadOptions = {},
 ): AsyncGenerator<ReadTensor> {
+  const { files, totalBytes } = weights;
+  const names = await namesOf(weights, signal);
+  const headIsWte = isHeadWte(names, config);
   const wanted = new Map(expected.map((tensor) => [tensor.name, tensor]));
+  const partCounts = countParts(names, headIsWte);
   const found = new Map<string, string>(); // model name -> the file it is in
+  /** Entries of quantized matrices that are not complete. */
+  const pending = new Map<string, Map<string, StoredEntry>>();
   let earlierBytes = 0;
-  for (const openFile of files) {
-    const file = await openFile(signal);
-    const reader = new FileReader(file, signal, (readBytes) => {
+  for (const weightFile of files) {
+    const { name: fileName, header, reader } = await weightFile.start(signal);
+    reader.onRead = (readBytes) => {
       const loadedBytes = earlierBytes + readBytes;
-      onBytes?.({ file: file.name, loadedBytes, totalBytes: totalBytes && Math.max(totalBytes, loadedBytes) });
-    });
+      onBytes?.({ file: fileName, loadedBytes, totalBytes: totalBytes && Math.max(totalBytes, loadedBytes) });
+    };
     try {
-      const header = await readHeader(reader, file);
-      const allNames = tensorNames ?? (files.length === 1 ? [...header.tensors.keys()] : null);
-      const headIsWte = allNames !== null && isHeadWte(allNames, config);
-      const plan = planFile(file.name, header, wanted, found, config.nLayer, headIsWte);
-      if (files.length === 1) requireAll(expected, found, file.name);
+      const hashes = parseHashes(header.metadata, fileName);
+      const plan = planFile(fileName, header, wanted, found, partCounts, config.nLayer, headIsWte);
+      if (files.length === 1) requireAll(expected, found, fileName);
       for (const entry of header.tensors.values()) {
         throwIfAborted(signal);
-        const tensor = plan.get(entry);
-        if (tensor) yield await readTensor(reader, entry, tensor);
-        else await reader.skip(entry.end - entry.begin);
+        const planned = plan.get(entry);
+        if (!planned) {
+          await reader.skip(entry.end - entry.begin);
+          continue;
+        }
+        const { tensor, suffix, storedCount } = planned;
+        const bytes = await allocating(entry, tensor, () => reader.read(entry.end - entry.begin));
+        await verifyHash(hashes.get(entry.name), bytes, entry.name, fileName);
+        if (storedCount === null) {
+          yield await allocating(entry, tensor, async () => readFloats(bytes, entry, tensor));
+          continue;
+        }
+        const entries = pending.get(tensor.name) ?? new Map<string, StoredEntry>();
+        pending.set(tensor.name, entries.set(suffix, { dtype: entry.dtype, shape: entry.shape, bytes }));
+        if (entries.size < storedCount) continue;
+        pending.delete(tensor.name);
+        yield await allocating(entry, tensor, async () => restore(withoutFileShape(tensor), entries));
       }
       await reader.expectEnd();
     } finally {
@@ -55,54 +76,82 @@ export async function* readWeights(
     }
     earlierBytes += reader.readBytes;
   }
-  requireAll(expected, found, `The set of ${files.length} files`);
-}
-
-async function readHeader(reader: FileReader, { name, sizeBytes }: SourceFile): Promise<SafetensorsHeader> {
-  const start = await reader.read(8);
-  const headerBytes = inFile(name, () => readHeaderLength(start, sizeBytes));
-  const bytes = new Uint8Array(8 + headerBytes);
-  bytes.set(start);
-  bytes.set(await reader.read(headerBytes), 8);
-  return inFile(name, () => parseSafetensorsHeader(bytes, sizeBytes));
-}
-
-/** Puts the file's name before the parser's message. */
-function inFile<Result>(file: string, parse: () => Result): Result {
-  try {
-    return parse();
-  } catch (error) {
-    if (!(error instanceof EngineError)) throw error;
-    throw new EngineError(error.code, `${file}: ${error.message}`, { ...error.details, file }, { cause: error });
+  const where = `The set of ${files.length} files`;
+  requireAll(expected, found, where);
+  for (const [name, entries] of pending) {
+    const missing = names.map((each) => splitName(each, headIsWte)).find((each) => each.name === name && !entries.has(each.suffix));
+    throw new EngineError("checkpoint", `${where} lacks "${name}${missing?.suffix}", which the index names.`, { tensor: name });
   }
 }
 
-/** Which entries of a file are tensors of the model; notes them in `found`. Mask buffers, a tied head and what GPT-2 does not have are left out. */
+/** See Checkpoint.readHeaders. */
+export async function readHeaders(weights: WeightFiles, config: Gpt2Config, signal: AbortSignal | undefined): Promise<WeightHeaders | null> {
+  const names = await namesOf(weights, signal);
+  const headIsWte = isHeadWte(names, config);
+  if (countParts(names, headIsWte).size === 0) return null;
+  const matrices = new Map<string, Map<string, SafetensorsEntry>>();
+  const metadata = new Map<string, string>();
+  for (const header of await headersOf(weights, signal)) {
+    for (const [key, value] of header.metadata) metadata.set(key, value);
+    for (const entry of header.tensors.values()) {
+      const { name, suffix } = splitName(entry.name, headIsWte);
+      matrices.set(name, (matrices.get(name) ?? new Map<string, SafetensorsEntry>()).set(suffix, entry));
+    }
+  }
+  return { metadata, matrices };
+}
+
+async function namesOf(weights: WeightFiles, signal: AbortSignal | undefined): Promise<readonly string[]> {
+  return weights.tensorNames ?? (await headersOf(weights, signal)).flatMap(({ tensors }) => [...tensors.keys()]);
+}
+
+/** Of one file, the transfer goes on where the pass begins; several are opened again in their turn. */
+async function headersOf({ files }: WeightFiles, signal: AbortSignal | undefined): Promise<SafetensorsHeader[]> {
+  const headers: SafetensorsHeader[] = [];
+  for (const file of files) {
+    headers.push(await file.readHeader(signal));
+    if (files.length > 1) await file.close();
+  }
+  return headers;
+}
+
+/** How many entries each quantized matrix has, as names tell. */
+function countParts(names: readonly string[], headIsWte: boolean): Map<string, number> {
+  const counts = new Map<string, Set<string>>();
+  for (const { name, suffix } of names.map((each) => splitName(each, headIsWte))) counts.set(name, (counts.get(name) ?? new Set<string>()).add(suffix));
+  return new Map([...counts].filter(([, suffixes]) => suffixes.size > 1).map(([name, suffixes]) => [name, suffixes.size]));
+}
+
+/** Which entries of a file are wanted; notes them in `found`. Mask buffers, a tied head and what GPT-2 does not have are left out. */
 function planFile(
   file: string,
   header: SafetensorsHeader,
   wanted: ReadonlyMap<string, ExpectedTensor>,
   found: Map<string, string>,
+  partCounts: ReadonlyMap<string, number>,
   nLayer: number,
   headIsWte: boolean,
-): Map<SafetensorsEntry, ExpectedTensor> {
-  const plan = new Map<SafetensorsEntry, ExpectedTensor>();
+): Map<SafetensorsEntry, Planned> {
+  const plan = new Map<SafetensorsEntry, Planned>();
   for (const entry of header.tensors.values()) {
-    const name = modelName(entry.name, headIsWte);
+    const { name, suffix } = splitName(entry.name, headIsWte);
     const layer = /^h\.(\d+)\./.exec(name)?.[1];
     if (layer !== undefined && Number(layer) >= nLayer) {
       throw new EngineError("checkpoint", `Tensor "${entry.name}" lies beyond the last layer; config.json says n_layer is ${nLayer}.`, { tensor: entry.name, file, nLayer });
     }
     const tensor = wanted.get(name);
-    if (!tensor) continue;
-    const otherFile = found.get(name);
+    const isMatrix = tensor?.kind === "linear" || tensor?.kind === "embedding";
+    if (!tensor || (suffix !== "" && !isMatrix)) continue;
+    const fullName = name + suffix;
+    const otherFile = found.get(fullName);
     if (otherFile !== undefined) {
       const where = otherFile === file ? `under two names in ${file}` : `in ${otherFile} and in ${file}`;
-      throw new EngineError("checkpoint", `Tensor "${name}" is there twice, ${where}.`, { tensor: name, file });
+      throw new EngineError("checkpoint", `Tensor "${fullName}" is there twice, ${where}.`, { tensor: fullName, file });
     }
-    checkDtypeAndShape(entry, tensor.fileShape);
-    found.set(name, file);
-    plan.set(entry, tensor);
+    const storedCount = isMatrix ? (partCounts.get(name) ?? (entry.dtype === "I8" || entry.dtype === "U8" ? 1 : null)) : null;
+    if (storedCount === null) checkDtypeAndShape(entry, tensor.fileShape);
+    found.set(fullName, file);
+    plan.set(entry, { tensor, suffix, storedCount });
   }
   return plan;
 }
@@ -113,14 +162,23 @@ function checkDtypeAndShape({ name, dtype, shape }: SafetensorsEntry, expected: 
   throw new EngineError("checkpoint", `Tensor "${name}" has shape [${shape.join(", ")}]; expected [${expected.join(", ")}].`, { tensor: name, shape, expected });
 }
 
-async function readTensor(reader: FileReader, entry: SafetensorsEntry, { name, kind, shape }: ExpectedTensor): Promise<ReadTensor> {
+function readFloats(bytes: Uint8Array<ArrayBuffer>, entry: SafetensorsEntry, tensor: ExpectedTensor): ReadTensor {
+  const values = toFloat32(bytes, entry.dtype);
+  checkFinite(values, entry);
+  const [rows, columns] = tensor.shape;
+  return { tensor: withoutFileShape(tensor), values: tensor.kind === "linear" ? transpose(values, columns, rows) : values };
+}
+
+function withoutFileShape({ name, kind, shape }: ExpectedTensor): ReadTensor["tensor"] {
+  return { name, kind, shape };
+}
+
+/** Says which tensor an allocation that failed was for. */
+async function allocating<Result>(entry: SafetensorsEntry, { shape }: ExpectedTensor, work: () => Promise<Result>): Promise<Result> {
   try {
-    const values = toFloat32(await reader.read(entry.end - entry.begin), entry.dtype);
-    checkFinite(values, entry);
-    const [rows, columns] = shape;
-    return { tensor: { name, kind, shape }, values: kind === "linear" ? transpose(values, columns, rows) : values };
+    return await work();
   } catch (cause) {
-    if (!(cause instanceof RangeError)) throw cause; // an allocation that failed
+    if (!(cause instanceof RangeError)) throw cause;
     const needBytes = 4 * shape[0] * shape[1];
     throw new EngineError("outOfMemory", `Tensor "${entry.name}" needs ${needBytes} bytes of memory, and there are none left.`, { tensor: entry.name, needBytes }, { cause });
   }

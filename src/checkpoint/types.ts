@@ -1,4 +1,5 @@
-import type { Gpt2Config } from "../types.ts";
+import type { Dtype } from "../safetensors/index.ts";
+import type { Gpt2Config, QuantizedTensor } from "../types.ts";
 
 /** One tensor of the model as the engine sees it. */
 export interface CheckpointTensor {
@@ -16,6 +17,35 @@ export interface ReadOptions {
   onBytes?: (progress: { file: string; loadedBytes: number; totalBytes: number | null }) => void;
 }
 
+export interface ReadTensor {
+  readonly tensor: CheckpointTensor;
+  /** f32 [rows, columns], row-major, owned by the caller. Of a stored matrix restored when it is first asked for. */
+  readonly values: Float32Array<ArrayBuffer>;
+  /** The matrix as the file has it, where that is quantized. */
+  readonly stored?: QuantizedTensor;
+}
+
+/** One tensor of a safetensors file. */
+export interface StoredEntry {
+  readonly dtype: Dtype;
+  readonly shape: readonly number[];
+  readonly bytes: Uint8Array<ArrayBuffer>;
+}
+
+/** The several tensors that a file has of one quantized matrix, by what follows its name: "" the codes, ".absmax", "_scale"… */
+export type StoredEntries = ReadonlyMap<string, StoredEntry>;
+
+/** Makes a matrix of its entries; throws `checkpoint` for malformed ones, `unsupported` for what no format of the engine can hold. */
+export type RestoreStored = (tensor: CheckpointTensor, entries: StoredEntries) => ReadTensor;
+
+/** What the headers of a checkpoint's files tell. */
+export interface WeightHeaders {
+  /** `__metadata__` of all files together. */
+  readonly metadata: ReadonlyMap<string, string>;
+  /** Dtype and shape of every entry of every matrix, by the matrix's name and the entry's suffix. */
+  readonly matrices: ReadonlyMap<string, ReadonlyMap<string, Pick<StoredEntry, "dtype" | "shape">>>;
+}
+
 /** A GPT-2 checkpoint that was found and whose config was validated; weights have not been read. */
 export interface Checkpoint {
   readonly config: Gpt2Config;
@@ -25,9 +55,11 @@ export interface Checkpoint {
   readonly tokenizerFiles: Readonly<Record<string, string>>;
   /** Every tensor that the model needs, in an order of the engine's own. */
   readonly tensors: readonly CheckpointTensor[];
+  /** What the headers say where matrices are stored quantized; null where none is, which an index tells by its names alone. */
+  readHeaders(signal?: AbortSignal): Promise<WeightHeaders | null>;
   /**
-   * Reads the weights in one pass, in the order of the file, holding one tensor at a time.
-   * values: f32 [rows, columns], row-major, owned by the caller. Every tensor of `tensors` comes exactly once, or the pass throws `checkpoint`.
+   * Reads the weights in one pass, in the order of the file, holding one tensor at a time (and of quantized ones the scales that come before their codes).
+   * Every tensor of `tensors` comes exactly once, or the pass throws `checkpoint`; `integrity` where the file brings hashes and one differs.
    */
-  read(options?: ReadOptions): AsyncGenerator<{ tensor: CheckpointTensor; values: Float32Array<ArrayBuffer> }>;
+  read(options?: ReadOptions): AsyncGenerator<ReadTensor>;
 }

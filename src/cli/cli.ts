@@ -1,13 +1,19 @@
 import { EngineError } from "../index.ts";
 import { version } from "../../package.json";
+import { compare, compareCommand } from "./compare.ts";
+import { exportCommand, exportModel } from "./export.ts";
 import { generate, generateCommand } from "./generate.ts";
 import type { CliIo } from "./io.ts";
+import { merge, mergeCommand } from "./merge.ts";
 import { perplexity, perplexityCommand } from "./perplexity.ts";
 import { commandHelp, type CommandSpec, UsageError } from "./usage.ts";
 
 const commands: readonly { spec: CommandSpec; run: (args: readonly string[], io: CliIo) => Promise<void> }[] = [
   { spec: generateCommand, run: generate },
   { spec: perplexityCommand, run: perplexity },
+  { spec: compareCommand, run: compare },
+  { spec: mergeCommand, run: merge },
+  { spec: exportCommand, run: exportModel },
 ];
 
 const help = `Usage: nibble <command> [options]
@@ -21,6 +27,9 @@ nibble <command> --help explains one command; nibble --version prints the versio
 Examples:
   nibble generate "Once upon a time" --model models/stories-12m --quantization nf4 --max-tokens 60
   nibble perplexity --text file.txt --model openai-community/gpt2 --quantization f32,int8,nf4
+  nibble compare --text file.txt --recipes int8,nf4,mine.json --shard 1/8 --json --out shard-1.json
+  nibble merge shard-*.json --markdown
+  nibble export --model openai-community/gpt2 --quantization nf4 --out gpt2-nf4.safetensors
 `;
 
 /** True where --help stands among the options, even beside wrong ones; after -- everything is an operand. */

@@ -1,6 +1,6 @@
 import type { GenerateOptions, GenerationSummary } from "../index.ts";
 import type { CliIo } from "./io.ts";
-import { describeBackend, loadWithProgress, modelOptions, parseModelChoice, parsePresets } from "./load.ts";
+import { describeBackend, loadWithProgress, modelOptions, parseModelChoice, parsePreset } from "./load.ts";
 import { openModel } from "./modelFiles.ts";
 import { type CommandSpec, ParsedOptions, UsageError } from "./usage.ts";
 
@@ -10,7 +10,7 @@ export const generateCommand: CommandSpec = {
   summary: "Continues a prompt (- reads it from stdin). The new text goes to stdout while it is made; everything else goes to stderr.",
   options: {
     ...modelOptions,
-    quantization: { value: "preset", help: "how to quantize the weights: f32, f16, int8, int4, nf4… [int8]" },
+    quantization: { value: "preset", help: "how to quantize the weights: f32, f16, int8, int4, nf4… [as the model is stored, else int8]" },
     "max-tokens": { value: "n", help: "end after n new tokens [128]" },
     temperature: { value: "t", help: "0 is greedy [1]" },
     "top-k": { value: "k", help: "keep the k likeliest tokens" },
@@ -47,19 +47,19 @@ export async function generate(args: readonly string[], io: CliIo): Promise<void
   if (others.length > 0) throw new UsageError(`Expected one prompt, found ${options.operands.length}; put it in quotes.`);
   const generateOptions = { ...parseGenerateOptions(options), signal: io.signal };
   const choice = parseModelChoice(options);
-  const [preset, ...morePresets] = parsePresets(options.text("quantization") ?? "int8");
-  if (preset === undefined || morePresets.length > 0) throw new UsageError("Option --quantization takes one preset here.");
+  const preset = parsePreset(options);
   const prompt = operand === "-" ? await io.readText("-") : operand;
   const { name, source } = await openModel(options.text("model"));
 
   const model = await loadWithProgress(io, source, preset, choice);
+  const { name: quantization } = model.quantization.recipe;
   try {
     if (options.has("json")) {
       const completion = await model.complete(prompt, generateOptions);
-      io.stdout.write(`${JSON.stringify({ model: name, quantization: preset, adapter: model.adapter, prompt, ...completion }, null, 2)}\n`);
+      io.stdout.write(`${JSON.stringify({ model: name, quantization, adapter: model.adapter, prompt, ...completion }, null, 2)}\n`);
       return;
     }
-    io.stderr.write(`${name} · ${preset} · ${describeBackend(model)}\n`);
+    io.stderr.write(`${name} · ${quantization} · ${describeBackend(model)}\n`);
     if (io.stderr.isTTY && io.stdout.isTTY) io.stderr.write(prompt);
     const generation = model.generate(prompt, generateOptions);
     for await (const { text } of generation) io.stdout.write(text);

@@ -1,4 +1,4 @@
-import type { loadModel } from "../index.ts";
+import type { compareQuantizations, exportSafetensors, loadModel } from "../index.ts";
 
 export interface Output {
   write(text: string): void;
@@ -14,7 +14,13 @@ export interface CliIo {
   signal: AbortSignal;
   /** Whole text of a file; "-" is stdin. */
   readText(path: string): Promise<string>;
+  /** Replaces the file, or makes it. */
+  writeText(path: string, text: string): Promise<void>;
+  /** The same for many bytes, whole or not at all; gives their number. */
+  writeStream(path: string, stream: ReadableStream<Uint8Array>, onBytes: (writtenBytes: number) => void): Promise<number>;
   loadModel: typeof loadModel;
+  exportSafetensors: typeof exportSafetensors;
+  compareQuantizations: typeof compareQuantizations;
   /** Dawn, or null where the package "webgpu" is not installed. */
   requestGpu(): Promise<GPU | null>;
 }

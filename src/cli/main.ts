@@ -1,9 +1,10 @@
 #!/usr/bin/env node
-import { readFile } from "node:fs/promises";
+import { readFile, writeFile } from "node:fs/promises";
 import { text as readAll } from "node:stream/consumers";
-import { EngineError, loadModel } from "../index.ts";
+import { compareQuantizations, EngineError, exportSafetensors, loadModel } from "../index.ts";
 import { runCli } from "./cli.ts";
 import type { Output } from "./io.ts";
+import { writeStream } from "./writeStream.ts";
 
 /** Dawn ends the process when its GPU object is collected. */
 let gpu: GPU | null = null;
@@ -24,6 +25,14 @@ async function readText(path: string): Promise<string> {
   }
 }
 
+async function writeText(path: string, text: string): Promise<void> {
+  try {
+    await writeFile(path, text);
+  } catch (error) {
+    throw new EngineError("storage", `Cannot write the file "${path}": ${error instanceof Error ? error.message : String(error)}`, { path }, { cause: error });
+  }
+}
+
 const controller = new AbortController();
 let interrupts = 0;
 process.on("SIGINT", () => {
@@ -41,5 +50,16 @@ for (const stream of [process.stdout, process.stderr]) {
 }
 const output = (stream: NodeJS.WriteStream): Output => ({ write: (text) => void (isPipeClosed || stream.write(text)), isTTY: stream.isTTY });
 
-const code = await runCli(process.argv.slice(2), { stdout: output(process.stdout), stderr: output(process.stderr), signal: controller.signal, readText, loadModel, requestGpu });
+const code = await runCli(process.argv.slice(2), {
+  stdout: output(process.stdout),
+  stderr: output(process.stderr),
+  signal: controller.signal,
+  readText,
+  writeText,
+  writeStream,
+  loadModel,
+  exportSafetensors,
+  compareQuantizations,
+  requestGpu,
+});
 process.exitCode = isPipeClosed ? 0 : code;

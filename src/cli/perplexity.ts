@@ -3,7 +3,14 @@ import type { CliIo } from "./io.ts";
 import { describeBackend, loadWithProgress, modelOptions, parseModelChoice, parsePresets } from "./load.ts";
 import { openModel } from "./modelFiles.ts";
 import { ProgressLine } from "./progress.ts";
-import { type CommandSpec, ParsedOptions, UsageError } from "./usage.ts";
+import { type CommandSpec, type OptionSpecs, ParsedOptions, UsageError } from "./usage.ts";
+
+/** Options of every command that scores a text. */
+export const protocolOptions: OptionSpecs = {
+  protocol: { value: "name", help: "strided, disjoint or llama.cpp [strided]" },
+  window: { value: "tokens", help: "tokens per window [all positions; llama.cpp: 512]" },
+  stride: { value: "tokens", help: "strided only: tokens between window starts [half a window]" },
+};
 
 export const perplexityCommand: CommandSpec = {
   name: "perplexity",
@@ -13,9 +20,7 @@ export const perplexityCommand: CommandSpec = {
     text: { value: "file", help: "the text; - is stdin" },
     ...modelOptions,
     quantization: { value: "presets", help: "comma-separated: f32, f16, int8, int4, nf4… [f32,int8,nf4]" },
-    protocol: { value: "name", help: "strided, disjoint or llama.cpp [strided]" },
-    window: { value: "tokens", help: "tokens per window [all positions; llama.cpp: 512]" },
-    stride: { value: "tokens", help: "strided only: tokens between window starts [half a window]" },
+    ...protocolOptions,
     json: { help: "one JSON object instead of the table" },
     help: { help: "this text" },
   },
@@ -32,7 +37,7 @@ interface Row extends Partial<PerplexityReport> {
   error?: { code: string; message: string };
 }
 
-function parsePerplexityOptions(options: ParsedOptions): PerplexityOptions {
+export function parseProtocol(options: ParsedOptions): Pick<PerplexityOptions, "protocol" | "windowTokens" | "strideTokens"> {
   const parsed = {
     protocol: options.choice("protocol", ["strided", "disjoint", "llama.cpp"]) ?? "strided",
     windowTokens: options.number("window", { least: 2, integer: true }),
@@ -59,7 +64,7 @@ export async function perplexity(args: readonly string[], io: CliIo): Promise<vo
   if (options.operands[0] !== undefined) throw new UsageError(`Unexpected argument "${options.operands[0]}"; the text is given by --text.`);
   const textPath = options.text("text");
   if (textPath === undefined) throw new UsageError("Option --text is missing.");
-  const perplexityOptions = parsePerplexityOptions(options);
+  const perplexityOptions = parseProtocol(options);
   const choice = parseModelChoice(options);
   const chosen = parsePresets(options.text("quantization") ?? "f32,int8,nf4");
   const text = await io.readText(textPath);

@@ -1,55 +1,60 @@
 import type { EngineError } from "../errors.ts";
 import { throwIfAborted } from "../errors.ts";
 import type { Backend } from "../model/backend.ts";
-import type { ComparisonRow, QuantizationRecipe } from "../types.ts";
-import { checkFinite, measurePerplexity, type MeasureOptions, NllCollector, scoreBlocks, windowsAtOnce } from "./perplexity.ts";
+import type { ComparisonRow, ComparisonSamples, QuantizationRecipe } from "../types.ts";
+import { bitsPerByte, checkFinite, measurePerplexity, type MeasureOptions, NllCollector, scoreBlocks, windowsAtOnce } from "./perplexity.ts";
 import type { WindowPlan } from "./protocols.ts";
-import { perplexityOf, perplexityRatio, proportion, summarizeDeltaP, summarizeKlDivergence } from "./statistics.ts";
+import { perplexityDifference, perplexityOf, perplexityRatio, proportion, summarizeDeltaP, summarizeKlDivergence } from "./statistics.ts";
 
 /** What a row learns from scoring the text. */
-export type RowMeasures = Pick<ComparisonRow, "perplexity" | "standardError" | "ratio" | "ratioError" | "klDivergence" | "sameTopToken" | "deltaP">;
+export type RowMeasures = Pick<
+  ComparisonRow,
+  "perplexity" | "standardError" | "bitsPerByte" | "ratio" | "ratioError" | "difference" | "differenceError" | "klDivergence" | "sameTopToken" | "deltaP"
+>;
 
 /**
  * Scores the candidate and, over the same windows, compares its distributions with the baseline's; baseline null: the candidate is the baseline.
  * tokens: ids in 0…V − 1, those the plan was made for. Rejects with `shader` where a value is not finite, with signal.reason on abort.
  */
-export async function measureRow(
+export async function sampleRow(
   candidate: Backend,
   baseline: Backend | null,
   tokens: readonly number[],
   plan: WindowPlan,
   options: MeasureOptions = {},
-): Promise<RowMeasures> {
+): Promise<ComparisonSamples> {
   if (baseline) return compareRow(candidate, baseline, tokens, plan, options);
-  const { perplexity, standardError } = (await measurePerplexity(candidate, tokens, plan, null, options)).report;
-  const zeros = new Float64Array(1);
+  const nll = Float32Array.from((await measurePerplexity(candidate, tokens, plan, null, options)).nlls);
+  return { nll, baselineNll: nll, klDivergence: new Float32Array(nll.length), sameTopToken: new Uint8Array(nll.length).fill(1) };
+}
+
+/** Every measure of a row from its samples, all sums in f64. scoredBytes: UTF-8 of the scored tokens; null where there is no text. */
+export function measuresOf(samples: ComparisonSamples, scoredBytes: number | null): RowMeasures {
+  const nlls = Float64Array.from(samples.nll);
+  const baselineNlls = Float64Array.from(samples.baselineNll);
+  const { perplexity, standardError, nll } = perplexityOf(nlls);
   return {
     perplexity,
     standardError,
-    ratio: 1,
-    ratioError: 0,
-    klDivergence: { ...summarizeKlDivergence(zeros), error: 0 },
-    sameTopToken: { fraction: 1, error: 0 },
-    deltaP: { ...summarizeDeltaP(zeros), error: 0 },
+    bitsPerByte: bitsPerByte(nll, nlls.length, scoredBytes),
+    ...perplexityRatio(nlls, baselineNlls),
+    ...perplexityDifference(nlls, baselineNlls),
+    klDivergence: summarizeKlDivergence(Float64Array.from(samples.klDivergence)),
+    sameTopToken: proportion(samples.sameTopToken),
+    deltaP: summarizeDeltaP(nlls.map((own, i) => Math.exp(-own) - Math.exp(-baselineNlls[i]!))),
   };
 }
 
 /** The row of a recipe that could not run: every measure is NaN, every list empty. */
 export function emptyRow(name: string, recipe: QuantizationRecipe, error: EngineError): ComparisonRow {
-  const none = new Float64Array(1).fill(NaN);
+  const none = { nll: new Float32Array(0), baselineNll: new Float32Array(0), klDivergence: new Float32Array(0), sameTopToken: new Uint8Array(0) };
   return {
     name,
     recipe,
     error,
     bytes: { weights: NaN, embedding: NaN, scales: NaN, total: NaN },
     bitsPerWeight: NaN,
-    perplexity: NaN,
-    standardError: NaN,
-    ratio: NaN,
-    ratioError: NaN,
-    klDivergence: summarizeKlDivergence(none),
-    sameTopToken: { fraction: NaN, error: NaN },
-    deltaP: summarizeDeltaP(none),
+    ...measuresOf(none, null),
     quantizeMs: NaN,
     prefillTokensPerSecond: NaN,
     decodeTokensPerSecond: NaN,
@@ -63,11 +68,11 @@ async function compareRow(
   tokens: readonly number[],
   plan: WindowPlan,
   { onProgress, signal }: MeasureOptions,
-): Promise<RowMeasures> {
+): Promise<ComparisonSamples> {
   const baselineNlls = new NllCollector(plan, undefined);
   const nlls = new NllCollector(plan, onProgress);
-  const klDivergence = new Float64Array(plan.scoredTokens);
-  const sameTop = new Uint8Array(plan.scoredTokens);
+  const klDivergence = new Float32Array(plan.scoredTokens);
+  const sameTopToken = new Uint8Array(plan.scoredTokens);
   let count = 0;
   const together = Math.min(windowsAtOnce(baseline, plan), windowsAtOnce(candidate, plan));
   for (const block of scoreBlocks(tokens, plan, together)) {
@@ -81,16 +86,8 @@ async function compareRow(
     nlls.add(rows.logProbs, block.firstTarget);
     checkFinite("KL divergence", rows.klDivergence, block.firstTarget);
     klDivergence.set(rows.klDivergence, count);
-    sameTop.set(rows.sameTop, count);
+    sameTopToken.set(rows.sameTop, count);
     count += block.targets.length;
   }
-  const { perplexity, standardError } = perplexityOf(nlls.values);
-  return {
-    perplexity,
-    standardError,
-    ...perplexityRatio(nlls.values, baselineNlls.values),
-    klDivergence: summarizeKlDivergence(klDivergence),
-    sameTopToken: proportion(sameTop),
-    deltaP: summarizeDeltaP(nlls.values.map((nll, i) => Math.exp(-nll) - Math.exp(-baselineNlls.values[i]!))),
-  };
+  return { nll: Float32Array.from(nlls.values), baselineNll: Float32Array.from(baselineNlls.values), klDivergence, sameTopToken };
 }

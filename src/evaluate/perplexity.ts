@@ -120,7 +120,8 @@ export function tokenByteLengths(tokens: readonly number[], tokenizer: Tokenizer
   return Uint32Array.from(tokens, (token) => encoder.encode(stream.push(token)).length);
 }
 
-function scoredBytes(plan: WindowPlan, byteLengths: Uint32Array): number {
+/** UTF-8 bytes of the scored tokens. */
+export function scoredBytes(plan: WindowPlan, byteLengths: Uint32Array): number {
   let bytes = 0;
   for (const { start, scoreFrom, scoreTo } of plan.windows) {
     for (let row = scoreFrom; row < scoreTo; row++) bytes += byteLengths[start + row + 1]!;
@@ -128,12 +129,16 @@ function scoredBytes(plan: WindowPlan, byteLengths: Uint32Array): number {
   return bytes;
 }
 
-/** bitsPerByte = Σ nll / (ln 2 · bytes of the scored tokens). */
+/** Σ nll / (ln 2 · bytes of the scored tokens); nll: mean, nats. */
+export function bitsPerByte(nll: number, scoredTokens: number, bytes: number | null): number | null {
+  return bytes === null ? null : (nll * scoredTokens) / (Math.LN2 * bytes);
+}
+
 function reportOf(plan: WindowPlan, nlls: Float64Array, bytes: number | null): PerplexityReport {
   const estimate = perplexityOf(nlls);
   return {
     ...estimate,
-    bitsPerByte: bytes === null ? null : (estimate.nll * nlls.length) / (Math.LN2 * bytes),
+    bitsPerByte: bitsPerByte(estimate.nll, nlls.length, bytes),
     scoredTokens: nlls.length,
     windows: plan.windows.length,
     protocol: plan.protocol,

@@ -1,4 +1,4 @@
-import type { PerplexityOptions } from "../types.ts";
+import type { PerplexityOptions, Shard } from "../types.ts";
 
 /** Row i of a window predicts token start + i + 1 from tokens start … start + i. */
 export interface EvaluationWindow {
@@ -54,8 +54,18 @@ export function planWindows(
     protocol === "strided"
       ? stridedWindows(tokenCount, windowTokens, strideTokens)
       : wholeWindows(tokenCount, windowTokens, protocol === "disjoint" ? 0 : Math.floor(windowTokens / 2));
-  const scoredTokens = windows.reduce((sum, { scoreFrom, scoreTo }) => sum + scoreTo - scoreFrom, 0);
-  return { protocol, windowTokens, strideTokens, windows, scoredTokens };
+  return planOf({ protocol, windowTokens, strideTokens }, windows);
+}
+
+/** The part of a plan that one shard scores, which may be nothing. Throws TypeError or RangeError naming what is wrong with the shard. */
+export function shardOf(plan: WindowPlan, { index, count }: Shard): WindowPlan {
+  checkInteger("shard.count", count, 1, Number.MAX_SAFE_INTEGER);
+  checkInteger("shard.index", index, 0, count - 1);
+  return planOf(plan, plan.windows.filter((_, j) => j % count === index));
+}
+
+function planOf({ protocol, windowTokens, strideTokens }: Omit<WindowPlan, "windows" | "scoredTokens">, windows: readonly EvaluationWindow[]): WindowPlan {
+  return { protocol, windowTokens, strideTokens, windows, scoredTokens: windows.reduce((sum, { scoreFrom, scoreTo }) => sum + scoreTo - scoreFrom, 0) };
 }
 
 function stridedWindows(tokenCount: number, windowTokens: number, strideTokens: number): EvaluationWindow[] {

@@ -62,6 +62,13 @@ export function perplexityRatio(nlls: Float64Array, baselineNlls: Float64Array):
   return { ratio, ratioError: ratio * standardError(differences) };
 }
 
+/** perplexity − baseline perplexity; an nll moves a perplexity by the perplexity times as much, so the error is that of the mean of p · nll − p₀ · nll₀: √(σ² + σ₀² − 2 cov). */
+export function perplexityDifference(nlls: Float64Array, baselineNlls: Float64Array): { difference: number; differenceError: number } {
+  const { perplexity } = perplexityOf(nlls);
+  const baseline = perplexityOf(baselineNlls).perplexity;
+  return { difference: perplexity - baseline, differenceError: standardError(nlls.map((nll, i) => perplexity * nll - baseline * baselineNlls[i]!)) };
+}
+
 /** p ± √(p (1 − p) / (n − 1)). flags: 0 or 1. */
 export function proportion(flags: Uint8Array): { fraction: number; error: number } {
   let count = 0;
@@ -77,14 +84,17 @@ export function summarizeKlDivergence(values: Float64Array): ComparisonRow["klDi
   return { mean: mean(values), error: standardError(values), median: at(0.5), p90: at(0.9), p95: at(0.95), p99: at(0.99), p999: at(0.999), max: at(1) };
 }
 
-/** values: probability of the true next token minus the baseline's. */
+/** values: probability of the true next token minus the baseline's. The root's error follows from the mean square's: error(x²) / (2 rms). */
 export function summarizeDeltaP(values: Float64Array): ComparisonRow["deltaP"] {
+  const rms = rootMeanSquare(values);
   const sorted = values.toSorted();
   const at = (fraction: number): number => percentile(sorted, fraction);
   return {
     mean: mean(values),
     error: standardError(values),
-    rms: rootMeanSquare(values),
+    rms,
+    rmsError: rms === 0 ? 0 : standardError(values.map((value) => value * value)) / (2 * rms),
+    min: at(0),
     p1: at(0.01),
     p5: at(0.05),
     p10: at(0.1),
@@ -94,6 +104,7 @@ export function summarizeDeltaP(values: Float64Array): ComparisonRow["deltaP"] {
     p90: at(0.9),
     p95: at(0.95),
     p99: at(0.99),
+    max: at(1),
   };
 }
 

@@ -1,5 +1,5 @@
-import { EngineError } from "../errors.ts";
-import { MAP_MODE_READ } from "./constants.ts";
+import { EngineError, throwIfAborted } from "../errors.ts";
+import { BufferUsage, MAP_MODE_READ } from "./constants.ts";
 import type { AdapterSummary, MemoryReport } from "../types.ts";
 
 /** What a buffer is for; the keys of MemoryReport. */
@@ -15,8 +15,8 @@ export interface GpuOptions {
 
 /** Small pieces let the driver copy while we convert the next; large ones would double the peak. */
 const UPLOAD_SLICE_BYTES = 4 * 2 ** 20;
-/** Bytes handed to the queue before we wait for it, so that staging memory stays bounded. */
-const UPLOAD_WINDOW_BYTES = 32 * 2 ** 20;
+/** Bytes on their way to or from the device before we wait for it, so that staging memory stays bounded. */
+const STAGED_BYTES = 32 * 2 ** 20;
 
 /** What kernels have variants for; each is used where the adapter has it. */
 export const OPTIONAL_FEATURES: readonly GPUFeatureName[] = ["subgroups"];
@@ -167,7 +167,7 @@ export class Gpu {
       const slice = bytes.subarray(offset, Math.min(bytes.length, offset + UPLOAD_SLICE_BYTES));
       this.device.queue.writeBuffer(buffer, offset, slice);
       sinceWait += slice.length;
-      if (sinceWait >= UPLOAD_WINDOW_BYTES) {
+      if (sinceWait >= STAGED_BYTES) {
         await this.idle();
         if (signal?.aborted) throw signal.reason;
         sinceWait = 0;
@@ -199,6 +199,28 @@ export class Gpu {
     staging.unmap();
     this.throwFailure();
     return copy;
+  }
+
+  /** A copy of a whole buffer, which was created with copySrc, by way of a staging buffer that lives as long. */
+  async download(buffer: GPUBuffer, signal?: AbortSignal): Promise<ArrayBuffer> {
+    const bytes = new Uint8Array(buffer.size);
+    const sliceBytes = Math.min(buffer.size, STAGED_BYTES);
+    const staging = this.createBuffer(`${buffer.label}.download`, sliceBytes, BufferUsage.mapRead | BufferUsage.copyDst, "staging");
+    try {
+      await this.settle();
+      for (let offset = 0; offset < bytes.length; offset += sliceBytes) {
+        throwIfAborted(signal);
+        if (this.disposed) throw new EngineError("disposed", "The model was disposed while it was at work.");
+        const length = Math.min(sliceBytes, bytes.length - offset);
+        const encoder = this.device.createCommandEncoder({ label: "download" });
+        encoder.copyBufferToBuffer(buffer, offset, staging, 0, length);
+        this.device.queue.submit([encoder.finish()]);
+        bytes.set(new Uint8Array(await this.read(staging, length)), offset);
+      }
+      return bytes.buffer;
+    } finally {
+      this.destroyBuffer(staging);
+    }
   }
 
   /** Waits until what was submitted is done. */

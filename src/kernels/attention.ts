@@ -4,6 +4,8 @@ import { kernels } from "./sources.ts";
 
 /** Cached positions that one workgroup of decode attention works on. */
 export const SPLIT_POSITIONS = 128;
+/** What each tile of prefillTile() divides: windows side by side that begin at its multiples sum in the order in which each does alone, to the same bits. */
+export const WINDOW_ALIGNMENT = 16;
 const WORKGROUP_MEMORY_BYTES = 16384;
 
 export type KvFormat = "f32" | "f16" | "int8";

@@ -1,15 +1,13 @@
 import { BufferUsage } from "../gpu/constants.ts";
 import type { Gpu, MemoryPurpose } from "../gpu/device.ts";
-import { CHUNK_VALUES, type Encoding, type PackedMatrix } from "../quantize/pack.ts";
+import { CHUNK_VALUES, type Encoding, type PackedMatrix, type PackedPart } from "../quantize/pack.ts";
 import type { Activation } from "../types.ts";
 
 const SHAPE_BYTES = 80;
 const LARGEST_FLOAT = 3.4028234663852886e38;
 
 /** Parts of a packed matrix on the device, each within the binding limit. */
-export interface GpuMatrixPart {
-  /** Outputs in this part. */
-  rows: number;
+export interface GpuMatrixPart extends Omit<PackedPart, "codes" | "scales"> {
   /** Uniform `Shape` of matrix_shape.wgsl, SHAPE_BYTES. */
   shape: GPUBuffer;
   /** vec4<u32> [paddedRows / 8][paddedColumns / E][8] */
@@ -25,17 +23,13 @@ export interface LinearForm {
   residual: boolean;
 }
 
-export interface GpuMatrix {
+export interface GpuMatrix extends Omit<PackedMatrix, "parts"> {
   label: string;
   form: LinearForm;
   /** Its inputs are quantized too: products of codes, as exact integers. For int8 codes alone. */
   int8Activations: boolean;
   /** Of those inputs, the largest stay f32: LLM.int8(). */
   outliers: boolean;
-  encoding: Encoding;
-  rows: number;
-  columns: number;
-  paddedColumns: number;
   parts: readonly GpuMatrixPart[];
 }
 
@@ -59,6 +53,9 @@ export interface MatrixUse {
   maxSplits?: number;
 }
 
+/** copySrc: weights can be read back. */
+export const weightUsage = BufferUsage.storage | BufferUsage.copyDst | BufferUsage.copySrc;
+
 /** Uploads a packed matrix; its shape uniforms are made for the one place of the graph where it stands. */
 export async function uploadMatrix(gpu: Gpu, label: string, packed: PackedMatrix, purpose: MemoryPurpose, use: MatrixUse): Promise<GpuMatrix> {
   const { form = { activation: "none", bias: false, residual: false }, outlierThreshold } = use;
@@ -67,8 +64,8 @@ export async function uploadMatrix(gpu: Gpu, label: string, packed: PackedMatrix
   const parts: GpuMatrixPart[] = [];
   for (const [index, part] of packed.parts.entries()) {
     const name = packed.parts.length === 1 ? label : `${label}.part${index}`;
-    const codes = gpu.createBuffer(`${name}.codes`, part.codes.byteLength, BufferUsage.storage | BufferUsage.copyDst, purpose);
-    const scales = gpu.createBuffer(`${name}.scales`, part.scales.byteLength, BufferUsage.storage | BufferUsage.copyDst, "scales");
+    const codes = gpu.createBuffer(`${name}.codes`, part.codes.byteLength, weightUsage, purpose);
+    const scales = gpu.createBuffer(`${name}.scales`, part.scales.byteLength, weightUsage, "scales");
     const shape = gpu.createBuffer(`${name}.shape`, SHAPE_BYTES, BufferUsage.uniform | BufferUsage.copyDst, "scales");
     await gpu.settle();
     await gpu.upload(codes, part.codes);
@@ -93,11 +90,19 @@ export async function uploadMatrix(gpu: Gpu, label: string, packed: PackedMatrix
     words.set([use.headSize ?? 0, use.maxSplits ?? 0, epilogue], 13);
     floats.set([use.inputRange ?? 0, Math.min(outlierThreshold ?? 0, LARGEST_FLOAT)], 16);
     await gpu.upload(shape, words);
-    parts.push({ rows: part.rows, shape, codes, scales });
+    parts.push({ ...part, shape, codes, scales });
   }
-  const { encoding, rows, columns, paddedColumns } = packed;
-  const int8Activations = use.activations === "int8" && encoding.code === "int8";
-  return { label, form, int8Activations, outliers: int8Activations && outlierThreshold !== undefined, encoding, rows, columns, paddedColumns, parts };
+  const int8Activations = use.activations === "int8" && packed.encoding.code === "int8";
+  return { ...packed, label, form, int8Activations, outliers: int8Activations && outlierThreshold !== undefined, parts };
+}
+
+/** Reads back what uploadMatrix was given; the words of a part's scales may be followed by padding. */
+export async function downloadMatrix(gpu: Gpu, matrix: GpuMatrix, signal?: AbortSignal): Promise<PackedMatrix> {
+  const parts: PackedPart[] = [];
+  for (const { rowOffset, rows, bases, codes, scales } of matrix.parts) {
+    parts.push({ rowOffset, rows, bases, codes: new Uint32Array(await gpu.download(codes, signal)), scales: new Uint32Array(await gpu.download(scales, signal)) });
+  }
+  return { ...matrix, parts };
 }
 
 /** The shader constants that select how a matrix is read. */

@@ -42,6 +42,7 @@ import windowStart from "../../shaders/window_start.wgsl?raw";
 import workgroupMax from "../../shaders/workgroup_max.wgsl?raw";
 import workgroupSum from "../../shaders/workgroup_sum.wgsl?raw";
 import step from "../../shaders/step.wgsl?raw";
+import tileProducts from "../../shaders/tile_products.wgsl?raw";
 import type { BindingKind, KernelSource } from "../gpu/pipeline.ts";
 
 const pieces = {
@@ -66,6 +67,7 @@ const pieces = {
   kv_append: kvAppend,
   row_softmax: rowSoftmax,
   share_rows: shareRows,
+  tile_products: tileProducts,
   window_start: windowStart,
   workgroup_sum: workgroupSum,
   workgroup_max: workgroupMax,

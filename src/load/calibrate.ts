@@ -2,6 +2,7 @@ import { headName } from "../checkpoint/gpt2Weights.ts";
 import { openCheckpoint } from "../checkpoint/openCheckpoint.ts";
 import { outliersBeyond } from "../quantize/inputStatistics.ts";
 import { staticRange } from "../quantize/observers.ts";
+import { restoreStored } from "../quantize/stored.ts";
 import { checkTokens } from "../generate/options.ts";
 import { openSource } from "../source/openSource.ts";
 import { createTokenizer } from "../tokenizer/index.ts";
@@ -24,7 +25,7 @@ export async function calibrate(source: ModelSource, options: CalibrateOptions):
   checkLoadOptions(options);
   if (typeof outlierThreshold !== "number") throw new TypeError(`outlierThreshold is ${JSON.stringify(outlierThreshold)}; expected a number.`);
   if (!(outlierThreshold > 0)) throw new RangeError(`outlierThreshold is ${outlierThreshold}; expected a number above 0.`);
-  const checkpoint = await openCheckpoint(openSource(source, { hub, fetch, signal }), { signal });
+  const checkpoint = await openCheckpoint(openSource(source, { hub, fetch, signal }), { signal, restore: restoreStored });
   const { config, tensors } = checkpoint;
   const contextLength = resolveContextLength(options.contextLength, config);
   const tokens = typeof options.text === "string" ? createTokenizer(checkpoint.tokenizerFiles, config).encode(options.text) : options.text;

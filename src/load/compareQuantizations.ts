@@ -1,20 +1,24 @@
 import { openCheckpoint } from "../checkpoint/openCheckpoint.ts";
 import type { Checkpoint } from "../checkpoint/types.ts";
 import { EngineError } from "../errors.ts";
-import { emptyRow, measureRow } from "../evaluate/comparison.ts";
-import { planWindows, type WindowPlan } from "../evaluate/protocols.ts";
+import { emptyRow, measuresOf, sampleRow } from "../evaluate/comparison.ts";
+import { scoredBytes as countScoredBytes, tokenByteLengths } from "../evaluate/perplexity.ts";
+import { planWindows, shardOf } from "../evaluate/protocols.ts";
 import { checkTokens } from "../generate/options.ts";
 import type { Backend } from "../model/backend.ts";
 import { resolveRecipe } from "../quantize/recipes.ts";
+import { restoreStored } from "../quantize/stored.ts";
 import { materialize } from "../source/materialize.ts";
 import { openSource } from "../source/openSource.ts";
 import { createTokenizer } from "../tokenizer/index.ts";
 import type { CompareOptions, Comparison, ComparisonRow, CompareProgress, ModelSource, PresetName, QuantizationRecipe, QuantizationReport } from "../types.ts";
 import { Calibration, type FloatModel, hasObservedInput, openFloat } from "./calibration.ts";
-import { chooseBackend, createBuilder, shareDevice } from "./openBackend.ts";
+import { hashedWhileRead, identifyTokens } from "./identity.ts";
+import { chooseBackend, createBuilderBeside } from "./openBackend.ts";
 import { activationsOf, checkLoadOptions, resolveContextLength, resolveKvCache } from "./options.ts";
 import { quantizeCalibrated, readCalibration, requireCalibration } from "./prepare.ts";
 import { ProgressMeter } from "./progress.ts";
+import { ENGINE_VERSION } from "./version.ts";
 
 /** Of a row's progress bar, what loading takes. */
 const LOAD_SHARE = 0.2;
@@ -42,7 +46,7 @@ interface Loaded {
  * @throws TypeError or RangeError for wrong options; EngineError as loadModel; signal.reason on abort. Leaving the loop frees everything.
  */
 export async function* compareQuantizations(source: ModelSource, options: CompareOptions): AsyncGenerator<ComparisonRow, Comparison> {
-  const { signal, hub, fetch } = options;
+  const { signal, hub, fetch, shard = null, samples: keepsSamples = shard !== null } = options;
   signal?.throwIfAborted();
   checkLoadOptions(options);
   const entries = namedEntries(options);
@@ -50,22 +54,25 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
   const meter = new CompareMeter(entries, options.onProgress);
   const onBytes = ({ loadedBytes, totalBytes }: { loadedBytes: number; totalBytes: number | null }): void => meter.report({ fraction: (LOAD_SHARE * DOWNLOAD_SHARE * loadedBytes) / (totalBytes ?? Infinity) });
   const local = await materialize(openSource(source, { hub, fetch, signal }), { signal, onBytes });
-  const checkpoint = await openCheckpoint(local, { signal });
+  const checkpoint = await openCheckpoint(local, { signal, restore: restoreStored });
   const { config } = checkpoint;
   const contextLength = resolveContextLength(options.contextLength, config);
   const tokenizer = createTokenizer(checkpoint.tokenizerFiles, config);
-  const tokens = typeof options.text === "string" ? tokenizer.encode(options.text) : options.text;
+  const encode = (text: string | readonly number[]): readonly number[] => (typeof text === "string" ? tokenizer.encode(text) : text);
+  const tokens = encode(options.text);
   checkTokens("text", tokens, config.vocabSize);
-  const plan = planWindows(tokens.length, options, contextLength);
+  const whole = planWindows(tokens.length, options, contextLength);
+  const plan = shard ? shardOf(whole, shard) : whole;
+  const scoredBytes = typeof options.text === "string" ? countScoredBytes(plan, tokenByteLengths(tokens, tokenizer)) : null;
+  const hashed = hashedWhileRead(checkpoint);
 
   const windows = options.calibration === undefined ? null : readCalibration(options.calibration, tokenizer, config, contextLength);
 
   const choice = await chooseBackend(options, config);
-  /** The device stays with the comparison; each model keeps a ledger of its own on it. */
   const open = async (recipe: QuantizationRecipe, progress: ProgressMeter): Promise<Loaded> => {
-    const builder = createBuilder(await shareDevice(choice), { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), ...activationsOf(recipe), notices: windows?.notices });
+    const builder = await createBuilderBeside(choice, { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), ...activationsOf(recipe), notices: windows?.notices });
     try {
-      const report = await quantizeCalibrated(builder, checkpoint, recipe, { calibration, openModel, progress, signal });
+      const report = await quantizeCalibrated(builder, hashed.sha256() === null ? hashed.checkpoint : checkpoint, recipe, { calibration, openModel, progress, signal });
       return { report, backend: await builder.finish(signal) };
     } catch (error) {
       builder.abandon();
@@ -76,7 +83,7 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
   let baseline: Backend | null = null;
   /** The baseline where its linear matrices are floats, so that the tokens need no model of their own. */
   let floatModel: FloatModel | null = null;
-  const openModel = async (floats: Checkpoint, progress: ProgressMeter): Promise<FloatModel> => openFloat(createBuilder(await shareDevice(choice), { config, contextLength, kvCache: "f32" }), floats, progress, signal);
+  const openModel = async (floats: Checkpoint, progress: ProgressMeter): Promise<FloatModel> => openFloat(await createBuilderBeside(choice, { config, contextLength, kvCache: "f32" }), floats, progress, signal);
   const calibration = windows && new Calibration(async (progress) => floatModel ?? openModel(checkpoint, progress), windows, signal);
 
   const rows: ComparisonRow[] = [];
@@ -88,14 +95,14 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
         const loaded = await open(recipe, new ProgressMeter(({ fraction }) => meter.report({ fraction: LOAD_SHARE * fraction })));
         backend = loaded.backend;
         if (row === 0) floatModel = floatModelOf(loaded, checkpoint);
-        const measures = await measureRow(backend, baseline, tokens, plan, {
+        const samples = await sampleRow(backend, baseline, tokens, plan, {
           signal,
           onProgress: ({ scoredTokens, totalTokens, perplexity }) =>
             meter.report({ stage: "score", scoredTokens, perplexity, fraction: LOAD_SHARE + ((1 - LOAD_SHARE) * scoredTokens) / totalTokens }),
         });
         const speed = await measureSpeed(backend, tokens.slice(0, Math.min(TIMED_PREFILL_TOKENS, contextLength - TIMED_DECODE_TOKENS - 1)), signal);
         const { bytes, bitsPerWeight, quantizeMs, tensors } = loaded.report;
-        rows.push({ name, recipe, bytes, bitsPerWeight, quantizeMs, tensors, ...measures, ...speed });
+        rows.push({ name, recipe, bytes, bitsPerWeight, ...measuresOf(samples, scoredBytes), quantizeMs, ...speed, tensors, ...(keepsSamples ? { samples } : {}) });
       } catch (error) {
         if (signal?.aborted || !(error instanceof EngineError) || !baseline) throw error;
         rows.push(emptyRow(name, recipe, error));
@@ -105,7 +112,23 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
       }
       yield rows.at(-1)!;
     }
-    return comparisonOf(rows, plan, baseline!);
+    const { protocol, windowTokens, strideTokens, windows, scoredTokens } = plan;
+    return {
+      rows,
+      protocol,
+      windowTokens,
+      strideTokens,
+      windows: windows.length,
+      scoredTokens,
+      scoredBytes,
+      shard,
+      model: { source: checkpoint.description, config, sha256: hashed.sha256() },
+      text: await identifyTokens(tokens),
+      calibration: options.calibration === undefined ? null : await identifyTokens(encode(options.calibration)),
+      kvCache: options.kvCache ?? null,
+      engineVersion: ENGINE_VERSION,
+      adapter: baseline!.adapter,
+    };
   } finally {
     baseline?.dispose();
     if (choice.kind === "webgpu") choice.gpu.dispose();
@@ -146,7 +169,7 @@ function namedEntries({ recipes, baseline = "f32" }: CompareOptions): Entry[] {
   for (const given of [baseline, ...(recipes as readonly (PresetName | QuantizationRecipe)[])]) {
     const name = typeof given === "string" ? given : given?.name;
     if (typeof name !== "string" || name === "") throw new TypeError("A recipe has no name; expected a preset name or a recipe with a name.");
-    const recipe = resolveRecipe(given);
+    const recipe = checkedRecipe(name, given);
     const first = entries[0];
     if (first && name === first.name) continue;
     if (entries.some((entry) => entry.name === name)) throw new TypeError(`recipes has two recipes named "${name}"; expected names to differ.`);
@@ -162,6 +185,16 @@ function floatModelOf({ backend, report: { recipe, tensors } }: Loaded, checkpoi
   return { backend, matrices: tensors.map(({ name }) => byName.get(name)!).filter((tensor) => hasObservedInput(tensor, checkpoint)), dispose: () => undefined };
 }
 
+/** As resolveRecipe(), whose errors then name the recipe. */
+function checkedRecipe(name: string, given: PresetName | QuantizationRecipe): QuantizationRecipe {
+  try {
+    return resolveRecipe(given);
+  } catch (error) {
+    const { message } = error as Error;
+    throw error instanceof RangeError ? new RangeError(`Recipe "${name}": ${message}`) : new TypeError(`Recipe "${name}": ${message}`);
+  }
+}
+
 /** Tokens per second of prefill (all prompt tokens until the logits are here) and of decode, warmed up. */
 async function measureSpeed(backend: Backend, prompt: readonly number[], signal: AbortSignal | undefined): Promise<Pick<ComparisonRow, "prefillTokensPerSecond" | "decodeTokensPerSecond">> {
   if (prompt.length === 0) return { prefillTokensPerSecond: NaN, decodeTokensPerSecond: NaN }; // a context too short to time
@@ -174,9 +207,4 @@ async function measureSpeed(backend: Backend, prompt: readonly number[], signal:
   for (let i = 1; i <= TIMED_DECODE_TOKENS; i++) await backend.forward([prompt[0]!], prompt.length + i, signal);
   const decodeMs = performance.now() - decodeStartMs;
   return { prefillTokensPerSecond: (1000 * prompt.length) / prefillMs, decodeTokensPerSecond: (1000 * TIMED_DECODE_TOKENS) / decodeMs };
-}
-
-function comparisonOf(rows: readonly ComparisonRow[], plan: WindowPlan, { adapter }: Backend): Comparison {
-  const { protocol, windowTokens, strideTokens, windows, scoredTokens } = plan;
-  return { rows, protocol, windowTokens, strideTokens, windows: windows.length, scoredTokens, adapter };
 }

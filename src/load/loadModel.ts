@@ -1,12 +1,14 @@
 import { openCheckpoint } from "../checkpoint/openCheckpoint.ts";
 import type { Checkpoint } from "../checkpoint/types.ts";
 import { resolveRecipe } from "../quantize/recipes.ts";
+import { restoreStored } from "../quantize/stored.ts";
+import { storedRecipe } from "../quantize/storedRecipe.ts";
 import { openSource } from "../source/openSource.ts";
 import { createTokenizer } from "../tokenizer/index.ts";
-import type { LoadOptions, Model, ModelSource } from "../types.ts";
+import type { LoadOptions, Model, ModelSource, QuantizationRecipe } from "../types.ts";
 import { Calibration, type FloatModel, openFloat } from "./calibration.ts";
 import { LoadedModel } from "./model.ts";
-import { chooseBackend, createBuilder, shareDevice } from "./openBackend.ts";
+import { chooseBackend, createBuilder, createBuilderBeside } from "./openBackend.ts";
 import { activationsOf, checkLoadOptions, resolveContextLength, resolveKvCache } from "./options.ts";
 import { materializeFor, quantizeCalibrated, readCalibration, requireCalibration, usesCalibration } from "./prepare.ts";
 import { ProgressMeter } from "./progress.ts";
@@ -14,26 +16,30 @@ import { ProgressMeter } from "./progress.ts";
 /**
  * Loads a Hugging Face GPT-2 checkpoint and quantizes it on the way: config, then each tensor is read, quantized, packed, uploaded and dropped.
  * A recipe that is worked out from calibration text first runs it through the checkpoint in floats.
+ * A checkpoint that is quantized already, by exportSafetensors() or by bitsandbytes to 4 bits, keeps its codes where the recipe asks for the format
+ * that they are in, and for all of them where no recipe is given.
  * @throws TypeError or RangeError for wrong options; EngineError network, checkpoint, quantize, unsupported, outOfMemory, shader or deviceLost;
  * signal.reason on abort. Whatever it throws, nothing stays allocated.
  */
 export async function loadModel(source: ModelSource, options: LoadOptions = {}): Promise<Model> {
   const { signal, hub, fetch } = options;
   signal?.throwIfAborted();
-  const recipe = resolveRecipe(options.quantization);
+  const given = options.quantization === undefined ? null : resolveRecipe(options.quantization);
   checkLoadOptions(options);
-  requireCalibration(recipe, options.calibration);
+  if (given) requireCalibration(given, options.calibration);
   const progress = new ProgressMeter(options.onProgress);
-  const calibrationText = usesCalibration(recipe) ? options.calibration : undefined;
   const opened = openSource(source, { hub, fetch, signal });
-  const checkpoint = await openCheckpoint(calibrationText === undefined ? opened : await materializeFor(progress, opened, signal), { signal });
+  const mayCalibrate = options.calibration !== undefined && (!given || usesCalibration(given));
+  const checkpoint = await openCheckpoint(mayCalibrate ? await materializeFor(progress, opened, signal) : opened, { signal, restore: restoreStored });
   const { config } = checkpoint;
+  const recipe = given ?? (await defaultRecipe(checkpoint, signal));
+  requireCalibration(recipe, options.calibration);
   const contextLength = resolveContextLength(options.contextLength, config);
   const tokenizer = createTokenizer(checkpoint.tokenizerFiles, config);
-  const windows = calibrationText === undefined ? null : readCalibration(calibrationText, tokenizer, config, contextLength);
+  const windows = options.calibration !== undefined && usesCalibration(recipe) ? readCalibration(options.calibration, tokenizer, config, contextLength) : null;
   const choice = await chooseBackend(options, config);
   const builder = createBuilder(choice, { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), ...activationsOf(recipe), notices: windows?.notices });
-  const openModel = async (floats: Checkpoint, meter: ProgressMeter): Promise<FloatModel> => openFloat(createBuilder(await shareDevice(choice), { config, contextLength, kvCache: "f32" }), floats, meter, signal);
+  const openModel = async (floats: Checkpoint, meter: ProgressMeter): Promise<FloatModel> => openFloat(await createBuilderBeside(choice, { config, contextLength, kvCache: "f32" }), floats, meter, signal);
   const calibration = windows && new Calibration((meter) => openModel(checkpoint, meter), windows, signal);
   try {
     signal?.throwIfAborted();
@@ -41,9 +47,15 @@ export async function loadModel(source: ModelSource, options: LoadOptions = {}):
     progress.compiling(0, 1);
     const backend = await builder.finish(signal);
     progress.compiling(1, 1);
-    return new LoadedModel({ config, contextLength, backend, tokenizer, quantization });
+    return new LoadedModel({ config, contextLength, backend, tokenizer, quantization, description: checkpoint.description });
   } catch (error) {
     builder.abandon();
     throw error;
   }
+}
+
+/** What a quantized checkpoint is stored in, else int8. */
+async function defaultRecipe(checkpoint: Checkpoint, signal: AbortSignal | undefined): Promise<QuantizationRecipe> {
+  const headers = await checkpoint.readHeaders(signal);
+  return (headers && storedRecipe(checkpoint, headers)) ?? resolveRecipe();
 }

@@ -6,7 +6,7 @@ import { checkTokens } from "../generate/options.ts";
 import { Turnstile } from "../generate/queue.ts";
 import type { Backend } from "../model/backend.ts";
 import type { Tokenizer } from "../tokenizer/types.ts";
-import type { AdapterSummary, Completion, GenerateOptions, Generation, Gpt2Config, MemoryReport, Model, PerplexityOptions, PerplexityReport, QuantizationReport } from "../types.ts";
+import type { AdapterSummary, Completion, GenerateOptions, Generation, Gpt2Config, MemoryReport, Model, PerplexityOptions, PerplexityReport, QuantizationReport, QuantizedTensor } from "../types.ts";
 
 export interface ModelParts {
   config: Gpt2Config;
@@ -14,6 +14,8 @@ export interface ModelParts {
   backend: Backend;
   tokenizer: Tokenizer;
   quantization: QuantizationReport;
+  /** Where the checkpoint came from. */
+  description: string;
 }
 
 /** A loaded model: the public face of one backend. Calls take turns on it, in the order in which they were made. */
@@ -21,6 +23,8 @@ export class LoadedModel implements Model {
   readonly config: Gpt2Config;
   readonly quantization: QuantizationReport;
   readonly lost: Promise<EngineError>;
+  readonly contextLength: number;
+  readonly description: string;
   readonly #parts: ModelParts;
   readonly #turnstile = new Turnstile();
   #disposed = false;
@@ -30,6 +34,8 @@ export class LoadedModel implements Model {
     this.config = parts.config;
     this.quantization = parts.quantization;
     this.lost = parts.backend.lost;
+    this.contextLength = parts.contextLength;
+    this.description = parts.description;
   }
 
   get memory(): MemoryReport {
@@ -77,6 +83,11 @@ export class LoadedModel implements Model {
     const plan = planWindows(tokens.length, options, contextLength);
     const byteLengths = typeof text === "string" ? tokenByteLengths(tokens, tokenizer) : null;
     return this.#inTurn(options.signal, async () => (await measurePerplexity(backend, tokens, plan, byteLengths, options)).report);
+  }
+
+  /** One tensor of the checkpoint as it is loaded, in turn; see Backend.readTensor. Not of Model: for exportSafetensors(). */
+  readTensor(name: string, signal?: AbortSignal): Promise<QuantizedTensor | Float32Array> {
+    return this.#inTurn(signal, () => this.#parts.backend.readTensor(name, signal));
   }
 
   dispose(): void {

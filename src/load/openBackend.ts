@@ -29,12 +29,12 @@ export async function chooseBackend({ backend = "auto", gpu, device }: BackendRe
   }
 }
 
-/** The same choice for one more model: on WebGPU with a ledger of its own on the device, which stays open until the first is disposed of. */
-export async function shareDevice(choice: BackendChoice): Promise<BackendChoice> {
-  return choice.kind === "webgpu" ? { ...choice, gpu: await Gpu.open({ device: choice.gpu.device, largestTensorBytes: 0 }) } : choice;
-}
-
 /** The choice's builder, with notices beside the choice's own. On WebGPU the builder, and later the backend, owns `gpu`. */
 export function createBuilder(choice: BackendChoice, options: BackendOptions): BackendBuilder {
   return choice.kind === "webgpu" ? createGpuBuilder(choice.gpu, options) : createCpuBuilder({ ...options, notices: [...choice.notices, ...(options.notices ?? [])] });
+}
+
+/** A builder whose model has a ledger of its own and leaves the device to the choice, for models that are on it together. */
+export async function createBuilderBeside(choice: BackendChoice, options: BackendOptions): Promise<BackendBuilder> {
+  return createBuilder(choice.kind === "webgpu" ? { ...choice, gpu: await Gpu.open({ device: choice.gpu.device, largestTensorBytes: 0 }) } : choice, options);
 }

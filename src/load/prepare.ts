@@ -11,7 +11,7 @@ import type { Tokenizer } from "../tokenizer/types.ts";
 import type { Gpt2Config, LoadOptions, QuantizationRecipe, QuantizationReport } from "../types.ts";
 import { Calibration, calibrationWindows, type CalibrationWindows, type FloatModel } from "./calibration.ts";
 import type { ProgressMeter } from "./progress.ts";
-import { quantizeInto } from "./quantizeInto.ts";
+import { type Prepared, quantizeInto, unprepared } from "./quantizeInto.ts";
 
 /** How far into the whole load its parts lead, where there are any: download, the run of the checkpoint as it is, that of the equalized one. */
 const DOWNLOAD_END = 0.2;
@@ -26,17 +26,6 @@ export interface CalibratedLoad {
   openModel: (checkpoint: Checkpoint, progress: ProgressMeter) => Promise<FloatModel>;
   progress: ProgressMeter;
   signal: AbortSignal | undefined;
-}
-
-/** A checkpoint made ready for a recipe. */
-export interface Prepared {
-  checkpoint: Checkpoint;
-  /** Of its matrices' inputs, by name; empty where the recipe makes no use of them. */
-  statistics: ReadonlyMap<string, InputStatistics>;
-  /** For GPTQ: of one matrix's inputs. */
-  withGram: ((name: string) => Promise<InputStatistics>) | null;
-  /** Names of the matrices that equalization scaled. */
-  equalized: ReadonlySet<string>;
 }
 
 /** @throws TypeError for a recipe that needs calibration where there is none */
@@ -68,7 +57,7 @@ export async function quantizeCalibrated(builder: BackendBuilder, checkpoint: Ch
   const { calibration, progress, signal } = load;
   const open: Calibration[] = [];
   try {
-    const prepared = calibration && usesCalibration(recipe) ? await prepare(checkpoint, recipe, { ...load, calibration }, open) : { checkpoint, statistics: new Map<never, never>(), withGram: null, equalized: new Set<never>() };
+    const prepared = calibration && usesCalibration(recipe) ? await prepare(checkpoint, recipe, { ...load, calibration }, open) : unprepared(checkpoint);
     return await quantizeInto(builder, prepared, recipe, progress, signal);
   } finally {
     for (const each of open) await each.release();
@@ -77,7 +66,7 @@ export async function quantizeCalibrated(builder: BackendBuilder, checkpoint: Ch
 
 async function prepare(original: Checkpoint, recipe: QuantizationRecipe, { calibration, openModel, progress, signal }: CalibratedLoad & { calibration: Calibration }, open: Calibration[]): Promise<Prepared> {
   const { rounding = "nearest", equalization = "none", smoothing, activations = "float", outlierThreshold } = recipe;
-  const prepared: Prepared = { checkpoint: original, statistics: new Map(), withGram: null, equalized: new Set() };
+  const prepared = unprepared(original);
   let current = calibration;
   open.push(current);
   progress.spanTo(RUN_END);

@@ -1,19 +1,40 @@
 import { EngineError } from "../errors.ts";
+import type { Checkpoint, CheckpointTensor, ReadTensor } from "../checkpoint/types.ts";
 import type { BackendBuilder } from "../model/backend.ts";
 import { Pacer } from "../model/cpu/pacer.ts";
-import { quantizationError } from "../quantize/error.ts";
+import { quantizationError, type QuantizationError } from "../quantize/error.ts";
 import { quantizeGptq } from "../quantize/gptq.ts";
-import { outliersBeyond, withoutOutliers } from "../quantize/inputStatistics.ts";
+import { type InputStatistics, outliersBeyond, withoutOutliers } from "../quantize/inputStatistics.ts";
 import { dequantizeTensor, quantizeTensor } from "../quantize/nearest.ts";
 import { staticRange } from "../quantize/observers.ts";
 import { CODE_BITS } from "../quantize/formats.ts";
 import { formatOf, unmatchedOverrides } from "../quantize/recipes.ts";
+import { isSameFormat } from "../quantize/stored.ts";
 import type { QuantizationRecipe, QuantizationReport, QuantizedTensor, StoredBytes, TensorFormat, TensorInputReport, TensorReport } from "../types.ts";
-import type { Prepared } from "./prepare.ts";
 import type { ProgressMeter } from "./progress.ts";
+
+/** A checkpoint made ready for a recipe. */
+export interface Prepared {
+  checkpoint: Checkpoint;
+  /** Of its matrices' inputs, by name; empty where the recipe makes no use of them. */
+  statistics: ReadonlyMap<string, InputStatistics>;
+  /** For GPTQ: of one matrix's inputs. */
+  withGram: ((name: string) => Promise<InputStatistics>) | null;
+  /** Names of the matrices that equalization scaled. */
+  equalized: ReadonlySet<string>;
+}
+
+/** For recipes that need nothing of calibration. */
+export function unprepared(checkpoint: Checkpoint): Prepared {
+  return { checkpoint, statistics: new Map(), withGram: null, equalized: new Set() };
+}
+
+/** Of codes that are used as they are stored. */
+const NO_ERROR: QuantizationError = { mse: 0, maxAbs: 0, sqnrDb: Infinity, cosine: 1 };
 
 /**
  * Streams a checkpoint into a backend, one tensor at a time: read, quantize, measure the error, hand over, drop.
+ * Of a matrix that is stored quantized the error counts from what is stored.
  * Throws RangeError for an override that matches no matrix; EngineError quantize names the tensor.
  */
 export async function quantizeInto(builder: BackendBuilder, prepared: Prepared, recipe: QuantizationRecipe, progress: ProgressMeter, signal: AbortSignal | undefined): Promise<QuantizationReport> {
@@ -29,34 +50,40 @@ export async function quantizeInto(builder: BackendBuilder, prepared: Prepared, 
   const breathe = async (): Promise<void> => {
     if (pacer.isDue()) await pacer.rest(signal);
   };
+  const gptqNamed = ({ name, shape }: CheckpointTensor, values: Float32Array, format: TensorFormat, gram: Float32Array): Promise<QuantizedTensor> =>
+    quantizeGptq(values, shape, format, gram, { activationOrder: recipe.activationOrder, rest: () => pacer.rest(signal) }).catch((error: unknown) => {
+      throw naming(name, error);
+    });
   let linearWeights = 0;
   let linearBytes = 0;
   let quantizeMs = 0;
   let done = 0;
   const read = checkpoint.read({ signal, onBytes: ({ file, loadedBytes, totalBytes }) => progress.downloaded(file, loadedBytes, totalBytes) });
-  for await (const { tensor, values } of read) {
+  for await (const reading of read) {
+    const { tensor } = reading;
     if (tensor.kind === "position" || tensor.kind === "vector") {
-      await builder.add(tensor, values);
-      bytes[tensor.kind === "position" ? "embedding" : "scales"] += values.byteLength;
+      await builder.add(tensor, reading.values);
+      bytes[tensor.kind === "position" ? "embedding" : "scales"] += reading.values.byteLength;
     } else {
       const wanted = formatOf(recipe, tensor.name, tensor.kind);
-      const gram = prepared.withGram && tensor.kind === "linear" && hasCodes(wanted) ? (await prepared.withGram(tensor.name)).gram : null;
+      const stored = storedAs(wanted, reading);
+      const gram = prepared.withGram && !stored && tensor.kind === "linear" && hasCodes(wanted) ? (await prepared.withGram(tensor.name)).gram : null;
       const startMs = performance.now();
-      const quantized = await named(tensor.name, () => (gram ? quantizeGptq(values, tensor.shape, wanted, gram, { activationOrder: recipe.activationOrder, rest: () => pacer.rest(signal) }) : quantizeTensor(values, tensor.shape, wanted)));
+      const quantized = stored ?? (gram ? await gptqNamed(tensor, reading.values, wanted, gram) : quantizeNamed(tensor, reading.values, wanted));
       quantizeMs += performance.now() - startMs;
       const { format, shape, storedBytes } = quantized;
       await breathe();
-      const restored = dequantizeTensor(quantized);
+      const restored = stored ? null : dequantizeTensor(quantized);
       await breathe();
       const input = inputReport(recipe, format, tensor.name, prepared);
-      tensors.push({ name: tensor.name, shape, format, bytes: storedBytes, ...quantizationError(values, restored), ...(input && { input }) });
+      tensors.push({ name: tensor.name, shape, format, bytes: storedBytes, ...(restored ? quantizationError(reading.values, restored) : NO_ERROR), ...(input && { input }) });
       await breathe();
       await builder.add(tensor, quantized, input);
-      const codeBytes = Math.ceil((values.length * CODE_BITS[format.type]) / 8);
+      const codeBytes = Math.ceil((quantized.codes.length * CODE_BITS[format.type]) / 8);
       bytes[tensor.kind === "linear" ? "weights" : "embedding"] += codeBytes;
       bytes.scales += storedBytes - codeBytes;
       if (tensor.kind === "linear") {
-        linearWeights += values.length;
+        linearWeights += quantized.codes.length;
         linearBytes += storedBytes;
       }
     }
@@ -67,19 +94,29 @@ export async function quantizeInto(builder: BackendBuilder, prepared: Prepared, 
   return { recipe, bytes, bitsPerWeight: (8 * linearBytes) / linearWeights, tensors, quantizeMs };
 }
 
-/** Whether a format rounds to codes that GPTQ can choose. */
+/** What the file stores, where that is the format asked for: its codes are used as they are. */
+function storedAs(format: TensorFormat, { tensor, stored }: ReadTensor): QuantizedTensor | null {
+  return stored && isSameFormat(stored.format, format, tensor.shape) ? { ...stored, format } : null;
+}
+
+/** As quantizeTensor; errors name the tensor. */
+export /** Whether a format rounds to codes that GPTQ can choose. */
 function hasCodes({ type }: TensorFormat): boolean {
   return type !== "f32" && type !== "f16";
 }
 
-/** @throws EngineError naming the tensor */
-async function named(name: string, quantize: () => QuantizedTensor | Promise<QuantizedTensor>): Promise<QuantizedTensor> {
+/** As quantizeTensor(), whose errors then name the tensor. */
+export function quantizeNamed({ name, shape }: CheckpointTensor, values: Float32Array, format: TensorFormat): QuantizedTensor {
   try {
-    return await quantize();
+    return quantizeTensor(values, shape, format);
   } catch (error) {
-    if (!(error instanceof EngineError)) throw error;
-    throw new EngineError(error.code, `Tensor "${name}": ${error.message}`, { ...error.details, tensor: name }, { cause: error });
+    throw naming(name, error);
   }
+}
+
+function naming(name: string, error: unknown): unknown {
+  if (!(error instanceof EngineError)) return error;
+  return new EngineError(error.code, `Tensor "${name}": ${error.message}`, { ...error.details, tensor: name }, { cause: error });
 }
 
 /** What calibration did with a matrix's input; undefined where nothing. */

@@ -1,4 +1,5 @@
 import type { CheckpointTensor } from "../checkpoint/types.ts";
+import type { EngineError } from "../errors.ts";
 import type { SamplingOptions } from "../kernels/sampling.ts";
 import type { InputStatistics } from "../quantize/inputStatistics.ts";
 import type { AdapterSummary, Gpt2Config, MemoryReport, QuantizedTensor } from "../types.ts";
@@ -42,7 +43,7 @@ export interface Backend {
   readonly adapter: AdapterSummary;
   readonly memory: MemoryReport;
   /** Resolves when the device is lost and was not disposed. */
-  readonly lost: Promise<import("../errors.ts").EngineError>;
+  readonly lost: Promise<EngineError>;
   /** Runs tokens at positions start, start + 1, …, appending to the KV cache (what lies behind is overwritten); f32 [V] logits after the last. */
   forward(tokens: readonly number[], start: number, signal?: AbortSignal): Promise<Float32Array>;
   /**
@@ -56,7 +57,7 @@ export interface Backend {
    * are several windows of that length one after the other, of which none sees another; at most windowsAtOnce().
    */
   encodeWindow(tokens: readonly number[], signal?: AbortSignal, windowTokens?: number): Promise<void>;
-  /** How many windows of a length encodeWindow() takes together. Absent: one. */
+  /** How many windows of a length encodeWindow() takes together and still gives each the very bits that it has alone. Absent: one. */
   windowsAtOnce?(windowTokens: number): number;
   /** ln p(targets[i]) under the logits of row from + i of the last window, nats, f32 [targets.length]. */
   score(from: number, targets: readonly number[], signal?: AbortSignal): Promise<Float32Array>;
@@ -68,6 +69,11 @@ export interface Backend {
    * @throws RangeError for a name that is neither; EngineError `shader` for NaN or Infinity
    */
   observe(windows: readonly (readonly number[])[], names: readonly string[], options: ObserveOptions): Promise<Map<string, InputStatistics>>;
+  /**
+   * One tensor of the checkpoint as it is loaded: a matrix quantized, anything else f32. Of wpe, the rows of positions within contextLength.
+   * @throws EngineError `checkpoint` for a name that the model does not have
+   */
+  readTensor(name: string, signal?: AbortSignal): Promise<QuantizedTensor | Float32Array>;
   dispose(): void;
 }
 
@@ -81,7 +87,7 @@ export interface MatrixInput {
 export interface BackendBuilder {
   /** Matrices (linear, embedding) come quantized; position and vector tensors come as f32. The builder copies what it keeps. For a tied wte, `input` is the head's. */
   add(tensor: CheckpointTensor, values: QuantizedTensor | Float32Array, input?: MatrixInput): Promise<void>;
-  /** Called when every tensor was added. */
+  /** Called when every tensor was added; with a base, those that are to differ from it. */
   finish(signal?: AbortSignal): Promise<Backend>;
   /** Frees everything after a failure; idempotent. */
   abandon(): void;
@@ -97,4 +103,15 @@ export interface BackendOptions {
   outlierThreshold?: number;
   /** Sentences for model.adapter.notices. */
   notices?: readonly string[];
+  /**
+   * Lends the tensors that are not added, so that models which differ in a few matrices share the rest. It has the same config, context and activations,
+   * is on the same kind of device, keeps owning what it lends, must outlive this one, and is not at work while this one is.
+   */
+  base?: Backend;
+}
+
+/** @throws TypeError where a model of these options cannot lend its tensors to one of those */
+export function requireLender(base: BackendOptions, options: BackendOptions): void {
+  const shapeOf = ({ config, contextLength, activations = "float" }: BackendOptions): string => JSON.stringify({ config, contextLength, activations });
+  if (shapeOf(base) !== shapeOf(options)) throw new TypeError(`base is ${shapeOf(base)}; expected the same as this model: ${shapeOf(options)}.`);
 }

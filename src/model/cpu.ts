@@ -3,7 +3,7 @@ import type { CheckpointTensor } from "../checkpoint/types.ts";
 import { EngineError, throwIfAborted } from "../errors.ts";
 import type { InputStatistics } from "../quantize/inputStatistics.ts";
 import type { AdapterSummary, Gpt2Config, MemoryReport, QuantizedTensor } from "../types.ts";
-import type { Backend, BackendBuilder, BackendOptions, MatrixInput, ObserveOptions, RowComparison } from "./backend.ts";
+import { type Backend, type BackendBuilder, type BackendOptions, type MatrixInput, type ObserveOptions, requireLender, type RowComparison } from "./backend.ts";
 import { Distribution } from "./cpu/distribution.ts";
 import { Input } from "./cpu/input.ts";
 import { InputTally } from "./cpu/inputTally.ts";
@@ -13,7 +13,7 @@ import { addResidual, causalSoftmax } from "./cpu/ops.ts";
 import { Pacer } from "./cpu/pacer.ts";
 import { plainKernels } from "./cpu/plain.ts";
 import { createSimdKernels } from "./cpu/simd.ts";
-import { type CpuWeights, CpuWeightsCollector, type Linear, type Norm } from "./cpu/weights.ts";
+import { type CpuWeights, CpuWeightsCollector, type Lender, type Linear, type Norm } from "./cpu/weights.ts";
 import { lookUp, statisticsOf } from "./observation.ts";
 
 /** Tokens that go through the layers together: restoring a quantized row costs about as much as three products with it. */
@@ -48,7 +48,9 @@ class CpuBuilder implements BackendBuilder {
 
   async finish(signal?: AbortSignal): Promise<Backend> {
     throwIfAborted(signal);
-    return new CpuBackend(this.options, this.kernels, this.weights.finish());
+    const { base } = this.options;
+    if (base && !(base instanceof CpuBackend)) throw new TypeError(`base runs on ${base.adapter.backend}; expected a model on the CPU backend, as this one.`);
+    return new CpuBackend(this.options, this.kernels, this.weights.finish(base?.lend(this.options)));
   }
 
   abandon(): void {
@@ -80,6 +82,7 @@ interface Buffers {
 class CpuBackend implements Backend {
   readonly adapter: AdapterSummary;
   readonly lost = new Promise<EngineError>(() => {}); // a CPU is never lost
+  private readonly options: BackendOptions;
   private readonly config: Gpt2Config;
   private readonly kernels: CpuKernels;
   private readonly contextLength: number;
@@ -91,12 +94,14 @@ class CpuBackend implements Backend {
   private observed: { tallies: ReadonlyMap<CpuMatrix, InputTally>; layers: number } | null = null;
   private peakBytes = 0;
 
-  constructor({ config, contextLength: S, kvCache, notices = [] }: BackendOptions, kernels: CpuKernels, weights: CpuWeights) {
+  constructor(options: BackendOptions, kernels: CpuKernels, weights: CpuWeights) {
+    const { config, contextLength: S, kvCache, notices = [] } = options;
     const { nLayer: L, nHead: H, nEmbd: C, nInner, vocabSize: V } = config;
     const D = C / H;
     const T = Math.min(CHUNK_TOKENS, S);
     const longestRow = Math.max(C, nInner);
     this.adapter = { backend: "cpu", vendor: "", architecture: "", description: `${kernels.name} on the CPU`, isFallback: false, features: [], limits: {}, notices };
+    this.options = options;
     this.config = config;
     this.kernels = kernels;
     this.contextLength = S;
@@ -262,9 +267,24 @@ class CpuBackend implements Backend {
     return statistics;
   }
 
+  async readTensor(name: string, signal?: AbortSignal): Promise<QuantizedTensor | Float32Array> {
+    const { weights } = this.begin(signal);
+    const tensor = weights.matrices.get(name)?.toTensor() ?? weights.vectors.get(name)?.slice();
+    if (!tensor) throw new EngineError("checkpoint", `Tensor "${name}" was not given.`, { tensor: name });
+    return tensor;
+  }
+
   dispose(): void {
     this.peakBytes = this.memory.peakBytes;
     this.buffers = null;
+  }
+
+  /** @throws TypeError for a model that these weights do not fit, or whose activations are int8: what is borrowed multiplies floats */
+  lend(options: BackendOptions): Lender {
+    requireLender(this.options, options);
+    if (options.activations === "int8") throw new TypeError("base has int8 activations; expected float ones.");
+    const { weights, scratch } = this.begin(undefined);
+    return { weights, block: scratch.block };
   }
 
   /** What each call does first. @throws EngineError `disposed`, signal.reason */

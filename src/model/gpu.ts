@@ -1,24 +1,24 @@
-import { headName } from "../checkpoint/gpt2Weights.ts";
+import { gpt2Weights, headName } from "../checkpoint/gpt2Weights.ts";
 import type { CheckpointTensor } from "../checkpoint/types.ts";
 import { EngineError } from "../errors.ts";
 import { BufferUsage } from "../gpu/constants.ts";
 import type { Gpu, MemoryPurpose } from "../gpu/device.ts";
 import { KernelCompiler, type Variants } from "../gpu/pipeline.ts";
-import { attentionShape, bindDecodeAttention, bindPrefillAttention, cacheBytes, headChunks, maxSplits, SPLIT_POSITIONS, type AttentionForm } from "../kernels/attention.ts";
+import { attentionShape, bindDecodeAttention, bindPrefillAttention, cacheBytes, headChunks, maxSplits, SPLIT_POSITIONS, WINDOW_ALIGNMENT, type AttentionForm } from "../kernels/attention.ts";
 import { bindEmbedding } from "../kernels/embedding.ts";
 import { bindLayerNorm } from "../kernels/layerNorm.ts";
 import { bindGemm, bindGemv, bindNormalizer, candidateBytes, codeRowBytes, fitsPrologue, type LinearBuffers, normalizerWords } from "../kernels/linear.ts";
-import { uploadMatrix, type GpuMatrix } from "../kernels/matrix.ts";
+import { downloadMatrix, uploadMatrix, weightUsage, type GpuMatrix } from "../kernels/matrix.ts";
 import { sequence, type Op } from "../kernels/op.ts";
 import { bindRowDivergence, bindRowSums, type RowSumsBuffers } from "../kernels/rows.ts";
-import { COLUMN_PADDING, packTensor, padTo } from "../quantize/pack.ts";
 import type { InputStatistics } from "../quantize/inputStatistics.ts";
+import { COLUMN_PADDING, packTensor, padTo, unpackTensor } from "../quantize/pack.ts";
 import type { AdapterSummary, Gpt2Config, MemoryReport, QuantizedTensor } from "../types.ts";
 import type { SamplingOptions } from "../kernels/sampling.ts";
-import type { Backend, BackendBuilder, BackendOptions, MatrixInput, ObserveOptions, RowComparison, SampledToken } from "./backend.ts";
+import { type Backend, type BackendBuilder, type BackendOptions, type MatrixInput, type ObserveOptions, requireLender, type RowComparison, type SampledToken } from "./backend.ts";
 import { GpuObservation, type ObservedInput } from "./gpuObservation.ts";
-import { lookUp, statisticsOf } from "./observation.ts";
 import { chooseVariants, type MatrixKind } from "./knownAnswers.ts";
+import { lookUp, statisticsOf } from "./observation.ts";
 import { tunedGemv } from "./tuning.ts";
 import { createLoopBuffers, DecodeLoop, type DecodeGraph, HEAD_STEP_BYTES, STEPS_BYTES } from "./decodeLoop.ts";
 
@@ -50,6 +50,7 @@ export function largestTensorBytes(config: Gpt2Config): number {
 /** Takes tensors as they stream in, packs and uploads matrices at once, and keeps the small f32 vectors until finish(). */
 export function createGpuBuilder(gpu: Gpu, options: GpuBackendOptions): BackendBuilder {
   const { config } = options;
+  const base = lenderOf(gpu, options);
   const C = config.nEmbd;
   const strides = stridesOf(config);
   const maxPartBytes = Math.min(options.maxPartBytes ?? Infinity, gpu.maxBindingBytes);
@@ -57,7 +58,15 @@ export function createGpuBuilder(gpu: Gpu, options: GpuBackendOptions): BackendB
   /** By what distinguishes them; those of the layers first. */
   const kinds: { linear: Map<string, MatrixKind>; embedding: Map<string, MatrixKind> } = { linear: new Map(), embedding: new Map() };
   const vectors = new Map<string, Float32Array>();
-  let wpe: GPUBuffer | null = null;
+  let wpe = base?.wpe ?? null;
+
+  /** What was measured for the base is good for what borrows from it. */
+  const choose = async (matrices: readonly MatrixKind[]): Promise<{ variants: Partial<Variants>; notices: string[] }> => {
+    if (options.variants) return { variants: options.variants, notices: [] };
+    if (base && matrices.length === 0) return { variants: base.variants, notices: [] };
+    const wanted = base?.variants ?? (gpu.isFallback ? {} : { gemv: await tunedGemv(gpu, adapterName(gpu), matrices) });
+    return chooseVariants(gpu, { matrices, attention: { heads: config.nHead, headSize: C / config.nHead, kv: options.kvCache } }, wanted);
+  };
 
   return {
     async add(tensor: CheckpointTensor, values: QuantizedTensor | Float32Array, input?: MatrixInput): Promise<void> {
@@ -65,7 +74,7 @@ export function createGpuBuilder(gpu: Gpu, options: GpuBackendOptions): BackendB
         const rows = Math.min(tensor.shape[0], options.contextLength);
         const padded = new Float32Array(rows * strides.c);
         for (let r = 0; r < rows; r++) padded.set((values as Float32Array).subarray(r * C, (r + 1) * C), r * strides.c);
-        wpe = gpu.createBuffer("wpe", padded.byteLength, storage | copyDst, "embedding");
+        wpe = gpu.createBuffer("wpe", padded.byteLength, weightUsage, "embedding");
         await gpu.settle();
         await gpu.upload(wpe, padded);
       } else if (tensor.kind === "vector") {
@@ -92,20 +101,29 @@ export function createGpuBuilder(gpu: Gpu, options: GpuBackendOptions): BackendB
       }
     },
     async finish(): Promise<Backend> {
-      const get = <T>(map: Map<string, T>, name: string): T => {
-        const found = map.get(name);
+      const get = <T>(map: Map<string, T>, lent: ((name: string) => T) | undefined, name: string): T => {
+        const found = map.get(name) ?? lent?.(name);
         if (found === undefined) throw new EngineError("checkpoint", `Tensor "${name}" was not given.`, { tensor: name });
         return found;
       };
       if (!wpe) throw new EngineError("checkpoint", 'Tensor "wpe.weight" was not given.', { tensor: "wpe.weight" });
-      const questions = { matrices: [...kinds.linear.values(), ...kinds.embedding.values()], attention: { heads: config.nHead, headSize: C / config.nHead, kv: options.kvCache } };
-      const { variants, notices } = options.variants ? { variants: options.variants, notices: [] } : await chooseVariants(gpu, questions, gpu.isFallback ? {} : { gemv: await tunedGemv(gpu, adapterName(gpu), questions.matrices) });
-      const backend = new GpuBackend(gpu, { ...options, variants, notices: [...(options.notices ?? []), ...notices] }, (name) => get(matrices, name), (name) => get(vectors, name), wpe);
+      const { variants, notices } = await choose([...kinds.linear.values(), ...kinds.embedding.values()]);
+      const backend = new GpuBackend(gpu, { ...options, variants, notices: [...(options.notices ?? []), ...notices] }, (name) => get(matrices, base?.matrix, name), (name) => get(vectors, base?.vector, name), wpe);
       await backend.build();
       return backend;
     },
     abandon: () => gpu.dispose(),
   };
+}
+
+/** @throws TypeError for a base that cannot lend to a model of these options on this device */
+function lenderOf(gpu: Gpu, options: GpuBackendOptions): GpuBackend | undefined {
+  const { base } = options;
+  if (base === undefined) return undefined;
+  if (!(base instanceof GpuBackend) || base.gpu.device !== gpu.device) throw new TypeError("base is on another device; expected a model on the device of this one.");
+  requireLender(base.options, options);
+  base.assertUsable();
+  return base;
 }
 
 /** Ranges of cached positions that attention works on for a token at `position`. */
@@ -168,10 +186,10 @@ class GpuBackend implements Backend {
 
   constructor(
     readonly gpu: Gpu,
-    private readonly options: GpuBackendOptions,
-    private readonly matrix: (name: string) => GpuMatrix,
-    private readonly vector: (name: string) => Float32Array,
-    private readonly wpe: GPUBuffer,
+    readonly options: GpuBackendOptions,
+    readonly matrix: (name: string) => GpuMatrix,
+    readonly vector: (name: string) => Float32Array,
+    readonly wpe: GPUBuffer,
   ) {
     this.config = options.config;
     this.adapter = gpu.summary(options.notices ?? []);
@@ -188,6 +206,10 @@ class GpuBackend implements Backend {
 
   get memory(): MemoryReport {
     return this.gpu.memory;
+  }
+
+  get variants(): Variants {
+    return this.compiler.variants;
   }
 
   /** Lays out activations and caches, compiles every kernel and binds the graph. */
@@ -314,7 +336,7 @@ class GpuBackend implements Backend {
   }
 
   windowsAtOnce(windowTokens: number): number {
-    return Math.max(1, Math.floor(this.options.contextLength / windowTokens));
+    return windowTokens % WINDOW_ALIGNMENT === 0 ? Math.max(1, Math.floor(this.options.contextLength / windowTokens)) : 1;
   }
 
   async encodeWindow(tokens: readonly number[], signal?: AbortSignal, windowTokens = tokens.length): Promise<void> {
@@ -397,6 +419,20 @@ class GpuBackend implements Backend {
     } finally {
       observation.destroy();
     }
+  }
+
+  async readTensor(name: string, signal?: AbortSignal): Promise<QuantizedTensor | Float32Array> {
+    this.assertUsable();
+    signal?.throwIfAborted();
+    const { kind } = gpt2Weights(this.config).find((tensor) => tensor.name === name) ?? { kind: "vector" };
+    if (kind === "vector") return this.vector(name).slice();
+    if (kind !== "position") return unpackTensor(await downloadMatrix(this.gpu, this.matrix(name.replace(/\.weight$/, "")), signal));
+    const { nEmbd: C } = this.config;
+    const stride = stridesOf(this.config).c;
+    const padded = new Float32Array(await this.gpu.download(this.wpe, signal));
+    const values = new Float32Array((padded.length / stride) * C);
+    for (let r = 0; r * C < values.length; r++) values.set(padded.subarray(r * stride, r * stride + C), r * C);
+    return values;
   }
 
   dispose(): void {
@@ -509,7 +545,7 @@ class GpuBackend implements Backend {
     return this.gpu.createBuffer(label, sizeBytes, usage, purpose);
   }
 
-  private assertUsable(): void {
+  assertUsable(): void {
     if (this.disposed) throw new EngineError("disposed", "The model was disposed.");
     this.gpu.throwFailure();
   }

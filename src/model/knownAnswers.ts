@@ -37,7 +37,7 @@ const EPSILON = 1e-5;
 
 const { storage, uniform, copySrc, copyDst, mapRead } = BufferUsage;
 
-/** What each device has answered: a second model asks nothing again. */
+/** What each device has answered, question by question: a second model asks only what is new about it. */
 const answeredByDevice = new WeakMap<GPUDevice, Map<string, Promise<number>>>();
 
 /**
@@ -49,21 +49,13 @@ export async function chooseVariants(gpu: Gpu, questions: KnownQuestions, wanted
   const { variants: fastest } = new KernelCompiler(gpu, wanted);
   const plain: Variants = { ...fastest, tuning: "software", lanes: 1, dot4: "plain" };
   const candidates = [fastest, { ...fastest, lanes: 1 }, { ...fastest, lanes: 1, dot4: "plain" }, plain] as const satisfies readonly Variants[];
-  const known = answeredByDevice.get(gpu.device) ?? new Map<string, Promise<number>>();
-  answeredByDevice.set(gpu.device, known);
   const found: string[] = [];
   const tried = new Set<string>();
   for (const variants of candidates) {
-    const key = JSON.stringify([variants, questions]);
+    const key = JSON.stringify(variants);
     if (tried.has(key)) continue;
     tried.add(key);
-    let error = known.get(key);
-    if (!error) {
-      error = worstError(gpu, variants, questions);
-      known.set(key, error);
-      error.catch(() => known.delete(key));
-    }
-    const nmse = await error;
+    const nmse = await worstError(gpu, variants, questions);
     if (nmse <= GARBAGE_NMSE) return { variants, notices: found.length > 0 ? [`Kernels gave wrong answers on this adapter and are not used: ${found.join("; ")}.`] : [] };
     found.push(`${variants.tuning}, ${variants.lanes} lane(s), ${variants.dot4} products, with an error of ${nmse.toPrecision(2)}`);
   }
@@ -71,15 +63,29 @@ export async function chooseVariants(gpu: Gpu, questions: KnownQuestions, wanted
 }
 
 async function worstError(gpu: Gpu, variants: Variants, { matrices, attention }: KnownQuestions): Promise<number> {
+  const answered = answeredByDevice.get(gpu.device) ?? new Map<string, Promise<number>>();
+  answeredByDevice.set(gpu.device, answered);
+  const ask = (question: unknown, errors: (bench: Bench) => Promise<number[]>): Promise<number> => {
+    const key = JSON.stringify([variants, question]);
+    let error = answered.get(key);
+    if (!error) {
+      error = largestError(gpu, variants, errors);
+      answered.set(key, error);
+      error.catch(() => answered.delete(key));
+    }
+    return error;
+  };
+  const [first] = matrices;
+  let worst = await ask({ attention, first }, (bench) => attentionErrors(bench, attention, first!));
+  for (const kind of matrices) worst = Math.max(worst, await ask(kind, (bench) => linearErrors(bench, kind)));
+  return worst;
+}
+
+/** Infinity where one is NaN. */
+async function largestError(gpu: Gpu, variants: Variants, errors: (bench: Bench) => Promise<number[]>): Promise<number> {
   const bench = new Bench(gpu, new KernelCompiler(gpu, variants));
   try {
-    let worst = 0;
-    const add = (nmse: number): void => {
-      worst = nmse <= worst ? worst : Number.isNaN(nmse) ? Infinity : nmse;
-    };
-    for (const kind of matrices) for (const nmse of await linearErrors(bench, kind)) add(nmse);
-    for (const nmse of await attentionErrors(bench, attention, matrices[0]!)) add(nmse);
-    return worst;
+    return (await errors(bench)).reduce((worst, nmse) => (nmse <= worst ? worst : Number.isNaN(nmse) ? Infinity : nmse), 0);
   } finally {
     bench.dispose();
   }

@@ -3,7 +3,7 @@ import type { QuantizedTensor, TensorFormat } from "../types.ts";
 import { type Block, dot, factorUpper, subtractProducts } from "./linearAlgebra.ts";
 import { groupLayout, type ScaledFormat } from "./formats.ts";
 import { gridOf } from "./grid.ts";
-import { badWeight, emptyGroups, firstNonFinite, fitGroup, forEachGroup, groupOf, quantizeTensor, tensorOf, validateWeights, withNestedScales } from "./nearest.ts";
+import { badWeight, emptyGroups, firstNonFinite, fitGroup, forEachGroup, groupOf, quantizeTensor, assembleTensor, validateWeights, withNestedScales } from "./nearest.ts";
 import { pausing } from "./pause.ts";
 
 export interface GptqOptions {
@@ -157,5 +157,5 @@ async function roundColumns(values: Float32Array, shape: readonly [number, numbe
       await pause();
     }
   }
-  return tensorOf(format, shape, result);
+  return assembleTensor(format, shape, result);
 }

@@ -36,7 +36,8 @@ export function weightHistogram(values: Float32Array, { bins = 100, range }: His
   return { edges, counts };
 }
 
-function valueRange(values: Float32Array): [low: number, high: number] {
+/** [min, max] of the values, widened where all are equal. @throws EngineError `quantize` for NaN and Infinity */
+export function valueRange(values: Float32Array): [low: number, high: number] {
   let low = Infinity;
   let high = -Infinity;
   for (let i = 0; i < values.length; i++) {

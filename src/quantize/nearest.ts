@@ -21,7 +21,7 @@ const dynamicMap = nearestCode(DYNAMIC_MAP_SIGNED);
  */
 export function quantizeTensor(values: Float32Array, shape: Shape, format: TensorFormat): QuantizedTensor {
   validateWeights(values, shape, format);
-  return tensorOf(format, shape, quantizeValues(values, shape, format));
+  return assembleTensor(format, shape, quantizeValues(values, shape, format));
 }
 
 /** Throws what quantizeTensor throws for values that no format takes, and for a wrong shape, length or format. */
@@ -34,8 +34,23 @@ export function validateWeights(values: Float32Array, shape: Shape, format: Tens
   if (bad >= 0) throw badWeight(values, bad, shape, format, "a finite weight");
 }
 
-export function tensorOf(format: TensorFormat, [rows, columns]: Shape, stored: Stored): QuantizedTensor {
-  return { format, shape: [rows, columns], ...stored, storedBytes: storedBytes(format, [rows, columns], stored.zeroPoints) };
+/** What a tensor consists of; with double quantization the scales follow from it. */
+export type TensorParts = Pick<QuantizedTensor, "codes" | "zeroPoints" | "doubleQuantization"> & { scales?: Float32Array };
+
+/** The parts of a tensor with scales. */
+type Groups = TensorParts & { scales: Float32Array };
+
+/** A tensor of its parts, which are kept as they are. */
+export function assembleTensor(format: TensorFormat, [rows, columns]: Shape, { codes, scales, zeroPoints, doubleQuantization }: TensorParts): QuantizedTensor {
+  return {
+    format,
+    shape: [rows, columns],
+    codes,
+    scales: doubleQuantization ? restoreScales(doubleQuantization) : (scales ?? new Float32Array(0)),
+    ...(zeroPoints && { zeroPoints }),
+    ...(doubleQuantization && { doubleQuantization }),
+    storedBytes: storedBytes(format, [rows, columns], zeroPoints),
+  };
 }
 
 /**
@@ -64,23 +79,21 @@ export function dequantizeTensor(tensor: QuantizedTensor): Float32Array {
   return values;
 }
 
-type Stored = Pick<QuantizedTensor, "codes" | "scales" | "zeroPoints" | "doubleQuantization">;
-
-function quantizeValues(values: Float32Array, shape: Shape, format: TensorFormat): Stored {
+function quantizeValues(values: Float32Array, shape: Shape, format: TensorFormat): TensorParts {
   switch (format.type) {
     case "f32":
-      return { codes: values.slice(), scales: new Float32Array(0) };
+      return { codes: values.slice() };
     case "f16": {
       const { bits, overflowIndex } = toHalfBits(values);
       if (overflowIndex >= 0) throw badWeight(values, overflowIndex, shape, format, "at most ±65504 after rounding to f16");
-      return { codes: bits, scales: new Float32Array(0) };
+      return { codes: bits };
     }
     default:
       return quantizeGroups(values, shape, format);
   }
 }
 
-function quantizeGroups(values: Float32Array, shape: Shape, format: ScaledFormat): Stored {
+function quantizeGroups(values: Float32Array, shape: Shape, format: ScaledFormat): Groups {
   const stored = emptyGroups(format, shape);
   const grid = gridOf(format);
   forEachGroup(groupLayout(format, shape), (start, end, group) => {
@@ -93,7 +106,7 @@ function quantizeGroups(values: Float32Array, shape: Shape, format: ScaledFormat
 }
 
 /** Codes, scales and zero points of a tensor, to be filled. */
-export function emptyGroups(format: ScaledFormat, shape: Shape): Stored & { codes: Int8Array | Uint8Array } {
+export function emptyGroups(format: ScaledFormat, shape: Shape): Groups & { codes: Int8Array | Uint8Array } {
   const length = shape[0] * shape[1];
   const scales = new Float32Array(scaleCount(format, shape));
   if ("block" in format) return { codes: new Uint8Array(length), scales };
@@ -102,7 +115,7 @@ export function emptyGroups(format: ScaledFormat, shape: Shape): Stored & { code
 }
 
 /** Where the format asks for it, rounds the scales to what double quantization restores. */
-export function withNestedScales(stored: Stored, format: ScaledFormat): Stored {
+export function withNestedScales(stored: Groups, format: ScaledFormat): Groups {
   if (!("doubleQuantization" in format && format.doubleQuantization)) return stored;
   const doubleQuantization = quantizeScales(stored.scales);
   return { ...stored, scales: restoreScales(doubleQuantization), doubleQuantization };
@@ -133,8 +146,8 @@ function quantizeScales(scales: Float32Array): NonNullable<QuantizedTensor["doub
   return { codes, absmax, offset };
 }
 
-function restoreScales({ codes, absmax, offset }: NonNullable<QuantizedTensor["doubleQuantization"]>): Float32Array {
-  return Float32Array.from(codes, (code, i) => Math.fround(DYNAMIC_MAP_SIGNED[code]! * absmax[Math.floor(i / NESTED_BLOCK)]!) + offset);
+function restoreScales({ codes, absmax, offset, map = DYNAMIC_MAP_SIGNED }: NonNullable<QuantizedTensor["doubleQuantization"]>): Float32Array {
+  return Float32Array.from(codes, (code, i) => Math.fround(map[code]! * absmax[Math.floor(i / NESTED_BLOCK)]!) + offset);
 }
 
 /** Calls visit for each group in the order of its scale, with the range of its values. */

@@ -1,5 +1,6 @@
-import type { QuantizedTensor } from "../types.ts";
-import { DYNAMIC_MAP_SIGNED, FP4_CODES, NF4_CODES } from "./formats.ts";
+import type { QuantizedTensor, TensorFormat } from "../types.ts";
+import { DYNAMIC_MAP_SIGNED, FP4_CODES, NESTED_BLOCK, NF4_CODES, scaleCount } from "./formats.ts";
+import { assembleTensor } from "./nearest.ts";
 
 /** Rows of one tile; consecutive chunks of a tile belong to consecutive rows, so that a tile is one contiguous stream. */
 export const TILE_ROWS = 8;
@@ -38,6 +39,7 @@ export interface PackedPart {
 
 /** A matrix in the one GPU layout, for every kernel alike. */
 export interface PackedMatrix {
+  format: TensorFormat;
   encoding: Encoding;
   rows: number;
   columns: number;
@@ -93,7 +95,7 @@ export function packTensor(tensor: QuantizedTensor, maxPartBytes: number): Packe
     const part = { rowOffset, rows: Math.min(partRows, rows - rowOffset) };
     parts.push({ ...part, codes: packCodes(tensor, encoding.code, part, chunksPerRow), ...packScales(tensor, encoding, part, groupsPerRow) });
   }
-  return { encoding, rows, columns, paddedColumns, groupsPerRow, chunksPerGroup, parts };
+  return { format: tensor.format, encoding, rows, columns, paddedColumns, groupsPerRow, chunksPerGroup, parts };
 }
 
 /** Values per group along a row, or null where one scale serves the whole row (or tensor, or none is needed). */
@@ -103,6 +105,14 @@ function groupLengthOf({ format }: QuantizedTensor): number | null {
   return null;
 }
 
+/** What a tensor keeps its codes in. */
+const codeArrays = { f32: Float32Array, f16: Uint16Array, int8: Int8Array, int4: Int8Array, lut4: Uint8Array } as const;
+
+/** Byte of a row's value k: byte b of word w of a chunk holds value 8w + b in its low half and value 8w + 4 + b in its high half. */
+function nibbleByte(k: number): number {
+  return (k >> 5) * 128 + ((k & 31) >> 3) * 4 + (k & 3);
+}
+
 function packCodes(tensor: QuantizedTensor, code: CodeType, part: { rowOffset: number; rows: number }, chunksPerRow: number): Uint32Array<ArrayBuffer> {
   const columns = tensor.shape[1];
   const { codes } = tensor;
@@ -110,7 +120,6 @@ function packCodes(tensor: QuantizedTensor, code: CodeType, part: { rowOffset: n
   const chunkValues = CHUNK_VALUES[code];
   const valuesPerChunkStep = chunkValues * TILE_ROWS; // elements from one chunk of a row to its next, where an element is a value
   if (code === "int4" || code === "lut4") {
-    // Byte b of word w of a chunk holds value 8w + b in its low half and value 8w + 4 + b in its high half.
     const bytes = new Uint8Array(buffer);
     const excess = code === "int4" ? 8 : 0; // two's complement -8…7 becomes 0…15
     if (excess > 0) bytes.fill(0x88);
@@ -118,14 +127,14 @@ function packCodes(tensor: QuantizedTensor, code: CodeType, part: { rowOffset: n
       const from = (part.rowOffset + r) * columns;
       const tile = ((r >> 3) * chunksPerRow * TILE_ROWS + (r & 7)) * 16;
       for (let k = 0; k < columns; k++) {
-        const at = tile + (k >> 5) * 128 + ((k & 31) >> 3) * 4 + (k & 3);
+        const at = tile + nibbleByte(k);
         const nibble = (codes[from + k]! + excess) & 15;
         bytes[at] = (k & 4) === 0 ? (bytes[at]! & 0xf0) | nibble : (bytes[at]! & 0x0f) | (nibble << 4);
       }
     }
     return new Uint32Array(buffer);
   }
-  const target = code === "f32" ? new Float32Array(buffer) : code === "f16" ? new Uint16Array(buffer) : new Int8Array(buffer);
+  const target = new codeArrays[code](buffer);
   for (let r = 0; r < part.rows; r++) {
     const from = (part.rowOffset + r) * columns;
     const tile = ((r >> 3) * chunksPerRow * TILE_ROWS + (r & 7)) * chunkValues;
@@ -143,28 +152,21 @@ function packScales(tensor: QuantizedTensor, encoding: Encoding, part: { rowOffs
   const tableWords = table ? 16 : 0;
   if (encoding.scale === "none") return { scales: new Uint32Array(4), bases: { scale: 0, zero: 0, nestedAbsmax: 0 } };
 
-  const onePerTensor = encoding.scale === "tensor";
-  const slots = onePerTensor ? 1 : padTo(part.rows, ROW_PADDING) * groupsPerRow;
-  /** Tile order, as the codes: slot = (rowTile · groupsPerRow + group) · 8 + (row & 7). */
-  const forEachSlot = (visit: (slot: number, index: number) => void): void => {
-    if (onePerTensor) return visit(0, 0);
-    for (let r = 0; r < part.rows; r++) {
-      for (let g = 0; g < groupsPerRow; g++) visit(((r >> 3) * groupsPerRow + g) * TILE_ROWS + (r & 7), (part.rowOffset + r) * groupsPerRow + g);
-    }
-  };
+  const slots = encoding.scale === "tensor" ? 1 : padTo(part.rows, ROW_PADDING) * groupsPerRow;
+  const visitSlots = (visit: (slot: number, index: number) => void): void => forEachSlot(encoding, part, groupsPerRow, visit);
 
   if (encoding.scale === "nested") {
-    const { codes, absmax, offset } = tensor.doubleQuantization!;
+    const { codes, absmax, offset, map = DYNAMIC_MAP_SIGNED } = tensor.doubleQuantization!;
     const nestedAbsmax = tableWords + 1 + 256;
     const scale = nestedAbsmax + absmax.length;
     const scales = new Uint32Array(scale + Math.ceil(slots / 4));
     const floats = new Float32Array(scales.buffer);
     floats.set(table!, 0);
     floats[tableWords] = offset;
-    floats.set(DYNAMIC_MAP_SIGNED, tableWords + 1);
+    floats.set(map, tableWords + 1);
     floats.set(absmax, nestedAbsmax);
     const bytes = new Uint8Array(scales.buffer, scale * 4);
-    forEachSlot((slot, index) => (bytes[slot] = codes[index]!));
+    visitSlots((slot, index) => (bytes[slot] = codes[index]!));
     return { scales, bases: { scale, zero: 0, nestedAbsmax } };
   }
 
@@ -173,10 +175,64 @@ function packScales(tensor: QuantizedTensor, encoding: Encoding, part: { rowOffs
   const scales = new Uint32Array(zero + zeroWords);
   const floats = new Float32Array(scales.buffer);
   if (table) floats.set(table, 0);
-  forEachSlot((slot, index) => (floats[tableWords + slot] = tensor.scales[index]!));
+  visitSlots((slot, index) => (floats[tableWords + slot] = tensor.scales[index]!));
   if (encoding.zero !== "none") {
     const zeros = encoding.zero === "i8" ? new Int8Array(scales.buffer, zero * 4) : new Float32Array(scales.buffer, zero * 4);
-    forEachSlot((slot, index) => (zeros[slot] = tensor.zeroPoints![index]!));
+    visitSlots((slot, index) => (zeros[slot] = tensor.zeroPoints![index]!));
   }
   return { scales, bases: { scale: tableWords, zero, nestedAbsmax: 0 } };
+}
+
+/** Calls visit with the place of each scale in a part, in tile order as the codes: (rowTile · groupsPerRow + group) · 8 + (row & 7), and its index in the tensor. */
+function forEachSlot({ scale }: Encoding, { rowOffset, rows }: Pick<PackedPart, "rowOffset" | "rows">, groupsPerRow: number, visit: (slot: number, index: number) => void): void {
+  if (scale === "tensor") return visit(0, 0);
+  for (let r = 0; r < rows; r++) {
+    for (let g = 0; g < groupsPerRow; g++) visit(((r >> 3) * groupsPerRow + g) * TILE_ROWS + (r & 7), (rowOffset + r) * groupsPerRow + g);
+  }
+}
+
+/** The tensor that packTensor was given; its parts may have come back from a device, with bytes behind their ends. */
+export function unpackTensor({ format, encoding, rows, columns, paddedColumns, groupsPerRow, parts }: PackedMatrix): QuantizedTensor {
+  const codes = new codeArrays[encoding.code](rows * columns);
+  const scales = new Float32Array(encoding.scale === "nested" ? 0 : scaleCount(format, [rows, columns]));
+  const zeroPoints = encoding.zero === "none" ? undefined : new Int32Array(scales.length);
+  const nestedCodes = new Uint8Array(encoding.scale === "nested" ? rows * groupsPerRow : 0);
+  for (const part of parts) {
+    unpackCodes(part, encoding.code, paddedColumns / CHUNK_VALUES[encoding.code], columns, codes);
+    if (encoding.scale === "none") continue;
+    const { bases } = part;
+    const floats = new Float32Array(part.scales.buffer);
+    const bytes = new Int8Array(part.scales.buffer);
+    forEachSlot(encoding, part, groupsPerRow, (slot, index) => {
+      if (encoding.scale === "nested") nestedCodes[index] = bytes[4 * bases.scale + slot]!;
+      else scales[index] = floats[bases.scale + slot]!;
+      if (zeroPoints) zeroPoints[index] = encoding.zero === "i8" ? bytes[4 * bases.zero + slot]! : floats[bases.zero + slot]!;
+    });
+  }
+  if (encoding.scale !== "nested") return assembleTensor(format, [rows, columns], { codes, scales, zeroPoints });
+  const { scales: words, bases } = parts[0]!; // table 16, offset 1, map 256, second-level absmax: the same in every part
+  const floats = new Float32Array(words.buffer);
+  const absmax = floats.slice(bases.nestedAbsmax, bases.nestedAbsmax + Math.ceil(nestedCodes.length / NESTED_BLOCK));
+  const map = floats.slice(17, 17 + DYNAMIC_MAP_SIGNED.length);
+  const ownMap = map.some((value, i) => value !== DYNAMIC_MAP_SIGNED[i]) ? { map } : {};
+  return assembleTensor(format, [rows, columns], { codes, doubleQuantization: { codes: nestedCodes, absmax, offset: floats[16]!, ...ownMap } });
+}
+
+function unpackCodes({ rowOffset, rows, codes: words }: PackedPart, code: CodeType, chunksPerRow: number, columns: number, codes: QuantizedTensor["codes"]): void {
+  const isNibble = code === "int4" || code === "lut4";
+  const source = isNibble ? new Uint8Array(words.buffer) : new codeArrays[code](words.buffer);
+  const chunkValues = CHUNK_VALUES[code];
+  const excess = code === "int4" ? 8 : 0;
+  for (let r = 0; r < rows; r++) {
+    const to = (rowOffset + r) * columns;
+    const tile = (r >> 3) * chunksPerRow * TILE_ROWS + (r & 7);
+    if (isNibble) {
+      for (let k = 0; k < columns; k++) codes[to + k] = ((source[tile * 16 + nibbleByte(k)]! >> (k & 4)) & 15) - excess;
+      continue;
+    }
+    for (let k = 0; k < columns; k += chunkValues) {
+      const at = (tile + (k / chunkValues) * TILE_ROWS) * chunkValues;
+      codes.set(source.subarray(at, at + Math.min(chunkValues, columns - k)), to + k);
+    }
+  }
 }

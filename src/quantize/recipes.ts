@@ -32,7 +32,7 @@ function named(recipes: Record<PresetName, QuantizationRecipe>): Readonly<Record
  * @throws TypeError or RangeError naming the field that is wrong
  */
 export function resolveRecipe(quantization: PresetName | QuantizationRecipe = "int8"): QuantizationRecipe {
-  return typeof quantization === "string" ? presetOf(quantization) : validated(quantization);
+  return typeof quantization === "string" ? presetOf(quantization) : validateRecipe(quantization);
 }
 
 function presetOf(name: string): QuantizationRecipe {
@@ -42,7 +42,8 @@ function presetOf(name: string): QuantizationRecipe {
 
 const RECIPE_FIELDS = ["name", "linear", "embedding", "activations", "rounding", "activationOrder", "equalization", "smoothing", "observer", "outlierThreshold", "overrides"] as const;
 
-function validated(quantization: unknown): QuantizationRecipe {
+/** A frozen copy. @throws TypeError or RangeError naming the field that is wrong */
+export function validateRecipe(quantization: unknown): QuantizationRecipe {
   if (!isRecord(quantization)) throw new TypeError(`quantization is ${show(quantization)}; expected a preset's name or a recipe.`);
   const { name, linear, embedding, activations, rounding, activationOrder, equalization, smoothing, observer, outlierThreshold, overrides } = quantization;
   rejectUnknownKeys(quantization, RECIPE_FIELDS, "quantization");

@@ -1,14 +1,15 @@
-// Measures the embedded model under the presets that run, and under each KV cache, on the evaluation text and writes the README's tables.
-// Usage: npm run table [-- --backend cpu|webgpu] [--protocol strided|disjoint|llama.cpp] [--presets f32,int8] [--print]
-// --print leaves the README as it is. The engine is the built one: Node finds the package by its own name.
+// Measures the embedded model under the recipes of tableRows.mjs, and under each KV cache, on the evaluation text and writes the README's tables.
+// Usage: npm run table [-- --backend cpu|webgpu] [--protocol strided|disjoint|llama.cpp] [--rows int8,nf4] [--shard 1/16] [--print]
+// --shard scores a part of the windows, for a quick look; --print leaves the README as it is. The engine is the built one: Node finds the package by its own name.
 import { readFileSync, writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
-import { compareQuantizations, describeFormat, loadModel } from "nibble-webgpu";
+import { compareQuantizations, describeFormat } from "nibble-webgpu";
+import { nameOfRow, tableRows } from "./tableRows.mjs";
 
 /**
  * @typedef {import("nibble-webgpu").ComparisonRow} ComparisonRow
  * @typedef {import("nibble-webgpu").Comparison} Comparison
- * @typedef {import("nibble-webgpu").PresetName} PresetName
+ * @typedef {import("nibble-webgpu").QuantizationRecipe} QuantizationRecipe
  */
 
 const root = new URL("../../", import.meta.url);
@@ -19,13 +20,15 @@ const end = "<!-- table:end -->";
 const defaults = {
   backend: "cpu",
   protocol: "strided",
-  presets: "f32,f16,int8,int8-zeropoint,int8-absmax-tensor,int8-zeropoint-tensor,int8-dynamic,int4,nf4,nf4-dq,fp4",
+  rows: tableRows.map(nameOfRow).join(","),
+  shard: "1/1",
 };
 const { values: options } = parseArgs({
   options: {
     backend: { type: "string", default: defaults.backend },
     protocol: { type: "string", default: defaults.protocol },
-    presets: { type: "string", default: defaults.presets },
+    rows: { type: "string", default: defaults.rows },
+    shard: { type: "string", default: defaults.shard },
     print: { type: "boolean", default: false },
   },
 });
@@ -46,11 +49,22 @@ const withError = (value, error, digits) => `${value.toFixed(digits)} ± ${error
 /** Change in percent, with its sign and its error. @param {ComparisonRow} row */
 const formatChange = ({ ratio, ratioError }) => (ratio >= 1 ? "+" : "−") + withError(Math.abs(100 * (ratio - 1)), 100 * ratioError, 2);
 
+/** What becomes of the matrices of the blocks and of their inputs. @param {QuantizationRecipe} recipe */
+function describeRecipe({ linear, activations = "float", rounding, equalization, outlierThreshold }) {
+  return [
+    describeFormat(linear),
+    ...(rounding === "gptq" ? ["GPTQ"] : []),
+    ...(equalization === "awq" ? ["AWQ"] : equalization === "smoothquant" ? ["SmoothQuant"] : []),
+    ...(activations === "float" ? [] : [`inputs int8, ${activations.ranges}`]),
+    ...(outlierThreshold === undefined ? [] : [`columns beyond ${outlierThreshold} f16`]),
+  ].join("; ");
+}
+
 /** @param {ComparisonRow} row @param {boolean} isBaseline */
 function formatRow(row, isBaseline) {
   if (row.error) throw row.error; // a table with a hole is no table
   const { name, recipe, bytes, bitsPerWeight, perplexity, standardError, klDivergence, sameTopToken } = row;
-  const measures = [`\`${name}\``, describeFormat(recipe.linear), bitsPerWeight.toFixed(2), (bytes.total / 1e6).toFixed(2), withError(perplexity, standardError, 2)];
+  const measures = [`\`${name}\``, describeRecipe(recipe), bitsPerWeight.toFixed(2), (bytes.total / 1e6).toFixed(2), withError(perplexity, standardError, 2)];
   const comparison = [formatChange(row), klDivergence.mean.toPrecision(2), (100 * sameTopToken.fraction).toFixed(2)];
   return line([...measures, ...(isBaseline ? ["—", "—", "—"] : comparison)]);
 }
@@ -79,24 +93,31 @@ if (options.backend === "webgpu") {
 const readModelFile = (path) => readFileSync(new URL(`models/${path}`, root));
 let shownTenths = -1;
 const files = { "config.json": readModelFile("stories-12m/config.json"), "model.safetensors": readModelFile("stories-12m/model.safetensors") };
-const text = readModelFile("texts/stories-eval.txt").toString("utf8");
-const protocol = /** @type {"strided" | "disjoint" | "llama.cpp"} */ (options.protocol);
-const device = { backend: /** @type {"cpu" | "webgpu"} */ (options.backend), gpu };
-const comparing = compareQuantizations(
-  files,
-  {
-    text,
-    recipes: /** @type {PresetName[]} */ (options.presets.split(",")),
-    protocol,
-    ...device,
-    onProgress({ name, row, rows, fraction, perplexity }) {
-      const tenths = Math.floor(10 * fraction);
-      if (tenths === shownTenths) return;
-      shownTenths = tenths;
-      process.stderr.write(`${row + 1}/${rows} ${name} ${10 * tenths} %${perplexity === null ? "" : ` · perplexity ${perplexity.toFixed(2)}`}\n`);
-    },
+const recipes = options.rows.split(",").map((name) => {
+  const row = tableRows.find((each) => nameOfRow(each) === name);
+  if (row === undefined) throw new Error(`--rows has "${name}"; expected of ${defaults.rows}.`);
+  return row;
+});
+const [index = NaN, count = NaN] = options.shard.split("/").map(Number);
+const settings = {
+  text: readModelFile("texts/stories-eval.txt").toString("utf8"),
+  protocol: /** @type {"strided" | "disjoint" | "llama.cpp"} */ (options.protocol),
+  shard: { index: index - 1, count },
+  samples: false,
+  backend: /** @type {"cpu" | "webgpu"} */ (options.backend),
+  gpu,
+};
+const comparing = compareQuantizations(files, {
+  ...settings,
+  recipes,
+  calibration: readModelFile("texts/stories-calibration.txt").toString("utf8"),
+  onProgress({ name, row, rows, fraction, perplexity }) {
+    const tenths = Math.floor(10 * fraction);
+    if (tenths === shownTenths) return;
+    shownTenths = tenths;
+    process.stderr.write(`${row + 1}/${rows} ${name} ${10 * tenths} %${perplexity === null ? "" : ` · perplexity ${perplexity.toFixed(2)}`}\n`);
   },
-);
+});
 
 const head = ["preset", "block matrices", "bits/weight", "MB", "perplexity", "Δ to f32, %", "KL, nats", "same top token, %"];
 let table = line(head) + line(["---", "---", ...head.slice(2).map(() => "---:")]);
@@ -110,11 +131,10 @@ for (let isBaseline = true; !step.done; isBaseline = false, step = await compari
 let caches = line(["KV cache", "perplexity", "Δ to f32, %"]) + line(["---", "---:", "---:"]);
 let exact = NaN;
 for (const kvCache of /** @type {const} */ (["f32", "f16", "int8"])) {
-  const model = await loadModel(files, { quantization: "f32", kvCache, ...device });
-  const { perplexity } = await model.perplexity(text, { protocol });
-  model.dispose();
-  if (kvCache === "f32") exact = perplexity;
-  caches += line([`\`${kvCache}\``, perplexity.toFixed(4), kvCache === "f32" ? "—" : `${perplexity >= exact ? "+" : "−"}${Math.abs(100 * (perplexity / exact - 1)).toFixed(4)}`]);
+  for await (const { perplexity } of compareQuantizations(files, { ...settings, recipes: [], kvCache })) {
+    if (kvCache === "f32") exact = perplexity;
+    caches += line([`\`${kvCache}\``, perplexity.toFixed(4), kvCache === "f32" ? "—" : `${perplexity >= exact ? "+" : "−"}${Math.abs(100 * (perplexity / exact - 1)).toFixed(4)}`]);
+  }
 }
 const written = `${table}\n${describeRun(step.value)}\nThe same text under the f32 model with each KV cache (\`f16\` is the default; \`int8\` has one scale per head and position):\n\n${caches}`;
 if (options.print) process.stdout.write(written);

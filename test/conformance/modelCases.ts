@@ -1,15 +1,18 @@
 import { Gpu } from "../../src/gpu/device.ts";
+import { exportSafetensors } from "../../src/load/exportSafetensors.ts";
+import { loadModel } from "../../src/load/loadModel.ts";
 import { activationsOf } from "../../src/load/options.ts";
 import type { Backend } from "../../src/model/backend.ts";
 import { createGpuBuilder, type GpuBackendOptions } from "../../src/model/gpu.ts";
-import { resolveRecipe } from "../../src/quantize/recipes.ts";
-import type { Gpt2Config, PresetName, QuantizationRecipe } from "../../src/types.ts";
+import { quantizeTensor } from "../../src/quantize/nearest.ts";
+import { formatOf, presets, resolveRecipe } from "../../src/quantize/recipes.ts";
+import type { Gpt2Config, LoadOptions, PresetName, QuantizationRecipe } from "../../src/types.ts";
 import { int8ActivationRecipes } from "../fixtures/int8Activations.ts";
 import { seededCheckpoint, tinyCheckpoints, type TinyCheckpointName } from "../fixtures/seededCheckpoint.ts";
 import { klDivergence, kvRoundings, logSoftmax, referenceLogits, type ReferenceOptions, type ReferenceWeights } from "../reference/gpt2.ts";
 import { maxAbsError } from "../reference/metrics.ts";
 import { disagreement, referenceInputs } from "../reference/observation.ts";
-import { addReferenceWeights, dequantizedWeights, inputRoundingOf, type InputRanges, referenceCheckpoint } from "../reference/weights.ts";
+import { addReferenceWeights, dequantizedWeights, inputRoundingOf, type InputRanges, referenceCheckpoint, tensorKind } from "../reference/weights.ts";
 import { tolerances } from "../tolerances.ts";
 import { requireAtMost, type ConformanceCase } from "./case.ts";
 
@@ -155,9 +158,7 @@ const otherCases: readonly ConformanceCase[] = [
       // Tiles of attention that hold two windows, with subgroups, without and as for hardware.
       for (const variants of [{}, { lanes: 1 }, { tuning: "hardware" }] as const) {
         const { config, weights, backend } = await buildOnGpu(device, seededCheckpoint(tinyCheckpoints.context300), resolveRecipe("f32"), { variants });
-        const W = 53;
-        const count = backend.windowsAtOnce!(W);
-        if (count !== 5) throw new Error(`${count} windows at once; expected 5`);
+        const [W, count] = [53, 5];
         const tokens = formulaTokens(count * W + 1, config.vocabSize);
         await backend.encodeWindow(tokens.slice(0, count * W), undefined, W);
         let worst = 0;
@@ -225,6 +226,56 @@ const otherCases: readonly ConformanceCase[] = [
       },
     }),
   ),
+  {
+    name: "model: every tensor comes back from the device as it was given, whole and in parts",
+    run: async (device) => {
+      const files = seededCheckpoint({ nLayer: 1, nHead: 2, nEmbd: 68, nPositions: 9, vocabSize: 131 });
+      const { weights } = referenceCheckpoint(files);
+      const recipe = { linear: presets["nf4-dq"].linear, embedding: presets["int8-zeropoint"].linear };
+      for (const maxPartBytes of [undefined, 1]) {
+        const { backend, gpu } = await buildOnGpu(device, files, recipe, { variants: {}, maxPartBytes });
+        const before = gpu.memory.total;
+        for (const [name, { shape, values }] of weights) {
+          const kind = tensorKind(name);
+          const given = Float32Array.from(values);
+          const expected = kind === "linear" || kind === "embedding" ? quantizeTensor(given, [shape[0]!, shape[1]!], formatOf(recipe, name, kind)) : given;
+          const [found, wanted] = [await backend.readTensor(name), expected].map((tensor) => JSON.stringify(tensor));
+          if (found !== wanted) throw new Error(`${name} came back as ${found!.slice(0, 200)}; expected ${wanted!.slice(0, 200)}`);
+        }
+        if (gpu.memory.total !== before) throw new Error(`${gpu.memory.total} live bytes after reading; expected ${before}`);
+        backend.dispose();
+      }
+      return "bit-identical";
+    },
+  },
+  {
+    name: "model: exported from the device and loaded again, it has the same bytes and logits, and the bytes that the CPU exports",
+    run: async (device) => {
+      const files = seededCheckpoint({ nLayer: 1, nHead: 2, nEmbd: 64, nPositions: 9, vocabSize: 131 });
+      const quantization: QuantizationRecipe = {
+        name: "a little of each",
+        linear: { type: "nf4", block: 32, doubleQuantization: true },
+        embedding: { type: "int8", mode: "zeropoint", granularity: { group: 32 } },
+        overrides: { "*.attn.c_proj.weight": { type: "f16" }, "*.mlp.c_proj.weight": { type: "fp4", block: 64 } },
+      };
+      const tokens = formulaTokens(9, 131);
+      const run = async (source: Readonly<Record<string, Uint8Array>>, options: LoadOptions): Promise<{ file: Uint8Array<ArrayBuffer>; logits: Float32Array }> => {
+        const model = await loadModel(source, options);
+        const file = await new Response(exportSafetensors(model) as ReadableStream<Uint8Array<ArrayBuffer>>).arrayBuffer();
+        const logits = await model.logits(tokens);
+        model.dispose();
+        return { file: new Uint8Array(file), logits };
+      };
+      const first = await run(files, { device, quantization });
+      const again = await run({ ...files, "model.safetensors": first.file }, { device });
+      const cpu = await run(files, { backend: "cpu", quantization });
+      const differs = (a: Uint8Array | Float32Array, b: Uint8Array | Float32Array): boolean => a.length !== b.length || a.some((value, i) => value !== b[i]);
+      if (differs(again.file, first.file)) throw new Error("exported again, the file differs");
+      if (differs(cpu.file, first.file)) throw new Error("the CPU exports another file");
+      if (differs(again.logits, first.logits)) throw new Error("loaded again, the logits differ");
+      return "bit-identical";
+    },
+  },
   {
     name: "model: compare() of two recipes on one device agrees with the oracle",
     run: async (device) => {

@@ -1,5 +1,5 @@
 import { type ChildProcess, spawn } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { build } from "vite";
@@ -86,6 +86,41 @@ describeCli("nibble perplexity", () => {
     const { code, stdout, stderr } = await nibble(["perplexity", "--text", join(folder, "nothing.txt")]);
     expect([code, stdout]).toEqual([1, ""]);
     expect(stderr).toMatch(/^nibble: Cannot read the text file ".*nothing\.txt".*\n$/);
+  });
+});
+
+describeCli("nibble export", () => {
+  test("writes a file from which the same text is generated, under the quantization that it holds", async () => {
+    const model = join(folder, "model.safetensors");
+    copyFileSync(join(root, "models/stories-12m/config.json"), join(folder, "config.json"));
+    const written = await nibble(["export", "--out", model, "--quantization", "nf4", "--backend", "cpu"]);
+    expect(written.code, written.stderr).toBe(0);
+    expect(written.stdout).toMatch(/model\.safetensors · nf4 · 4\.500 bits\/weight · \d+\.\d\d MB\n$/);
+    expect(readdirSync(folder).filter((name) => name.endsWith(".partial"))).toEqual([]);
+    const story = ["generate", prompt7.text, "--temperature", "0", "--max-tokens", "6", "--backend", "cpu"];
+    const [stored, fresh] = [await nibble([...story, "--model", model]), await nibble([...story, "--quantization", "nf4"])];
+    expect(stored.stderr).toContain("· nf4 ·");
+    expect([stored.code, stored.stdout]).toEqual([0, fresh.stdout]);
+  });
+});
+
+describeCli("nibble compare and nibble merge", () => {
+  test("write shards to files and join them to the numbers of the whole run", async () => {
+    const file = join(folder, "shards.txt");
+    writeFileSync(file, readFileSync(join(root, "models/texts/stories-eval.txt"), "utf8").slice(0, 700));
+    const compare = ["compare", "--text", file, "--recipes", "f16", "--window", "64", "--backend", "cpu", "--json"];
+    const shards = ["1/2", "2/2"].map((shard) => ({ shard, path: join(folder, `${shard[0]}.json`) }));
+    const runs = await Promise.all([nibble(compare), ...shards.map(({ shard, path }) => nibble([...compare, "--shard", shard, "--out", path]))]);
+    for (const { code, stderr } of runs) expect(code, stderr).toBe(0);
+    expect(runs.slice(1).map(({ stdout }) => stdout)).toEqual(["", ""]);
+    const merged = await nibble(["merge", ...shards.map(({ path }) => path), "--json"]);
+    const measures = ({ stdout }: Outcome) => (JSON.parse(stdout) as { rows: { perplexity: number; klDivergence: object }[] }).rows.map(({ perplexity, klDivergence }) => [perplexity, klDivergence]);
+    expect(measures(merged)).toEqual(measures(runs[0]));
+  });
+  test("end with 1 and one line where the result cannot be written", async () => {
+    const { code, stdout, stderr } = await nibble(["merge", join(folder, "1.json"), join(folder, "2.json"), "--out", join(folder, "no/such/folder.md")]);
+    expect([code, stdout]).toEqual([1, ""]);
+    expect(stderr).toMatch(/^nibble: Cannot write the file ".*folder\.md".*\n$/);
   });
 });
 

@@ -1,9 +1,10 @@
 import { describe, expect, test } from "vitest";
-import { compareQuantizations, loadModel, type ComparisonRow, type GenerateOptions } from "../../src/index.ts";
+import { compareQuantizations, exportSafetensors, fitToBudget, loadModel, presets, type ComparisonRow, type GenerateOptions } from "../../src/index.ts";
 import { Gpu } from "../../src/gpu/device.ts";
+import type { Backend } from "../../src/model/backend.ts";
 import { createGpuBuilder } from "../../src/model/gpu.ts";
 import { resolveGenerateOptions, type ResolvedGenerateOptions } from "../../src/generate/options.ts";
-import { presets, resolveRecipe } from "../../src/quantize/recipes.ts";
+import { resolveRecipe } from "../../src/quantize/recipes.ts";
 import { Sampler } from "../../src/generate/sampler.ts";
 import { buildOnGpu } from "../conformance/modelCases.ts";
 import { gpt2SmallShape, outlierCheckpoint, seededCheckpoint, tinyCheckpoints } from "../fixtures/seededCheckpoint.ts";
@@ -59,6 +60,30 @@ describe.runIf(adapter !== "swiftshader")("a model on WebGPU", () => {
       expect(model.memory.total).toBe(0);
       expect(watch.liveBytes).toBe(0);
     }
+  });
+
+  gpuTest("is usable, and leaks no buffer, after an export that was aborted, cancelled, and done", async ({ device }) => {
+    const watch = watchDevice(device);
+    const model = await loadModel(seededCheckpoint(tinyCheckpoints.oneLayer), { backend: "webgpu", device, quantization: "int8" });
+    const before = watch.liveBytes;
+    const controller = new AbortController();
+    const aborted = exportSafetensors(model, { signal: controller.signal }).getReader();
+    await aborted.read();
+    const pending = aborted.read().then(() => aborted.read());
+    controller.abort(new Error("enough"));
+    await expect(pending).rejects.toThrow("enough");
+    const cancelled = exportSafetensors(model).getReader();
+    void cancelled.read();
+    await cancelled.cancel();
+    expect((await new Response(exportSafetensors(model) as ReadableStream<Uint8Array<ArrayBuffer>>).arrayBuffer()).byteLength).toBeGreaterThan(1000);
+    expect(watch.liveBytes).toBe(before);
+    expect(await model.logits([1, 2, 3])).toHaveLength(97);
+    const disposed = exportSafetensors(model).getReader();
+    const read = disposed.read();
+    await Promise.resolve();
+    model.dispose();
+    await expect(read).rejects.toMatchObject({ code: "disposed" });
+    expect(watch.liveBytes).toBe(0);
   });
 
   gpuTest("creates no buffer while generating", async ({ device }) => {
@@ -175,6 +200,39 @@ describe.runIf(adapter !== "swiftshader")("a model on WebGPU", () => {
     backend.dispose();
   });
 
+  gpuTest("borrows from a base what is not its own: the logits of the same model loaded whole, its own bytes alone, and the base stays as it was", async ({ device }) => {
+    const watch = watchDevice(device);
+    const name = "h.1.mlp.c_fc.weight";
+    const nf4 = { type: "nf4", block: 64 } as const;
+    const { config, weights } = referenceCheckpoint(files);
+    const base = await buildOnGpu(device, files, resolveRecipe("f32"));
+    const before = await base.backend.forward(tokens, 0);
+    const baseBytes = watch.liveBytes;
+    const borrow = async (own: string[], contextLength = config.nPositions): Promise<Backend> => {
+      const builder = createGpuBuilder(await Gpu.open({ device, largestTensorBytes: 0 }), { config, contextLength, kvCache: "f32", base: base.backend });
+      await addReferenceWeights(builder, new Map(own.map((key) => [key, weights.get(key)!])), { linear: nf4 });
+      return builder.finish();
+    };
+
+    const shared = await borrow([name]);
+    expect(shared.memory.total).toBe(watch.liveBytes - baseBytes);
+    expect(shared.memory).toMatchObject({ embedding: 0, weights: 320 * 128 / 2 }); // 300 × 100, padded
+    const whole = await buildOnGpu(device, files, resolveRecipe({ ...presets.f32, overrides: { [name]: nf4 } }));
+    expect(await shared.forward(tokens, 0)).toEqual(await whole.backend.forward(tokens, 0)); // bit for bit
+    const same = await borrow([]);
+    for (const backend of [base.backend, shared, same]) await backend.encodeWindow(tokens);
+    expect(Math.max(...(await shared.compare(base.backend, 0, tokens.slice(1))).klDivergence)).toBeGreaterThan(1e-4);
+    expect(Math.max(...(await same.compare(base.backend, 0, tokens.slice(1))).klDivergence)).toBeLessThan(tolerances.klDivergence);
+
+    for (const backend of [shared, whole.backend, same]) backend.dispose();
+    expect(watch.liveBytes).toBe(base.backend.memory.total);
+    expect(await base.backend.forward(tokens, 0)).toEqual(before);
+    await expect(borrow([name], 8)).rejects.toThrow(TypeError);
+    base.backend.dispose();
+    await expect(borrow([name])).rejects.toMatchObject({ code: "disposed" });
+    expect(watch.liveBytes).toBe(0);
+  });
+
   gpuTest("frees everything when a load fails, is aborted, or meets a broken tensor", async ({ device }) => {
     const watch = watchDevice(device);
     const short = { ...files, "model.safetensors": files["model.safetensors"].subarray(0, -5) };
@@ -264,6 +322,39 @@ describe.runIf(adapter !== "swiftshader")("a model on WebGPU", () => {
     using model = await loadModel(files, { gpu: requireGpu() });
     expect(model.adapter.backend).toBe(adapter === "hardware" ? "webgpu" : "cpu");
     if (adapter !== "hardware") expect(model.adapter.notices[0]).toMatch(/software.*running on the CPU/);
+  });
+
+  gpuTest("gives a window side by side with others the very bits that it has alone, so that shards merge exactly", async ({ device }) => {
+    const checkpoint = seededCheckpoint(tinyCheckpoints.context300);
+    for (const variants of [{}, { lanes: 1 }, { tuning: "hardware" }] as const) {
+      const { backend, config } = await buildOnGpu(device, checkpoint, resolveRecipe("int8"), { variants });
+      expect([backend.windowsAtOnce!(53), backend.windowsAtOnce!(64), backend.windowsAtOnce!(160)]).toEqual([1, 4, 1]);
+      for (const [W, count] of [[16, 18], [48, 6], [144, 2]] as const) {
+        expect(backend.windowsAtOnce!(W)).toBe(count);
+        const text = Array.from({ length: W * count }, (_, i) => (i * i * 13 + 7) % config.vocabSize);
+        const last = text.slice(-W);
+        const targets = last.slice(1);
+        await backend.encodeWindow(text, undefined, W);
+        const together = await backend.score((count - 1) * W, targets);
+        await backend.encodeWindow(last);
+        expect(await backend.score(0, targets)).toEqual(together);
+      }
+      backend.dispose();
+    }
+  });
+
+  gpuTest("fits a budget as the CPU does, and frees everything", async ({ device }) => {
+    const watch = watchDevice(device);
+    const tiny = seededCheckpoint(tinyCheckpoints.oneLayer);
+    const options = { bytes: 5000, text: Array.from({ length: 24 }, (_, i) => (i * 31 + 5) % 97), formats: [{ type: "f16" }, { type: "nf4", block: 32 }], refinements: 1 } as const;
+    const [gpu, cpu] = [await fitToBudget(tiny, { ...options, backend: "webgpu", device }), await fitToBudget(tiny, { ...options, backend: "cpu" })];
+    expect(gpu.recipe).toEqual(cpu.recipe);
+    expect(Object.keys(gpu.recipe.overrides!).length).toBeGreaterThan(0);
+    for (const [i, { klDivergence }] of gpu.sensitivity.entries()) expect(Math.abs(klDivergence - cpu.sensitivity[i]!.klDivergence)).toBeLessThan(tolerances.klDivergence);
+    expect(watch.liveBytes).toBe(0);
+    const controller = new AbortController();
+    await expect(fitToBudget(tiny, { ...options, backend: "webgpu", device, signal: controller.signal, onProgress: ({ fraction }) => fraction > 0.3 && controller.abort("enough") })).rejects.toBe("enough");
+    expect(watch.liveBytes).toBe(0);
   });
 
   gpuTest("compares recipes on one device as the CPU does, and frees everything", async ({ device }) => {

@@ -77,6 +77,7 @@ describe("parseGpt2Config", () => {
     [{ tie_word_embeddings: false }, { tieWordEmbeddings: false }],
     [{ eos_token_id: 7, bos_token_id: null }, { eosTokenId: 7, bosTokenId: null }],
     [{ vocab_size: 97 }, { eosTokenId: null, bosTokenId: null }], // the default lies outside
+    [{ quantization_config: { quant_method: "bitsandbytes", load_in_4bit: true, bnb_4bit_quant_type: "nf4" } }, { nPositions: 1024 }],
     [{ n_ctx: 7, reorder_and_upcast_attn: true, attn_pdrop: 0.5, pruned_heads: {}, quantization_config: null }, { nPositions: 1024 }],
   ])("honours %j", (fields, parsed) => {
     expect(parseGpt2Config(fields)).toMatchObject(parsed);
@@ -87,7 +88,8 @@ describe("parseGpt2Config", () => {
     ["null", "config.json holds null; expected an object."],
     ['{"model_type":"llama"}', 'config.json: model_type is "llama"; expected "gpt2".'],
     ['{"add_cross_attention":true}', "config.json: add_cross_attention is true; expected false; encoder-decoder models are not supported."],
-    ['{"quantization_config":{"bits":4}}', "config.json: quantization_config is an object; expected none; the engine quantizes the original weights itself."],
+    ['{"quantization_config":{"bits":4}}', "config.json: quantization_config is an object; expected none, or bitsandbytes' 4-bit one; the engine quantizes the original weights itself."],
+    ['{"quantization_config":{"quant_method":"bitsandbytes","load_in_8bit":true,"load_in_4bit":false}}', "config.json: quantization_config is an object; expected none, or bitsandbytes' 4-bit one; the engine quantizes the original weights itself."],
     ['{"pruned_heads":{"0":[1]}}', "config.json: pruned_heads is an object; expected none."],
     ['{"n_head":7}', "config.json: n_embd is 768; expected a multiple of n_head 7."],
     ['{"n_embd":"768"}', 'config.json: n_embd is "768"; expected an integer from 1 to 65536.'],

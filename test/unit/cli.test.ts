@@ -1,11 +1,18 @@
-import { describe, expect, test } from "vitest";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { afterAll, describe, expect, test } from "vitest";
 import { version } from "../../package.json";
 import { runCli } from "../../src/cli/cli.ts";
 import type { CliIo } from "../../src/cli/io.ts";
-import { EngineError, type GenerateOptions, type LoadOptions, type Model, type ModelSource, type PerplexityOptions } from "../../src/index.ts";
+import { writeStream } from "../../src/cli/writeStream.ts";
+import { type CompareOptions, compareQuantizations, decodeComparison, EngineError, type GenerateOptions, type LoadOptions, type Model, type ModelSource, type PerplexityOptions } from "../../src/index.ts";
+import { seededCheckpoint } from "../fixtures/seededCheckpoint.ts";
 
 const story = [" there", " was", " a", " fox"];
 const summary = { finishReason: "maxTokens", promptTokens: 4, newTokens: 4, prefillMs: 12, decodeMs: 300 } as const;
+
+const tinyModel = seededCheckpoint({ nLayer: 1, nHead: 1, nEmbd: 4, nPositions: 16, vocabSize: 50257 });
 
 /** What a call of the command line did. */
 interface Call {
@@ -15,16 +22,18 @@ interface Call {
   loads: { source: ModelSource; options: LoadOptions }[];
   generated: { prompt: unknown; options: GenerateOptions }[];
   scored: { text: unknown; options: PerplexityOptions }[];
+  compared: CompareOptions[];
+  written: Record<string, string>;
   disposed: number;
 }
 
 /** Runs the command line on a model that only records what it is asked. */
 async function call(args: string[], overrides: Partial<CliIo> & { onToken?: () => void } = {}): Promise<Call> {
-  const seen: Call = { code: -1, stdout: "", stderr: "", loads: [], generated: [], scored: [], disposed: 0 };
+  const seen: Call = { code: -1, stdout: "", stderr: "", loads: [], generated: [], scored: [], compared: [], written: {}, disposed: 0 };
   const dispose = () => void seen.disposed++;
   const fakeModel = {
     adapter: { backend: "cpu", vendor: "", architecture: "", description: "" },
-    quantization: { bitsPerWeight: 8.25, bytes: { weights: 1, embedding: 1, scales: 1, total: 12_340_000 }, quantizeMs: 1 },
+    quantization: { recipe: { name: "int8" }, bitsPerWeight: 8.25, bytes: { weights: 1, embedding: 1, scales: 1, total: 12_340_000 }, quantizeMs: 1 },
     generate(prompt: unknown, options: GenerateOptions) {
       seen.generated.push({ prompt, options });
       return {
@@ -55,6 +64,25 @@ async function call(args: string[], overrides: Partial<CliIo> & { onToken?: () =
     stderr: { write: (text) => void (seen.stderr += text), isTTY: false },
     signal: new AbortController().signal,
     readText: async (path) => `text of ${path}`,
+    async writeStream(path, stream, onBytes) {
+      const content = await new Response(stream as ReadableStream<Uint8Array<ArrayBuffer>>).text();
+      onBytes(content.length);
+      seen.written[path] = content;
+      return 12_340_000;
+    },
+    exportSafetensors: (_model, { signal } = {}) =>
+      new ReadableStream({
+        pull(stream) {
+          signal?.throwIfAborted();
+          stream.enqueue(new TextEncoder().encode("weights"));
+          stream.close();
+        },
+      }),
+    writeText: async (path, text) => void (seen.written[path] = text),
+    compareQuantizations(_source, options) {
+      seen.compared.push(options);
+      return compareQuantizations(tinyModel, { ...options, backend: "cpu" });
+    },
     requestGpu: async () => null,
     async loadModel(source, options = {}) {
       seen.loads.push({ source, options });
@@ -84,11 +112,11 @@ describe("nibble", () => {
     expect([code, stdout]).toEqual([2, ""]);
     expect(stderr).toContain(message);
   });
-  test.each(["generate", "perplexity"])("explains %s, even beside an option that does not exist", async (command) => {
+  test.each([["generate", "--quantization"], ["perplexity", "--quantization"], ["export", "--out"], ["compare", "--shard"], ["merge", "--markdown"]])("explains %s, even beside an option that does not exist", async (command, option) => {
     const { code, stdout, loads } = await call([command, "--nonsense", "--help"]);
     expect([code, loads]).toEqual([0, []]);
     expect(stdout).toContain(`Usage: nibble ${command}`);
-    expect(stdout).toContain("--quantization");
+    expect(stdout).toContain(option);
   });
 });
 
@@ -104,6 +132,9 @@ describe("nibble generate", () => {
     expect(code).toBe(0);
     expect(loads[0]?.options).toMatchObject({ quantization: "nf4", backend: "cpu", kvCache: "f16", contextLength: 128 });
     expect(generated[0]).toMatchObject({ prompt: "Hello", options: { maxTokens: 60, temperature: 0.7, topK: 40, topP: 0.9, minP: 0.05, seed: 7, stop: [".", "!"] } });
+  });
+  test("leaves the quantization to the engine where none is given", async () => {
+    expect((await call(["generate", "Hello"])).loads[0]?.options.quantization).toBeUndefined();
   });
   test("opens the embedded model by default, as named files", async () => {
     const { loads } = await call(["generate", "Hello"]);
@@ -205,5 +236,223 @@ describe("nibble perplexity", () => {
     const { code, stderr, loads } = await call(args);
     expect([code, loads]).toEqual([2, []]);
     expect(stderr).toContain(message);
+  });
+});
+
+describe("nibble export", () => {
+  test("writes the model as it is quantized, and says on stdout what and where", async () => {
+    const { code, stdout, loads, written, disposed } = await call(["export", "--out", "tiny.safetensors", "--quantization", "nf4", "--backend", "cpu"]);
+    expect([code, disposed]).toEqual([0, 1]);
+    expect(loads[0]?.options).toMatchObject({ quantization: "nf4", backend: "cpu" });
+    expect(written).toEqual({ "tiny.safetensors": "weights" });
+    expect(stdout).toBe("tiny.safetensors · int8 · 8.250 bits/weight · 12.34 MB\n");
+  });
+  test("leaves the quantization to the engine where none is given", async () => {
+    expect((await call(["export", "--out", "a.safetensors"])).loads[0]?.options.quantization).toBeUndefined();
+  });
+  test.each([
+    [["export"], "--out is missing"],
+    [["export", "a.safetensors"], "--out"],
+    [["export", "--out", "a.bin"], "ends with .safetensors"],
+    [["export", "--out", "no/such/folder/a.safetensors"], 'no folder "no/such/folder"'],
+    [["export", "--out", "a.safetensors", "--quantization", "int8,nf4"], "one preset"],
+    [["export", "--out", "a.safetensors", "--context", "8"], "--context"],
+  ])("refuses %j with exit code 2 before it loads anything", async (args, message) => {
+    const { code, stderr, loads } = await call(args);
+    expect([code, loads]).toEqual([2, []]);
+    expect(stderr).toContain(message);
+  });
+  test("ends with 130 after an interrupt and with 1 where writing fails, and frees the model", async () => {
+    const controller = new AbortController();
+    const loadModel: CliIo["loadModel"] = async () => (controller.abort(), { quantization: { recipe: {}, bitsPerWeight: 8, bytes: {} }, adapter: { backend: "cpu" }, [Symbol.dispose]: () => undefined } as unknown as Model);
+    expect((await call(["export", "--out", "a.safetensors"], { signal: controller.signal, loadModel })).code).toBe(130);
+    const writeStream = () => Promise.reject(new EngineError("storage", "The disk is full."));
+    expect(await call(["export", "--out", "a.safetensors"], { writeStream })).toMatchObject({ code: 1, stdout: "", disposed: 1, stderr: expect.stringContaining("nibble: The disk is full.\n") as string });
+  });
+});
+
+describe("writeStream", () => {
+  const folder = mkdtempSync(join(tmpdir(), "nibble-write-"));
+  afterAll(() => rmSync(folder, { recursive: true }));
+  const chunks = ["abc", "", "defg"].map((text) => new TextEncoder().encode(text));
+  const pieces = (end: (stream: ReadableStreamDefaultController<Uint8Array>) => void): ReadableStream<Uint8Array> => {
+    const left = [...chunks];
+    return new ReadableStream({ pull: (stream) => (left.length > 0 ? stream.enqueue(left.shift()) : end(stream)) });
+  };
+
+  test("writes all chunks under the name, and reports bytes", async () => {
+    const path = join(folder, "a.safetensors");
+    const reports: number[] = [];
+    expect(await writeStream(path, pieces((stream) => stream.close()), (bytes) => reports.push(bytes))).toBe(7);
+    expect([readFileSync(path, "utf8"), reports]).toEqual(["abcdefg", [3, 3, 7]]);
+    expect(readdirSync(folder)).toEqual(["a.safetensors"]);
+  });
+  test("leaves an older file and nothing else where the stream fails, whose reason it gives", async () => {
+    const path = join(folder, "a.safetensors");
+    const reason = new Error("enough");
+    await expect(writeStream(path, pieces((stream) => stream.error(reason)), () => undefined)).rejects.toBe(reason);
+    expect([readFileSync(path, "utf8"), readdirSync(folder)]).toEqual(["abcdefg", ["a.safetensors"]]);
+  });
+  test("rejects with `storage` and cancels the stream where the disk refuses", async () => {
+    let cancelled = false;
+    const stream = new ReadableStream<Uint8Array>({ cancel: () => void (cancelled = true) });
+    await expect(writeStream(join(folder, "none", "a.safetensors"), stream, () => undefined)).rejects.toMatchObject({ code: "storage", message: expect.stringContaining("Cannot write") as string });
+    expect(cancelled).toBe(true);
+  });
+});
+
+describe("nibble compare", () => {
+  const text = "Once upon a time there was a fox who found a bell in the snow and rang it until the whole wood woke up and sang.";
+  const recipe = { linear: { type: "int4", mode: "absmax", granularity: { group: 32 } } };
+  const filesOnDisk: Record<string, string> = { "t.txt": text, "mine.json": JSON.stringify(recipe), "named.json": JSON.stringify({ ...recipe, name: "four bits" }), "broken.json": "{", "list.json": "[1]", "wrong.json": '{"linear":{"type":"int3"}}', "null.json": "null" };
+  const compare = (args: string, files: Record<string, string> = {}, overrides: Partial<CliIo> = {}): Promise<Call> =>
+    call(args.split(" "), {
+      async readText(path) {
+        const content = { ...filesOnDisk, ...files }[path];
+        if (content === undefined) throw new EngineError("storage", `Cannot read ${path}.`);
+        return content;
+      },
+      ...overrides,
+    });
+
+  test("prints one row of a table per recipe, the baseline first, compared with nothing", async () => {
+    const { code, stdout, stderr } = await compare("compare --text t.txt --recipes int8,mine.json,named.json");
+    expect(code, stderr).toBe(0);
+    const [head, rule, ...rows] = stdout.trimEnd().split("\n").map((line) => line.split("|").slice(1, -1).map((cell) => cell.trim()));
+    expect(head).toEqual(["recipe", "bits/weight", "MB", "perplexity", "ratio", "KL mean, nats", "KL median", "KL 99 %", "KL max", "same top, %", "Δp RMS, %", "tokens/s"]);
+    expect(rule).toHaveLength(12);
+    expect(rows.map(([name]) => name)).toEqual(["f32", "int8", "mine", "four bits"]);
+    expect(rows[0]!.slice(4, 11)).toEqual(Array.from({ length: 7 }, () => "—"));
+    for (const row of rows.slice(1)) {
+      expect(row).toHaveLength(12);
+      expect(row[4]).toMatch(/^[01]\.\d{5} ± \d\.\d{5}$/);
+    }
+    expect(stderr).toMatch(/ · CPU · strided, \d windows of 16 tokens, stride 8, \d+ tokens scored\n$/);
+  });
+
+  test("prints each row when it is known", async () => {
+    let stdout = "";
+    let atSecond: string | undefined;
+    const watched: CliIo["compareQuantizations"] = (_source, options) => compareQuantizations(tinyModel, { ...options, backend: "cpu", onProgress: ({ row }) => void (row === 1 && (atSecond ??= stdout)) });
+    await compare("compare --text t.txt --recipes int8", {}, { compareQuantizations: watched, stdout: { write: (text) => void (stdout += text), isTTY: false } });
+    expect(atSecond).toMatch(/^\| recipe .*\n\| -.*\n\| f32 .*\n$/);
+    expect(stdout).toContain("| int8 ");
+  });
+
+  test("hands every option to the engine", async () => {
+    const { compared } = await compare("compare --text t.txt --recipes nf4 --baseline named.json --protocol strided --window 12 --stride 5 --calibration mine.json --kv-cache int8 --backend cpu --context 14 --shard 2/3 --json");
+    expect(compared[0]).toMatchObject({
+      text,
+      recipes: ["nf4"],
+      baseline: { ...recipe, name: "four bits" },
+      protocol: "strided",
+      windowTokens: 12,
+      strideTokens: 5,
+      calibration: filesOnDisk["mine.json"],
+      kvCache: "int8",
+      backend: "cpu",
+      contextLength: 14,
+      shard: { index: 1, count: 3 },
+      samples: true,
+    });
+  });
+
+  test("compares f32, int8 and nf4 by default, without samples", async () => {
+    const { compared } = await compare("compare --text t.txt --json");
+    expect(compared[0]).toMatchObject({ recipes: ["f32", "int8", "nf4"], baseline: "f32", shard: undefined, samples: false });
+  });
+
+  test("writes JSON in full and CSV, to stdout or to a file", async () => {
+    const { stdout, written } = await compare("compare --text t.txt --recipes int8 --json --samples");
+    const { rows } = decodeComparison(stdout);
+    expect([rows.map(({ name }) => name), rows[1]!.samples!.nll.length > 20, written]).toEqual([["f32", "int8"], true, {}]);
+    const csv = await compare("compare --text t.txt --recipes int8 --csv --out rows.csv");
+    expect([csv.code, csv.stdout]).toEqual([0, ""]);
+    const [names, f32] = csv.written["rows.csv"]!.split("\r\n").map((line) => line.split(","));
+    expect(f32![names!.indexOf("perplexity")]).toBe(String(rows[0]!.perplexity));
+    expect((await compare("compare --text t.txt --recipes int8 --markdown --out rows.md")).written["rows.md"]).toContain("| int8 ");
+  });
+
+  test("goes on after a recipe that cannot run and ends with exit code 1", async () => {
+    const hugeWeights = seededCheckpoint({ nLayer: 1, nHead: 2, nEmbd: 4, nPositions: 16, vocabSize: 50257, outliers: { channels: [3], gain: 1e-6 } });
+    const { code, stdout, stderr } = await compare("compare --text t.txt --recipes f16,nf4", {}, { compareQuantizations: (_source, options) => compareQuantizations(hugeWeights, { ...options, backend: "cpu" }) });
+    expect(code).toBe(1);
+    expect(stdout).toMatch(/\| f16 +\| Tensor "h\.0\.attn\.c_attn\.weight": .*at most ±65504.*\n\| nf4 /);
+    expect(stderr).toContain("at most ±65504");
+  });
+
+  test("asks for calibration text where a recipe needs it, with exit code 2, and runs with it", async () => {
+    const { code, stderr } = await compare("compare --text t.txt --recipes int8-static");
+    expect([code, stderr]).toEqual([2, expect.stringContaining("calibration is missing")]);
+    expect((await compare("compare --text t.txt --recipes int8-static --calibration t.txt")).stdout).toContain("| int8-static ");
+  });
+
+  test.each([
+    ["compare", "--text is missing"],
+    ["compare t.txt", "--text"],
+    ["compare --text t.txt --json --csv", "--json and --csv exclude each other"],
+    ["compare --text t.txt --shard 0/3", '--shard is "0/3"; expected i/n'],
+    ["compare --text t.txt --shard 4/3", '--shard is "4/3"'],
+    ["compare --text t.txt --shard 2", '--shard is "2"'],
+    ["compare --text t.txt --recipes int8,int3", '--recipes has "int3"; expected a .json file or of f32'],
+    ["compare --text t.txt --baseline f32,f16", '--baseline has "f32,f16"'],
+    ["compare --text t.txt --recipes broken.json", 'recipe file "broken.json" is no JSON'],
+    ["compare --text t.txt --recipes null.json", '"null.json" holds no object'],
+    ["compare --text t.txt --protocol disjoint --stride 8", "--stride"],
+    ["compare --text t.txt --backend webgpu", "npm install webgpu"],
+  ])("refuses %j with exit code 2 before it compares anything", async (args, message) => {
+    const { code, stdout, stderr, compared } = await compare(args);
+    expect([code, stdout, compared]).toEqual([2, "", []]);
+    expect(stderr).toContain(message);
+  });
+
+  test.each([
+    ["wrong.json", 'Recipe "wrong": quantization.linear'],
+    ["list.json", 'Recipe "list": quantization'],
+    ["int8,int8", 'two recipes named "int8"'],
+  ])("refuses --recipes %s as the engine does, with exit code 2", async (recipes, message) => {
+    const { code, stdout, stderr } = await compare(`compare --text t.txt --recipes ${recipes}`);
+    expect([code, stdout]).toEqual([2, ""]);
+    expect(stderr).toContain(message);
+  });
+
+  test("ends with 130 after an interrupt", async () => {
+    const controller = new AbortController();
+    const stopping: CliIo["compareQuantizations"] = (_source, options) => compareQuantizations(tinyModel, { ...options, backend: "cpu", onProgress: ({ row }) => row === 1 && controller.abort() });
+    expect(await compare("compare --text t.txt", {}, { signal: controller.signal, compareQuantizations: stopping })).toMatchObject({ code: 130 });
+  });
+
+  describe("and nibble merge", () => {
+    const shardFiles = (async () => {
+      const files: Record<string, string> = {};
+      for (const i of [1, 2, 3]) Object.assign(files, (await compare(`compare --text t.txt --recipes int8 --shard ${i}/3 --json --out ${i}.json`)).written);
+      return files;
+    })();
+
+    test("print what the whole run prints, rounded and in full", async () => {
+      const files = await shardFiles;
+      const withoutRate = (table: string): string => table.replaceAll(/\|[^|]*\|\n/g, "\n");
+      const [whole, merged] = [await compare("compare --text t.txt --recipes int8"), await compare("merge 3.json 1.json 2.json", files)];
+      expect(merged.code, merged.stderr).toBe(0);
+      expect(withoutRate(merged.stdout)).toBe(withoutRate(whole.stdout));
+      const json = await compare("merge 1.json 2.json 3.json --json --out all.json", files);
+      const all = decodeComparison(json.written["all.json"]!);
+      const { stdout } = await compare("compare --text t.txt --recipes int8 --json");
+      expect(all.rows.map(({ perplexity, klDivergence, samples }) => [perplexity, klDivergence, samples])).toEqual(decodeComparison(stdout).rows.map(({ perplexity, klDivergence }) => [perplexity, klDivergence, undefined]));
+      const kept = await compare("merge 1.json 2.json 3.json --json --samples", files);
+      expect(decodeComparison(kept.stdout).rows[1]!.samples!.nll).toHaveLength(all.scoredTokens);
+    });
+
+    test.each<[args: string, code: number, message: string]>([
+      ["merge", 2, "No files were given"],
+      ["merge 1.json 3.json", 2, "shard 2/3 is missing"],
+      ["merge 1.json 2.json 2.json 3.json", 2, "Shard 2/3 is given twice"],
+      ["merge 1.json 2.json mine.json", 1, "mine.json: Not a comparison: format is undefined"],
+      ["merge 1.json 2.json nothing.json", 1, "Cannot read nothing.json."],
+    ])("refuse %j", async (args, expected, message) => {
+      const { code, stdout, stderr } = await compare(args, await shardFiles);
+      expect([code, stdout]).toEqual([expected, ""]);
+      expect(stderr).toContain(message);
+    });
   });
 });

@@ -1,3 +1,4 @@
+import { isDeepStrictEqual } from "node:util";
 import { describe, expect, test } from "vitest";
 import { EngineError } from "../../src/errors.ts";
 import type { Backend } from "../../src/model/backend.ts";
@@ -7,9 +8,9 @@ import { Input } from "../../src/model/cpu/input.ts";
 import { allocateTogether, type CpuKernels, type CpuMatrix, createScratch, type InputCoding } from "../../src/model/cpu/kernels.ts";
 import { plainKernels } from "../../src/model/cpu/plain.ts";
 import { createSimdKernels } from "../../src/model/cpu/simd.ts";
-import { dequantizeTensor, quantizeTensor } from "../../src/quantize/nearest.ts";
-import { presets } from "../../src/quantize/recipes.ts";
-import { groupLayout, type ScaledFormat } from "../../src/quantize/formats.ts";
+import { assembleTensor, dequantizeTensor, quantizeTensor } from "../../src/quantize/nearest.ts";
+import { formatOf, presets } from "../../src/quantize/recipes.ts";
+import { describeFormat, DYNAMIC_MAP_SIGNED, groupLayout, type ScaledFormat } from "../../src/quantize/formats.ts";
 import type { PresetName, QuantizationRecipe, QuantizedTensor, TensorFormat } from "../../src/types.ts";
 import { int8ActivationRecipes } from "../fixtures/int8Activations.ts";
 import { gaussian, seededCheckpoint, type SeededCheckpointOptions, tinyCheckpoints } from "../fixtures/seededCheckpoint.ts";
@@ -255,14 +256,54 @@ describe.each([
       for (const format of formats) expect(createKernels()!.createMatrix(quantizeTensor(new Float32Array(6), [2, 3], format), dynamic).coding).toBe(format.type === "int8" ? dynamic : null);
     });
 
+    test.each(formats.map((format) => [describeFormat(format), format] as const))("%s gives back the tensor that it was made of", (_, format) => {
+      for (const [O, K] of shapes) {
+        const tensor = quantizeTensor(gaussian(O * K, 1, 0.3, O + K), [O, K], format);
+        expect(isDeepStrictEqual(createKernels()!.createMatrix(tensor, null).toTensor(), tensor), `[${O}, ${K}]`).toBe(true);
+      }
+    });
+
+    test("keeps a map of scales that a checkpoint brings", () => {
+      const kernels = createKernels()!;
+      const nested = quantizeTensor(gaussian(3 * 64, 1, 0, 5), [3, 64], { type: "nf4", block: 32, doubleQuantization: true });
+      const map = DYNAMIC_MAP_SIGNED.map((value) => value * 0.5);
+      const tensor = assembleTensor(nested.format, nested.shape, { ...nested, doubleQuantization: { ...nested.doubleQuantization!, map } });
+      expect(tensor.scales).not.toEqual(nested.scales); // control case
+      const matrix = kernels.createMatrix(tensor, null);
+      expect(matrix.toTensor()).toEqual(tensor);
+      const restored = kernels.allocate(Float32Array, 3 * 64);
+      matrix.restoreRows(0, 3, restored, 64);
+      expect(restored).toEqual(dequantizeTensor(tensor));
+    });
+
     test("keeps a zero point far outside int8 and still multiplies exactly", () => {
       const kernels = createKernels()!;
       const values = gaussian(4 * 64, 0.001, 1000, 5);
       const tensor = quantizeTensor(values, [4, 64], { type: "int8", mode: "zeropoint", granularity: "channel" });
       expect(Math.abs(tensor.zeroPoints![0]!)).toBeGreaterThan(1000);
       const restored = dequantizeTensor(tensor);
+      expect(kernels.createMatrix(tensor, null).toTensor()).toEqual(tensor);
       const y = multiply(kernels.createMatrix(tensor, null), kernels, new Float32Array(64).fill(1), 1);
       expect(nmse(y, [0, 1, 2, 3].map((o) => restored.subarray(o * 64, (o + 1) * 64).reduce((sum, w) => sum + w, 0)))).toBeLessThan(tolerances.kernelNmse.quantized);
+    });
+  });
+
+  describe("readTensor", () => {
+    test.each(["f32", "int8-zeropoint", "nf4-dq"] as const)("gives back every tensor of a checkpoint loaded as %s", async (preset) => {
+      const backend = await buildCpu(width100, presets[preset], { contextLength: 50 });
+      for (const [tensorName, { shape, values }] of width100.weights) {
+        const kind = tensorKind(tensorName);
+        const isMatrix = kind === "linear" || kind === "embedding";
+        const kept = Float32Array.from(values).slice(0, kind === "position" ? 50 * 100 : values.length);
+        const expected = isMatrix ? quantizeTensor(kept, [shape[0]!, shape[1]!], formatOf(presets[preset], tensorName, kind)) : kept;
+        expect(isDeepStrictEqual(await backend.readTensor(tensorName), expected), tensorName).toBe(true);
+      }
+    });
+    test("rejects a name that the model does not have, and everything after dispose", async () => {
+      const backend = await buildCpu(width100);
+      await expect(backend.readTensor("h.9.ln_1.bias")).rejects.toMatchObject({ code: "checkpoint", details: { tensor: "h.9.ln_1.bias" } });
+      backend.dispose();
+      await expect(backend.readTensor("ln_f.bias")).rejects.toMatchObject({ code: "disposed" });
     });
   });
 
@@ -422,6 +463,52 @@ describe.each([
     async function repeat(call: () => Promise<unknown>): Promise<never> {
       for (;;) await call();
     }
+  });
+
+  describe("a model with a base", () => {
+    const name = "h.1.mlp.c_fc.weight";
+    const nf4: TensorFormat = { type: "nf4", block: 64 };
+    const tokens = tokensFor(width100, 20);
+    const own = new Map([[name, width100.weights.get(name)!]]);
+    const borrow = (base: Backend, options: Partial<CpuBackendOptions> = {}, weights = own): Promise<Backend> => buildCpu({ ...width100, weights }, { linear: nf4 }, { base, ...options });
+
+    test.each(["f32", "int8", "nf4-dq"] as const)("in %s gives the logits of the same model loaded whole", async (preset) => {
+      const whole = await buildCpu(width100, { ...presets[preset], overrides: { [name]: nf4 } });
+      const shared = await borrow(await buildCpu(width100, presets[preset]));
+      for (const count of [1, 20]) expect(maxAbsError(await shared.forward(tokens.slice(0, count), 0), await whole.forward(tokens.slice(0, count), 0))).toBeLessThan(tolerances.logit);
+      await shared.encodeWindow(tokens);
+      await whole.encodeWindow(tokens);
+      expect(await shared.score(0, tokens.slice(1))).toEqual(await whole.score(0, tokens.slice(1))); // bit for bit
+    });
+
+    test("compares with its base, and differs from it only by its own matrix", async () => {
+      const base = await buildCpu(width100);
+      const shared = await borrow(base);
+      const same = await borrow(base, {}, new Map());
+      for (const backend of [base, shared, same]) await backend.encodeWindow(tokens);
+      expect(Math.max(...(await shared.compare(base, 0, tokens.slice(1))).klDivergence)).toBeGreaterThan(1e-4);
+      expect(Math.max(...(await same.compare(base, 0, tokens.slice(1))).klDivergence)).toBeLessThan(tolerances.klDivergence);
+    });
+
+    test("owns what was added to it: its memory counts that alone, and disposing it leaves the base as it was", async () => {
+      const base = await buildCpu(width100);
+      const before = await base.forward(tokens, 0);
+      const shared = await borrow(base);
+      const { storedBytes } = quantizeTensor(Float32Array.from(own.get(name)!.values), [300, 100], nf4);
+      expect(shared.memory).toMatchObject({ embedding: 0, weights: 300 * 50, scales: storedBytes - 300 * 50 });
+      shared.dispose();
+      expect(await base.forward(tokens, 0)).toEqual(before);
+    });
+
+    test("refuses a base of another shape, of another kind, with int8 activations or disposed, having accepted one of its own", async () => {
+      const base = await buildCpu(width100);
+      await borrow(base); // control case
+      await expect(borrow(base, { contextLength: 8 })).rejects.toThrow(TypeError);
+      await expect(borrow({ adapter: { backend: "webgpu" } } as Backend)).rejects.toThrow("base runs on webgpu; expected a model on the CPU backend");
+      await expect(borrow(await buildCpu(width100, presets["int8-dynamic"], { activations: "int8" }), { activations: "int8" })).rejects.toThrow("base has int8 activations");
+      base.dispose();
+      await expect(borrow(base)).rejects.toMatchObject({ code: "disposed" });
+    });
   });
 
   describe("memory", () => {

@@ -1,7 +1,8 @@
+import { isDeepStrictEqual } from "node:util";
 import { describe, expect, test } from "vitest";
 import { describeFormat, DYNAMIC_MAP_SIGNED, NF4_CODES } from "../../src/quantize/formats.ts";
 import { dequantizeTensor, quantizeTensor } from "../../src/quantize/nearest.ts";
-import { CHUNK_VALUES, encodingOf, packTensor, padTo, type PackedMatrix, type PackedPart } from "../../src/quantize/pack.ts";
+import { CHUNK_VALUES, encodingOf, packTensor, padTo, unpackTensor, type PackedMatrix, type PackedPart } from "../../src/quantize/pack.ts";
 import type { QuantizedTensor, TensorFormat } from "../../src/types.ts";
 
 const formats: TensorFormat[] = [
@@ -243,6 +244,29 @@ describe("packTensor", () => {
     expect(floats.subarray(17, 273)).toEqual(DYNAMIC_MAP_SIGNED);
     expect(floats[273]).toBe(0.25);
     expect([...new Uint8Array(scales.buffer, 274 * 4, 16)]).toEqual([10, 30, 50, 0, 0, 0, 0, 0, 20, 40, 60, 0, 0, 0, 0, 0]);
+  });
+});
+
+describe("unpackTensor", () => {
+  test.each(formats.map((format) => [describeFormat(format), format] as const))("gives back %s, whole and in parts of 64 rows", (_, format) => {
+    for (const shape of shapes) {
+      const tensor = quantized(shape, format);
+      expect(isDeepStrictEqual(unpackTensor(packTensor(tensor, 2 ** 27)), tensor), `whole [${shape.join(", ")}]`).toBe(true);
+      expect(isDeepStrictEqual(unpackTensor(packTensor(tensor, 1)), tensor), `in parts [${shape.join(", ")}]`).toBe(true);
+    }
+  });
+
+  test("gives back zero points beyond int8, a map of the checkpoint's own, and what a device padded", () => {
+    const wide = quantized([66, 96], { type: "int8", mode: "zeropoint", granularity: { group: 32 } }, 40);
+    expect(unpackTensor(packTensor(wide, 1))).toEqual(wide);
+    const nested = quantized([66, 96], { type: "nf4", block: 32, doubleQuantization: true });
+    const own: QuantizedTensor = { ...nested, doubleQuantization: { ...nested.doubleQuantization!, map: DYNAMIC_MAP_SIGNED.map((value) => value * 0.5) } };
+    const unpacked = unpackTensor(packTensor(own, 1));
+    expect(unpacked.doubleQuantization).toEqual(own.doubleQuantization);
+    expect(unpacked.scales).not.toEqual(nested.scales);
+    const packed = packTensor(nested, 1);
+    const padded = packed.parts.map((part) => ({ ...part, scales: Uint32Array.from([...part.scales, 7, 7, 7]) }));
+    expect(unpackTensor({ ...packed, parts: padded })).toEqual(nested);
   });
 });
 

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { emptyRow, measureRow } from "../../src/evaluate/comparison.ts";
+import { emptyRow, measuresOf, type RowMeasures, sampleRow } from "../../src/evaluate/comparison.ts";
 import { measurePerplexity, SCORE_BLOCK_ROWS, tokenByteLengths } from "../../src/evaluate/perplexity.ts";
 import { planWindows, type WindowPlan } from "../../src/evaluate/protocols.ts";
 import { EngineError } from "../../src/errors.ts";
@@ -151,7 +151,12 @@ describe("tokenByteLengths", () => {
   });
 });
 
-describe("measureRow", () => {
+/** What a row says of its samples. */
+async function measureRow(...args: Parameters<typeof sampleRow>): Promise<RowMeasures> {
+  return measuresOf(await sampleRow(...args), null);
+}
+
+describe("sampleRow and measuresOf", () => {
   const tokens = text(90);
   const plan = planWindows(tokens.length, { windowTokens: 32, strideTokens: 16 }, 64);
 
@@ -179,19 +184,24 @@ describe("measureRow", () => {
       standardError: Math.exp(mean(own.nlls)) * errorOfMean(own.nlls),
       ratio: Math.exp(mean(differences)),
       ratioError: Math.exp(mean(differences)) * errorOfMean(differences),
+      difference: Math.exp(mean(own.nlls)) - Math.exp(mean(theirs.nlls)),
+      differenceError: errorOfMean(own.nlls.map((nll, i) => Math.exp(mean(own.nlls)) * nll - Math.exp(mean(theirs.nlls)) * theirs.nlls[i]!)),
       klDivergence: { mean: mean(kl), error: errorOfMean(kl), median: at(kl, 0.5), p90: at(kl, 0.9), p95: at(kl, 0.95), p99: at(kl, 0.99), p999: at(kl, 0.999), max: Math.max(...kl) },
       sameTopToken: { fraction: same, error: Math.sqrt((same * (1 - same)) / (n - 1)) },
       deltaP: {
         mean: mean(deltaP),
         error: errorOfMean(deltaP),
         rms: Math.sqrt(mean(deltaP.map((d) => d * d))),
+        rmsError: errorOfMean(deltaP.map((d) => d * d)) / (2 * Math.sqrt(mean(deltaP.map((d) => d * d)))),
+        min: Math.min(...deltaP),
+        max: Math.max(...deltaP),
         ...Object.fromEntries([1, 5, 10, 25, 75, 90, 95, 99].map((percent) => [`p${percent}`, at(deltaP, percent / 100)])),
         median: at(deltaP, 0.5),
       },
     };
     expect(same).toBeGreaterThan(0);
     expect(same).toBeLessThan(1);
-    expect(row).toEqual(closeTo(expected));
+    expect(row).toEqual({ ...closeTo(expected), bitsPerByte: null });
   });
 
   test("of equal models: no divergence, ratio 1, every top token the same", async () => {
@@ -242,9 +252,9 @@ describe("emptyRow", () => {
   test("keeps name, recipe and error; every measure is NaN", () => {
     const recipe = { linear: { type: "f32" } } as const;
     const error = new EngineError("unsupported", "No.");
-    const { name, recipe: kept, error: reason, tensors, ...measures } = emptyRow("mine", recipe, error);
-    expect([name, kept, reason, tensors]).toEqual(["mine", recipe, error, []]);
-    const numbers = Object.values(measures).flatMap((value) => (typeof value === "number" ? [value] : Object.values<number>({ ...value })));
+    const { name, recipe: kept, error: reason, tensors, bitsPerByte, ...measures } = emptyRow("mine", recipe, error);
+    expect([name, kept, reason, tensors, bitsPerByte]).toEqual(["mine", recipe, error, [], null]);
+    const numbers = Object.values<number | object>(measures).flatMap((value) => (typeof value === "number" ? [value] : Object.values<number>({ ...value })));
     expect(new Set(numbers)).toEqual(new Set([NaN]));
   });
 });

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { planWindows } from "../../src/evaluate/protocols.ts";
+import { planWindows, shardOf } from "../../src/evaluate/protocols.ts";
 import type { PerplexityOptions } from "../../src/types.ts";
 import golden from "../fixtures/golden/stories-eval.json" with { type: "json" };
 
@@ -125,5 +125,26 @@ describe("planWindows", () => {
   ] as const)("%s: needs %i tokens for a window of 16", (protocol, needed) => {
     expect(planWindows(needed, { protocol, windowTokens: 16 }, 64).scoredTokens).toBeGreaterThan(0); // control case
     expect(() => planWindows(needed - 1, { protocol, windowTokens: 16 }, 64)).toThrow(`text has ${needed - 1} tokens; expected at least ${needed} `);
+  });
+});
+
+describe("shardOf", () => {
+  const plan = planWindows(100, { protocol: "strided", windowTokens: 16, strideTokens: 8 }, 64);
+
+  test.each([1, 2, 3, 20])("deals the windows of a plan to %d shards in turn, some of them to none", (count) => {
+    const shards = Array.from({ length: count }, (_, index) => shardOf(plan, { index, count }));
+    for (const [j, window] of plan.windows.entries()) expect(shards[j % count]!.windows[Math.floor(j / count)]).toEqual(window);
+    expect(shards.reduce((sum, { windows }) => sum + windows.length, 0)).toBe(plan.windows.length);
+    expect(shards.reduce((sum, { scoredTokens }) => sum + scoredTokens, 0)).toBe(plan.scoredTokens);
+  });
+
+  test.each([
+    [{ index: 0, count: 0 }, "shard.count is 0; expected an integer from 1"],
+    [{ index: 3, count: 3 }, "shard.index is 3; expected an integer from 0 to 2."],
+    [{ index: -1, count: 3 }, "shard.index is -1"],
+  ])("throws RangeError for %j", (shard, message) => {
+    expect(() => shardOf(plan, shard)).toThrow(RangeError);
+    expect(() => shardOf(plan, shard)).toThrow(message);
+    expect(shardOf(plan, { index: 2, count: 3 }).windows.length).toBeGreaterThan(0); // control case
   });
 });

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "vitest";
 import { EngineError } from "../../src/errors.ts";
-import { parseSafetensors, parseSafetensorsHeader, readHeaderLength, toFloat32, typedView } from "../../src/safetensors/index.ts";
+import { type Dtype, parseSafetensors, parseSafetensorsHeader, readHeaderLength, toFloat32, typedView } from "../../src/safetensors/index.ts";
+import { compareEntries, writeHeader } from "../../src/safetensors/write.ts";
 import { encodeFloats, writeSafetensors } from "../fixtures/safetensorsWriter.ts";
 
 /** A file by hand: the header's length, the header, and so many bytes of data. */
@@ -193,5 +194,23 @@ describe("toFloat32", () => {
   test("rejects a length that is no multiple of the element's", () => {
     typedView(new Uint8Array(8), "F32"); // control case
     expect(() => typedView(new Uint8Array(7), "F32")).toThrow(new RangeError("bytes has length 7; expected a multiple of 4 for F32."));
+  });
+});
+
+describe("writeHeader", () => {
+  test("places tensors one behind the other in the order given, after a header filled to a multiple of 8", () => {
+    const entries = [{ name: "b", dtype: "F32", shape: [3] }, { name: "1", dtype: "U8", shape: [] }] as const;
+    const bytes = writeHeader(entries, { format: "pt" });
+    const json = '{"__metadata__":{"format":"pt"},"b":{"dtype":"F32","shape":[3],"data_offsets":[0,12]},"1":{"dtype":"U8","shape":[],"data_offsets":[12,13]}}';
+    expect(new TextDecoder().decode(bytes.subarray(8))).toBe(json.padEnd(Math.ceil(json.length / 8) * 8));
+    expect(new DataView(bytes.buffer).getBigUint64(0, true)).toBe(BigInt(bytes.length - 8));
+    expect([...parseSafetensorsHeader(bytes).tensors.keys()]).toEqual(["b", "1"]);
+  });
+});
+
+describe("compareEntries", () => {
+  test("puts larger elements first, and equal ones by name", () => {
+    const entries = (["b F16", "a U8", "c I64", "a F16", "d F32"] as const).map((text) => ({ name: text[0]!, dtype: text.slice(2) as Dtype, shape: [1] }));
+    expect(entries.sort(compareEntries).map(({ name, dtype }) => `${name} ${dtype}`)).toEqual(["c I64", "d F32", "a F16", "b F16", "a U8"]);
   });
 });

@@ -103,6 +103,21 @@ describe("perplexityRatio", () => {
   });
 });
 
+describe("perplexityDifference", () => {
+  test("has llama.cpp's error, from the perplexities' variances and their covariance", () => {
+    const [a, b] = [sample(80), sample(80, 0.4)];
+    const [p, q] = [Math.exp(plainMean(a)), Math.exp(plainMean(b))];
+    const covariance = (plainMean(a.map((x, i) => x * b[i]!)) - plainMean(a) * plainMean(b)) / 79;
+    const { difference, differenceError } = statistics.perplexityDifference(a, b);
+    expect(difference).toBeCloseTo(p - q, 12);
+    expect(differenceError).toBeCloseTo(Math.sqrt((p * statistics.standardError(a)) ** 2 + (q * statistics.standardError(b)) ** 2 - 2 * p * q * covariance), 9);
+  });
+
+  test("of equal losses is 0 ± 0", () => {
+    expect(statistics.perplexityDifference(sample(9), sample(9))).toEqual({ difference: 0, differenceError: 0 });
+  });
+});
+
 describe("proportion", () => {
   test("is p ± √(p (1 − p) / (n − 1))", () => {
     expect(statistics.proportion(Uint8Array.of(1, 0, 1, 1, 0))).toEqual({ fraction: 0.6, error: Math.sqrt((0.6 * 0.4) / 4) });
@@ -113,6 +128,8 @@ describe("proportion", () => {
 
 describe("summarizeKlDivergence, summarizeDeltaP", () => {
   const values = Float64Array.from({ length: 1001 }, (_, i) => (i * 389) % 1001); // 0…1000, shuffled: the percentiles are known
+  const squares = (1000 * 2001) / 6; // mean of i²: Σ is m (m + 1) (2m + 1) / 6
+  const fourths = (1000 * 2001 * (3 * 1000 ** 2 + 3 * 1000 - 1)) / 30; // mean of i⁴: Σ is m (m + 1) (2m + 1) (3m² + 3m − 1) / 30
   const error = Math.sqrt((1001 * 1002) / 12 / 1001); // variance of 0…n − 1 with n − 1: n (n + 1) / 12
 
   test("take mean, error and percentiles of unsorted values", () => {
@@ -120,7 +137,9 @@ describe("summarizeKlDivergence, summarizeDeltaP", () => {
     expect(statistics.summarizeDeltaP(values)).toEqual({
       mean: 500,
       error: expect.closeTo(error, 10) as number,
-      rms: expect.closeTo(Math.sqrt((1000 * 2001) / 6), 10) as number, // Σ i² = n (n − 1) (2n − 1) / 6
+      rms: expect.closeTo(Math.sqrt(squares), 10) as number,
+      rmsError: expect.closeTo(Math.sqrt((fourths - squares ** 2) / 1000) / (2 * Math.sqrt(squares)), 10) as number,
+      min: 0,
       p1: 10,
       p5: 50,
       p10: 100,
@@ -130,6 +149,7 @@ describe("summarizeKlDivergence, summarizeDeltaP", () => {
       p90: 900,
       p95: 950,
       p99: 990,
+      max: 1000,
     });
   });
 

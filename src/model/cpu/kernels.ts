@@ -57,6 +57,8 @@ export interface CpuMatrix {
   multiply(x: Input, y: Rows, from: number, to: number, scratch: Scratch): void;
   /** restored[o − from, k] = the values that `dequantizeTensor` gives, for from ≤ o < to, at most BLOCK_ROWS rows; may write up to a multiple of COLUMN_STEP behind each. */
   restoreRows(from: number, to: number, restored: Float32Array, stride: number): void;
+  /** The tensor that it was made of. */
+  toTensor(): QuantizedTensor;
 }
 
 type Arrays = Float32Array | Int16Array | Uint16Array | Int8Array;

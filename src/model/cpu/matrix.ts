@@ -1,5 +1,6 @@
 import { DYNAMIC_MAP_SIGNED, FP4_CODES, groupLayout, NESTED_BLOCK, NF4_CODES, type ScaledFormat } from "../../quantize/formats.ts";
-import type { QuantizedTensor } from "../../types.ts";
+import { assembleTensor, type TensorParts } from "../../quantize/nearest.ts";
+import type { QuantizedTensor, TensorFormat } from "../../types.ts";
 import { halfValues } from "./halfValues.ts";
 import type { Input } from "./input.ts";
 import { BLOCK_ROWS, type CpuMatrix, type InputCoding, roundUp, type Rows, type Scratch } from "./kernels.ts";
@@ -19,7 +20,7 @@ export function createPlainMatrix(tensor: QuantizedTensor, coding: InputCoding |
     case "int4":
     case "nf4":
     case "fp4":
-      return new NibbleMatrix(tensor, nibbleValues[format.type], new RowScales(tensor, format));
+      return new NibbleMatrix(tensor, format.type, new RowScales(tensor, format));
   }
 }
 
@@ -30,12 +31,21 @@ abstract class PlainMatrix implements CpuMatrix {
   abstract readonly codeBytes: number;
   abstract readonly scaleBytes: number;
   readonly coding: InputCoding | null;
+  private readonly format: TensorFormat;
 
-  constructor({ shape: [O, K] }: QuantizedTensor, coding: InputCoding | null = null) {
+  constructor({ shape: [O, K], format }: QuantizedTensor, coding: InputCoding | null = null) {
     this.O = O;
     this.K = K;
     this.coding = coding;
+    this.format = format;
   }
+
+  toTensor(): QuantizedTensor {
+    return assembleTensor(this.format, [this.O, this.K], this.read());
+  }
+
+  /** Copies of what is stored. */
+  protected abstract read(): TensorParts;
 
   multiply(x: Input, y: Rows, from: number, to: number, scratch: Scratch): void {
     if (x.T === 1) return this.multiplyVector(x, y.values, y.start - from, from, to);
@@ -75,6 +85,10 @@ class F32Matrix extends PlainMatrix {
 
   protected multiplyVector(x: Input, y: Float32Array, yStart: number, from: number, to: number): void {
     this.multiplyBlock(x, { values: y, start: yStart + from, stride: 0, count: 1 }, from, to);
+  }
+
+  protected read(): TensorParts {
+    return { codes: this.values.slice() };
   }
 
   restoreRows(from: number, to: number, restored: Float32Array, stride: number): void {
@@ -134,6 +148,12 @@ class F16Matrix extends PlainMatrix {
       y[yStart + o2] = sum2;
       y[yStart + o3] = sum3;
     }
+  }
+
+  protected read(): TensorParts {
+    const codes = new Uint16Array(this.O * this.K);
+    for (let o = 0; o < this.O; o++) codes.set(this.codes.subarray(o * this.stride, o * this.stride + this.K), o * this.K);
+    return { codes };
   }
 
   restoreRows(from: number, to: number, restored: Float32Array, restoredStride: number): void {
@@ -241,6 +261,12 @@ class Int8Matrix extends PlainMatrix implements ColumnSource {
     }
   }
 
+  protected read(): TensorParts {
+    const codes = new Int8Array(this.O * this.K);
+    for (let o = 0; o < this.O; o++) codes.set(this.codes.subarray(o * this.stride, o * this.stride + this.K), o * this.K);
+    return { codes, ...this.scales.read() };
+  }
+
   restoreRows(from: number, to: number, restored: Float32Array, stride: number): void {
     this.restore(from, to, restored, stride, false);
   }
@@ -304,6 +330,19 @@ export function packNibbles({ codes, shape: [O, K] }: QuantizedTensor, packed: U
   }
 }
 
+/** The codes of [O, K] that packNibbles packed. */
+export function unpackNibbles(packed: Uint8Array, [O, K]: readonly [O: number, K: number], type: keyof typeof nibbleCodes): Int8Array | Uint8Array {
+  const codes = type === "int4" ? new Int8Array(O * K) : new Uint8Array(O * K);
+  const stride = Math.ceil(K / 2);
+  for (let o = 0; o < O; o++) {
+    for (let k = 0; k < K; k++) {
+      const code = (packed[o * stride + (k >> 1)]! >> (4 * (k & 1))) & 15;
+      codes[o * K + k] = type === "int4" && code > 7 ? code - 16 : code;
+    }
+  }
+  return codes;
+}
+
 interface NibbleValues {
   low: Float64Array; // f64 [256]: the value of a byte's lower half; f64 saves a conversion per weight
   high: Float64Array; // f64 [256]: of its upper half
@@ -333,16 +372,18 @@ class NibbleMatrix extends PlainMatrix {
   readonly scaleBytes: number;
   private readonly codes: Uint8Array; // [O, stride]
   private readonly stride: number;
+  private readonly type: keyof typeof nibbleCodes;
   private readonly values: NibbleValues;
   private readonly scales: RowScales;
 
-  constructor(tensor: QuantizedTensor, values: NibbleValues, scales: RowScales) {
+  constructor(tensor: QuantizedTensor, type: keyof typeof nibbleCodes, scales: RowScales) {
     super(tensor);
+    this.type = type;
     this.scales = scales;
     this.stride = Math.ceil(this.K / 2);
     this.codes = new Uint8Array(this.O * this.stride);
     packNibbles(tensor, this.codes);
-    this.values = values;
+    this.values = nibbleValues[type];
     this.codeBytes = this.codes.byteLength;
     this.scaleBytes = scales.bytes;
   }
@@ -408,6 +449,10 @@ class NibbleMatrix extends PlainMatrix {
     }
   }
 
+  protected read(): TensorParts {
+    return { codes: unpackNibbles(this.codes, [this.O, this.K], this.type), ...this.scales.read() };
+  }
+
   restoreRows(from: number, to: number, restored: Float32Array, restoredStride: number): void {
     const { codes, stride, scales, K } = this;
     const { low, high } = this.values;
@@ -462,19 +507,26 @@ class RowScales {
     if (slots.groups < this.groupsPerRow) slots = createSlots(this.groupsPerRow);
 
     const { zeroPoints = null, doubleQuantization: nested = null } = tensor;
-    this.nested = nested && { codes: nested.codes.slice(), absmax: nested.absmax.slice(), offset: nested.offset };
+    this.nested = nested && structuredClone(nested);
     this.scales = nested ? null : tensor.scales.slice();
     this.zeroPoints = zeroPoints && (zeroPoints.every((zeroPoint) => zeroPoint >= -128 && zeroPoint <= 127) ? Int8Array.from(zeroPoints) : zeroPoints.slice());
     const scaleBytes = this.nested ? this.nested.codes.byteLength + this.nested.absmax.byteLength + 4 : this.scales!.byteLength;
     this.bytes = scaleBytes + (this.zeroPoints?.byteLength ?? 0);
   }
 
+  /** Copies of scales and zero points as the tensor had them. */
+  read(): Omit<TensorParts, "codes"> {
+    if (this.nested) return { doubleQuantization: structuredClone(this.nested) };
+    return { scales: this.scales!.slice(), ...(this.zeroPoints && { zeroPoints: Int32Array.from(this.zeroPoints) }) };
+  }
+
   /** Puts one row's scales and zero points into slot 0, 1, 2 or 3, `groupsPerRow` values apart. */
   load(row: number, slot: number): void {
     const { scales, zeroPoints, nested, groupsPerRow } = this;
     const { scale, zeroPoint } = slots;
+    const map = nested?.map ?? DYNAMIC_MAP_SIGNED;
     for (let g = 0, from = row * this.rowStep, to = slot * groupsPerRow; g < groupsPerRow; g++, from++, to++) {
-      scale[to] = nested ? Math.fround(DYNAMIC_MAP_SIGNED[nested.codes[from]!]! * nested.absmax[Math.floor(from / NESTED_BLOCK)]!) + nested.offset : scales![from]!;
+      scale[to] = nested ? Math.fround(map[nested.codes[from]!]! * nested.absmax[Math.floor(from / NESTED_BLOCK)]!) + nested.offset : scales![from]!;
       zeroPoint[to] = zeroPoints ? zeroPoints[from]! : 0;
     }
   }

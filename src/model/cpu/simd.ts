@@ -45,9 +45,9 @@ class SimdKernels implements CpuKernels {
   /** What the memory cannot hold, or has zero points beyond int8, stays with the plain loops. */
   createMatrix(tensor: QuantizedTensor, coding: InputCoding | null): CpuMatrix {
     const { loops, memory, constants } = this;
-    const { format, shape, zeroPoints } = tensor;
+    const { format, shape, zeroPoints, doubleQuantization } = tensor;
     const hasWideZeroPoints = zeroPoints && !zeroPoints.every((zeroPoint) => zeroPoint >= -128 && zeroPoint <= 127);
-    const bytes = storedBytes(format, shape) + shape[0] * 64 + 8 * ARRAY_OVERHEAD_BYTES; // 4-bit rows of odd length are half a byte longer; restored scales
+    const bytes = storedBytes(format, shape) + shape[0] * 64 + (doubleQuantization?.map?.byteLength ?? 0) + 8 * ARRAY_OVERHEAD_BYTES; // 4-bit rows of odd length are half a byte longer; restored scales
     if (hasWideZeroPoints || !memory.reserve(bytes, MATRICES_LIMIT_BYTES)) return createPlainMatrix(tensor, coding);
     return createSimdMatrix(tensor, coding, loops, memory, constants);
   }

@@ -3,6 +3,7 @@ import type { CheckpointTensor } from "../../checkpoint/types.ts";
 import { EngineError } from "../../errors.ts";
 import type { Gpt2Config, QuantizedTensor } from "../../types.ts";
 import type { BackendOptions, MatrixInput } from "../backend.ts";
+import { BorrowedMatrix } from "./borrowed.ts";
 import type { CpuKernels, CpuMatrix } from "./kernels.ts";
 
 export interface Norm {
@@ -28,7 +29,17 @@ export interface CpuWeights {
   lnF: Norm;
   /** [V, C]: wte where the embeddings are tied. */
   head: CpuMatrix;
+  /** Of what the model owns. */
   bytes: { weights: number; embedding: number; scales: number };
+  /** All of the above by their names. */
+  matrices: ReadonlyMap<string, CpuMatrix>;
+  vectors: ReadonlyMap<string, Float32Array>;
+}
+
+/** Weights of another model, and the scratch that its loops restore rows into. */
+export interface Lender {
+  weights: CpuWeights;
+  block: Float32Array; // f32 [BLOCK_ROWS, longest row padded]
 }
 
 /** Takes the tensors of one checkpoint in any order, each once. */
@@ -74,8 +85,10 @@ export class CpuWeightsCollector {
     }
   }
 
-  /** @throws EngineError `checkpoint` naming what is missing */
-  finish(): CpuWeights {
+  /** What was not added comes from the lender. @throws EngineError `checkpoint` naming what is missing */
+  finish(lender?: Lender): CpuWeights {
+    for (const [name, matrix] of lender?.weights.matrices ?? []) if (!this.matrices.has(name)) this.matrices.set(name, new BorrowedMatrix(matrix, lender!.block, this.kernels));
+    for (const [name, vector] of lender?.weights.vectors ?? []) if (!this.vectors.has(name)) this.vectors.set(name, vector);
     const missing = [...this.expected.keys()].filter((name) => !this.matrices.has(name) && !this.vectors.has(name));
     if (missing.length > 0) {
       const others = missing.length > 1 ? ` So are ${missing.length - 1} others.` : "";
@@ -98,6 +111,8 @@ export class CpuWeightsCollector {
       lnF: norm("ln_f"),
       head: this.matrices.get("lm_head.weight") ?? wte,
       bytes: this.bytes,
+      matrices: this.matrices,
+      vectors: this.vectors,
     };
   }
 

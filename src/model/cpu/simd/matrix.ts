@@ -1,8 +1,9 @@
 import { DYNAMIC_MAP_SIGNED, groupLayout, type ScaledFormat } from "../../../quantize/formats.ts";
-import type { QuantizedTensor } from "../../../types.ts";
+import { assembleTensor, type TensorParts } from "../../../quantize/nearest.ts";
+import type { QuantizedTensor, TensorFormat } from "../../../types.ts";
 import type { Input } from "../input.ts";
 import { BLOCK_ROWS, type CpuMatrix, type InputCoding, LANES, type Rows, roundUp, type Scratch } from "../kernels.ts";
-import { nibbleCodes, packNibbles } from "../matrix.ts";
+import { nibbleCodes, packNibbles, unpackNibbles } from "../matrix.ts";
 import type { ColumnSource } from "../outliers.ts";
 import type { Loops } from "./loops.ts";
 import type { Memory } from "./memory.ts";
@@ -50,6 +51,8 @@ abstract class SimdMatrix implements CpuMatrix {
   readonly codeBytes: number;
   readonly scaleBytes: number;
   readonly coding: InputCoding | null = null;
+  private readonly format: TensorFormat;
+  private readonly storedScales: Scales | undefined;
   private readonly rowsPerVector: number;
   protected readonly loops: Loops;
   protected readonly memory: Memory;
@@ -57,7 +60,9 @@ abstract class SimdMatrix implements CpuMatrix {
   /** Bytes from row to row. Rows are not padded: what a loop reads behind a row's end meets the zeros that pad x. */
   protected readonly rowBytes: number;
 
-  constructor({ shape: [O, K] }: QuantizedTensor, loops: Loops, memory: Memory, address: number, bitsPerCode: number, scales?: Scales) {
+  constructor({ shape: [O, K], format }: QuantizedTensor, loops: Loops, memory: Memory, address: number, bitsPerCode: number, scales?: Scales) {
+    this.format = format;
+    this.storedScales = scales;
     this.O = O;
     this.K = K;
     this.loops = loops;
@@ -83,6 +88,25 @@ abstract class SimdMatrix implements CpuMatrix {
   protected multiplyMany(x: Input, y: number, yStride: number, o: number, rows: number, { block }: Scratch): void {
     this.restoreRows(o, o + rows, block, x.stride);
     this.loops.multiplyFloats(this.memory.addressOf(x.values), 4 * x.stride, x.T, this.memory.addressOf(block), 4 * x.stride, rows, roundUp(this.K, LANES), y, yStride);
+  }
+
+  toTensor(): QuantizedTensor {
+    return assembleTensor(this.format, [this.O, this.K], { codes: this.readCodes(), ...this.storedScales?.read() });
+  }
+
+  private readCodes(): QuantizedTensor["codes"] {
+    const { O, K, format: { type }, address } = this;
+    const bytes = this.memory.bytesAt(address, this.codeBytes);
+    switch (type) {
+      case "f32":
+        return new Float32Array(bytes);
+      case "f16":
+        return new Uint16Array(bytes);
+      case "int8":
+        return new Int8Array(bytes);
+      default:
+        return unpackNibbles(new Uint8Array(bytes), [O, K], type);
+    }
   }
 
   protected rowAddress(o: number): number {
@@ -221,6 +245,8 @@ class Scales {
   private readonly scales: number;
   private readonly zeroPoints: number;
   private readonly restore: ((first: number, count: number) => void) | null;
+  /** Copies of what the tensor had. */
+  readonly read: () => Omit<TensorParts, "codes">;
 
   constructor({ shape, scales, zeroPoints, doubleQuantization: nested }: QuantizedTensor, format: ScaledFormat, loops: Loops, memory: Memory, { dynamicMap }: Constants) {
     const onePerTensor = "granularity" in format && format.granularity === "tensor";
@@ -228,17 +254,27 @@ class Scales {
     this.groupsPerRow = onePerTensor ? 0 : Math.ceil(shape[1] / this.groupLength);
     this.rowsPerCall = nested ? BLOCK_ROWS : shape[0];
     this.zeroPoints = zeroPoints ? memory.copy(Int8Array.from(zeroPoints)) : 0;
+    const zeroPointCount = zeroPoints?.length ?? 0;
     if (nested) {
+      const { offset, map } = nested;
+      const [blocks, absmaxBytes] = [nested.codes.length, nested.absmax.byteLength];
       const block = memory.allocate(4 * BLOCK_ROWS * this.groupsPerRow);
       const codes = memory.copy(nested.codes);
       const absmax = memory.copy(nested.absmax);
-      this.restore = (first, count) => loops.restoreScales(codes, absmax, nested.offset, dynamicMap, first, count, block);
+      const mapAddress = map ? memory.copy(map) : dynamicMap;
+      this.restore = (first, count) => loops.restoreScales(codes, absmax, offset, mapAddress, first, count, block);
+      this.read = () => ({ doubleQuantization: { codes: new Uint8Array(memory.bytesAt(codes, blocks)), absmax: new Float32Array(memory.bytesAt(absmax, absmaxBytes)), offset, ...(map && { map }) } });
       this.scales = block;
-      this.bytes = nested.codes.byteLength + nested.absmax.byteLength + 4;
+      this.bytes = blocks + absmaxBytes + 4;
     } else {
+      const scaleBytes = scales.byteLength;
       this.restore = null;
       this.scales = memory.copy(scales);
-      this.bytes = scales.byteLength + (zeroPoints?.length ?? 0);
+      this.read = () => ({
+        scales: new Float32Array(memory.bytesAt(this.scales, scaleBytes)),
+        ...(this.zeroPoints && { zeroPoints: Int32Array.from(new Int8Array(memory.bytesAt(this.zeroPoints, zeroPointCount))) }),
+      });
+      this.bytes = scaleBytes + zeroPointCount;
     }
   }
 

@@ -53,4 +53,9 @@ export class Memory {
     new Uint8Array(this.wasm.buffer, address).set(new Uint8Array(values.buffer, values.byteOffset, values.byteLength));
     return address;
   }
+
+  /** What copy() put at an address. */
+  bytesAt(address: number, length: number): ArrayBuffer {
+    return this.wasm.buffer.slice(address, address + length);
+  }
 }

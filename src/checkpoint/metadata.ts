@@ -1,0 +1,55 @@
+import { EngineError } from "../errors.ts";
+
+/** What an exported file says of itself in `__metadata__`, beside `format`. */
+export const metadataKeys = {
+  /** The recipe in JSON. */
+  recipe: "nibble.recipe",
+  /** JSON: name of a tensor in the file -> SHA-256 of its bytes, hex. */
+  hashes: "nibble.sha256",
+  version: "nibble.version",
+  /** Where the checkpoint came from. */
+  source: "nibble.source",
+  /** In words, which way round matrices lie. */
+  layout: "nibble.layout",
+} as const;
+
+/** Lowercase hex; null in a page that is no secure context, which has no crypto.subtle. */
+export async function sha256(bytes: Uint8Array<ArrayBuffer> | Float32Array<ArrayBuffer> | Uint32Array<ArrayBuffer>): Promise<string | null> {
+  const { subtle } = globalThis.crypto as Partial<Crypto>;
+  if (!subtle) return null;
+  return Array.from(new Uint8Array(await subtle.digest("SHA-256", bytes)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+/** The same where nothing else will do. @throws EngineError `unsupported` */
+export async function requireSha256(bytes: Uint8Array<ArrayBuffer>): Promise<string> {
+  const hash = await sha256(bytes);
+  if (hash === null) throw new EngineError("unsupported", "Hashes of weights need crypto.subtle, which browsers have in secure pages only; open the page over https or on localhost.");
+  return hash;
+}
+
+/** The hashes that a file brings, by tensor; none where it says nothing. @throws EngineError `checkpoint` for anything but an object of hashes */
+export function parseHashes(metadata: ReadonlyMap<string, string>, file: string): ReadonlyMap<string, string> {
+  const text = metadata.get(metadataKeys.hashes);
+  if (text === undefined) return new Map();
+  const hashes = parseJson(text, metadataKeys.hashes, file);
+  const entries = typeof hashes === "object" && hashes !== null ? Object.entries(hashes) : [["", null] as const];
+  const wrong = entries.find(([, hash]) => typeof hash !== "string" || !/^[0-9a-f]{64}$/.test(hash));
+  if (wrong) throw new EngineError("checkpoint", `${file}: ${metadataKeys.hashes}[${JSON.stringify(wrong[0])}] is ${JSON.stringify(wrong[1])?.slice(0, 80)}; expected 64 hexadecimal digits.`, { file, tensor: wrong[0] });
+  return new Map(entries as [string, string][]);
+}
+
+export function parseJson(text: string, what: string, file: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (cause) {
+    throw new EngineError("checkpoint", `${file}: ${what} is ${JSON.stringify(text.slice(0, 40))}; expected JSON.`, { file }, { cause });
+  }
+}
+
+/** Compares a tensor's bytes with the hash that its file brings. @throws EngineError `integrity` naming both */
+export async function verifyHash(expected: string | undefined, bytes: Uint8Array<ArrayBuffer>, tensor: string, file: string): Promise<void> {
+  if (expected === undefined) return;
+  const found = await requireSha256(bytes);
+  if (found === expected) return;
+  throw new EngineError("integrity", `Tensor "${tensor}" of ${file} has the SHA-256 ${found}; its metadata says ${expected}.`, { tensor, file, found, expected });
+}

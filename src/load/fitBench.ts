@@ -1,0 +1,142 @@
+import type { Checkpoint } from "../checkpoint/types.ts";
+import { measuresOf, sampleRow } from "../evaluate/comparison.ts";
+import { planWindows, type WindowPlan } from "../evaluate/protocols.ts";
+import { checkTokens } from "../generate/options.ts";
+import type { Backend, BackendBuilder, BackendOptions } from "../model/backend.ts";
+import { formatOf, presets } from "../quantize/recipes.ts";
+import { createTokenizer } from "../tokenizer/index.ts";
+import type { FitOptions, FitProgress, QuantizationRecipe } from "../types.ts";
+import { type BackendChoice, chooseBackend, createBuilderBeside } from "./openBackend.ts";
+import { resolveContextLength } from "./options.ts";
+import { ProgressMeter } from "./progress.ts";
+import { quantizeInto, quantizeNamed, unprepared } from "./quantizeInto.ts";
+
+const DEFAULT_MAX_TOKENS = 512;
+const DEFAULT_WINDOW_TOKENS = 256;
+/** Of the progress bar, what loading takes. */
+const LOAD_SHARE = 0.05;
+
+interface FitBenchParts {
+  checkpoint: Checkpoint;
+  choice: BackendChoice;
+  /** Of the candidates: the f32 model is their base. */
+  backendOptions: BackendOptions & { base: Backend };
+  tokens: readonly number[];
+  plan: WindowPlan;
+  progress: FitMeter;
+  signal: AbortSignal | undefined;
+}
+
+/** The f32 model, and on the same device one candidate at a time to compare with it. */
+export class FitBench {
+  private constructor(private readonly parts: FitBenchParts) {}
+
+  static async open(checkpoint: Checkpoint, options: FitOptions, progress: FitMeter): Promise<FitBench> {
+    const { text, signal, maxTokens = DEFAULT_MAX_TOKENS, kvCache = "f32" } = options;
+    const { config } = checkpoint;
+    const contextLength = resolveContextLength(options.contextLength, config);
+    const tokens = (typeof text === "string" ? createTokenizer(checkpoint.tokenizerFiles, config).encode(text) : text).slice(0, maxTokens);
+    checkTokens("text", tokens, config.vocabSize);
+    const windowTokens = options.windowTokens ?? Math.min(DEFAULT_WINDOW_TOKENS, contextLength, Math.max(2, tokens.length));
+    const plan = planWindows(tokens.length, { protocol: "disjoint", windowTokens }, contextLength);
+    const choice = await chooseBackend(options, config);
+    const backendOptions = { config, contextLength, kvCache };
+    try {
+      const loading = new ProgressMeter(({ fraction }) => progress.loading(0.5 + fraction / 2));
+      const base = await build(await createBuilderBeside(choice, backendOptions), (builder) => quantizeInto(builder, unprepared(checkpoint), presets.f32, loading, signal), signal);
+      return new FitBench({ checkpoint, choice, backendOptions: { ...backendOptions, base }, tokens, plan, progress, signal });
+    } catch (error) {
+      disposeChoice(choice);
+      throw error;
+    }
+  }
+
+  /** Of each measurement. */
+  get scoredTokens(): number {
+    return this.parts.plan.scoredTokens;
+  }
+
+  /** Mean KL divergence of a model that differs from the f32 one in what `fill` adds, nats per token. */
+  async measure(stage: "sensitivity" | "recipes", name: string, fill: (builder: BackendBuilder) => Promise<void>): Promise<number> {
+    const { choice, backendOptions, tokens, plan, progress, signal } = this.parts;
+    progress.measuring(stage, name);
+    const candidate = await build(await createBuilderBeside(choice, backendOptions), fill, signal);
+    try {
+      return measuresOf(await sampleRow(candidate, backendOptions.base, tokens, plan, { signal }), null).klDivergence.mean;
+    } finally {
+      candidate.dispose();
+    }
+  }
+
+  measureRecipe(recipe: QuantizationRecipe): Promise<number> {
+    const { checkpoint, signal } = this.parts;
+    return this.measure("recipes", recipe.name!, async (builder) => {
+      for await (const { tensor, values } of checkpoint.read({ signal })) {
+        const { name, kind } = tensor;
+        if (kind === "linear" || kind === "embedding") await builder.add(tensor, quantizeNamed(tensor, values, formatOf(recipe, name, kind)));
+      }
+    });
+  }
+
+  /** One of the planned measurements is done, or not needed. */
+  advance(): void {
+    this.parts.progress.measured();
+  }
+
+  dispose(): void {
+    this.parts.backendOptions.base.dispose();
+    disposeChoice(this.parts.choice);
+  }
+}
+
+function disposeChoice(choice: BackendChoice): void {
+  if (choice.kind === "webgpu") choice.gpu.dispose();
+}
+
+async function build(builder: BackendBuilder, fill: (builder: BackendBuilder) => Promise<unknown>, signal: AbortSignal | undefined): Promise<Backend> {
+  try {
+    await fill(builder);
+    return await builder.finish(signal);
+  } catch (error) {
+    builder.abandon();
+    throw error;
+  }
+}
+
+/** Progress whose fraction never falls. */
+export class FitMeter {
+  #fraction = 0;
+  #done = 0;
+  #total = Infinity;
+  #state: Pick<FitProgress, "stage" | "name"> = { stage: "load", name: "" };
+
+  constructor(private readonly onProgress: FitOptions["onProgress"]) {}
+
+  /** fraction: 0…1 of loading the f32 model. */
+  loading(fraction: number): void {
+    this.#report(LOAD_SHARE * fraction);
+  }
+
+  plan(measurements: number): void {
+    this.#total = measurements;
+  }
+
+  measuring(stage: "sensitivity" | "recipes", name: string): void {
+    this.#state = { stage, name };
+    this.#report(this.#fraction);
+  }
+
+  measured(): void {
+    this.#done = Math.min(this.#done + 1, this.#total);
+    this.#report(LOAD_SHARE + ((1 - LOAD_SHARE) * this.#done) / this.#total);
+  }
+
+  end(): void {
+    this.#report(1);
+  }
+
+  #report(fraction: number): void {
+    this.#fraction = Math.max(this.#fraction, fraction);
+    this.onProgress?.({ ...this.#state, fraction: this.#fraction });
+  }
+}

@@ -1,0 +1,56 @@
+import { metadataKeys, parseJson } from "../checkpoint/metadata.ts";
+import type { Checkpoint, WeightHeaders } from "../checkpoint/types.ts";
+import { EngineError } from "../errors.ts";
+import type { QuantizationRecipe, TensorFormat } from "../types.ts";
+import { describeFormat } from "./formats.ts";
+import { formatOf, resolveRecipe } from "./recipes.ts";
+import { isSameFormat, storedFormat } from "./stored.ts";
+
+/**
+ * The recipe under which a quantized checkpoint is loaded as it is stored: the one that it brings, else one of the formats that its matrices have.
+ * null where no matrix is quantized.
+ * @throws EngineError `checkpoint` for a recipe that is malformed or not what the matrices are stored in
+ */
+export function storedRecipe({ tensors, description }: Pick<Checkpoint, "tensors" | "description">, { metadata, matrices }: WeightHeaders): QuantizationRecipe | null {
+  const formats = new Map<string, TensorFormat>();
+  for (const { name, shape } of tensors) {
+    const format = matrices.has(name) ? storedFormat(shape, matrices.get(name)!) : null;
+    if (format) formats.set(name, format);
+  }
+  if (formats.size === 0) return null;
+  const brought = metadata.get(metadataKeys.recipe);
+  if (brought === undefined) return derivedRecipe(tensors, matrices, formats);
+  const recipe = parseRecipe(brought, description);
+  for (const { name, kind, shape } of tensors) {
+    const format = formats.get(name);
+    const expected = kind === "linear" || kind === "embedding" ? formatOf(recipe, name, kind) : null;
+    if (!format || !expected || isSameFormat(format, expected, shape)) continue;
+    const message = `Tensor "${name}" is stored as ${describeFormat(format)}; ${metadataKeys.recipe} of ${description} says ${describeFormat(expected)}.`;
+    throw new EngineError("checkpoint", message, { tensor: name, format, expected });
+  }
+  return recipe;
+}
+
+/** Rounding and equalization are in the stored codes already, and need no calibration again. */
+function parseRecipe(text: string, file: string): QuantizationRecipe {
+  const { rounding: _, equalization: __, smoothing: ___, activationOrder: ____, ...recipe } = Object(parseJson(text, metadataKeys.recipe, file)) as QuantizationRecipe;
+  try {
+    return resolveRecipe(recipe);
+  } catch (cause) {
+    if (cause instanceof EngineError || !(cause instanceof Error)) throw cause;
+    throw new EngineError("checkpoint", `${file}: ${metadataKeys.recipe} is no recipe: ${cause.message}`, { file }, { cause });
+  }
+}
+
+/** The commonest format of each kind, and overrides for matrices that differ. What is not quantized keeps all that its dtype holds. */
+function derivedRecipe(tensors: Checkpoint["tensors"], matrices: WeightHeaders["matrices"], formats: ReadonlyMap<string, TensorFormat>): QuantizationRecipe {
+  const formatIn = (name: string): TensorFormat => formats.get(name) ?? { type: matrices.get(name)?.get("")?.dtype === "F16" ? "f16" : "f32" };
+  const commonest = (kind: "linear" | "embedding"): TensorFormat => {
+    const all = tensors.filter((tensor) => tensor.kind === kind).map(({ name }) => JSON.stringify(formatIn(name)));
+    const count = (format: string): number => all.filter((each) => each === format).length;
+    return JSON.parse(all.reduce((best, format) => (count(format) > count(best) ? format : best))) as TensorFormat;
+  };
+  const recipe = { name: "as stored", linear: commonest("linear"), embedding: commonest("embedding") };
+  const others = tensors.filter(({ name, kind }) => (kind === "linear" || kind === "embedding") && JSON.stringify(formatIn(name)) !== JSON.stringify(recipe[kind]));
+  return resolveRecipe({ ...recipe, ...(others.length > 0 && { overrides: Object.fromEntries(others.map(({ name }) => [name, formatIn(name)])) }) });
+}
