@@ -2,7 +2,7 @@ import { openCheckpoint } from "../checkpoint/openCheckpoint.ts";
 import type { Checkpoint } from "../checkpoint/types.ts";
 import { resolveRecipe } from "../quantize/recipes.ts";
 import { restoreStored } from "../quantize/stored.ts";
-import { storedRecipe } from "../quantize/storedRecipe.ts";
+import { storedRanges, storedRecipe } from "../quantize/storedRecipe.ts";
 import { openSource } from "../source/openSource.ts";
 import { createTokenizer } from "../tokenizer/index.ts";
 import type { LoadOptions, Model, ModelSource, QuantizationRecipe } from "../types.ts";
@@ -32,8 +32,8 @@ export async function loadModel(source: ModelSource, options: LoadOptions = {}):
   const mayCalibrate = options.calibration !== undefined && (!given || usesCalibration(given));
   const checkpoint = await openCheckpoint(mayCalibrate ? await materializeFor(progress, opened, signal) : opened, { signal, restore: restoreStored });
   const { config } = checkpoint;
-  const recipe = given ?? (await defaultRecipe(checkpoint, signal));
-  requireCalibration(recipe, options.calibration);
+  const { recipe, ranges } = given ? { recipe: given } : await defaultRecipe(checkpoint, signal);
+  if (!ranges?.size) requireCalibration(recipe, options.calibration);
   const contextLength = resolveContextLength(options.contextLength, config);
   const tokenizer = createTokenizer(checkpoint.tokenizerFiles, config);
   const windows = options.calibration !== undefined && usesCalibration(recipe) ? readCalibration(options.calibration, tokenizer, config, contextLength) : null;
@@ -43,7 +43,7 @@ export async function loadModel(source: ModelSource, options: LoadOptions = {}):
   const calibration = windows && new Calibration((meter) => openModel(checkpoint, meter), windows, signal);
   try {
     signal?.throwIfAborted();
-    const quantization = await quantizeCalibrated(builder, checkpoint, recipe, { calibration, openModel, progress, signal });
+    const quantization = await quantizeCalibrated(builder, checkpoint, recipe, { calibration, storedRanges: ranges, openModel, progress, signal });
     progress.compiling(0, 1);
     const backend = await builder.finish(signal);
     progress.compiling(1, 1);
@@ -54,8 +54,9 @@ export async function loadModel(source: ModelSource, options: LoadOptions = {}):
   }
 }
 
-/** What a quantized checkpoint is stored in, else int8. */
-async function defaultRecipe(checkpoint: Checkpoint, signal: AbortSignal | undefined): Promise<QuantizationRecipe> {
+/** What a quantized checkpoint is stored in, with the static ranges that it brings, else int8. */
+async function defaultRecipe(checkpoint: Checkpoint, signal: AbortSignal | undefined): Promise<{ recipe: QuantizationRecipe; ranges?: ReadonlyMap<string, number> }> {
   const headers = await checkpoint.readHeaders(signal);
-  return (headers && storedRecipe(checkpoint, headers)) ?? resolveRecipe();
+  const recipe = headers && storedRecipe(checkpoint, headers);
+  return recipe ? { recipe, ranges: storedRanges(checkpoint, headers, recipe) } : { recipe: resolveRecipe() };
 }

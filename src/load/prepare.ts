@@ -22,6 +22,8 @@ const EQUALIZED_RUN_END = 0.6;
 export interface CalibratedLoad {
   /** null where no text was given. */
   calibration: Calibration | null;
+  /** Static ranges that the checkpoint brings, for a recipe that it brings too. */
+  storedRanges?: Prepared["storedRanges"];
   /** Opens a checkpoint in floats. */
   openModel: (checkpoint: Checkpoint, progress: ProgressMeter) => Promise<FloatModel>;
   progress: ProgressMeter;
@@ -57,7 +59,7 @@ export async function quantizeCalibrated(builder: BackendBuilder, checkpoint: Ch
   const { calibration, progress, signal } = load;
   const open: Calibration[] = [];
   try {
-    const prepared = calibration && usesCalibration(recipe) ? await prepare(checkpoint, recipe, { ...load, calibration }, open) : unprepared(checkpoint);
+    const prepared = calibration && usesCalibration(recipe) ? await prepare(checkpoint, recipe, { ...load, calibration }, open) : unprepared(checkpoint, load.storedRanges);
     return await quantizeInto(builder, prepared, recipe, progress, signal);
   } finally {
     for (const each of open) await each.release();

@@ -22,11 +22,13 @@ export interface Prepared {
   withGram: ((name: string) => Promise<InputStatistics>) | null;
   /** Names of the matrices that equalization scaled. */
   equalized: ReadonlySet<string>;
+  /** Static ranges of inputs that the file brings, by matrix, for those without statistics. */
+  storedRanges: ReadonlyMap<string, number>;
 }
 
 /** For recipes that need nothing of calibration. */
-export function unprepared(checkpoint: Checkpoint): Prepared {
-  return { checkpoint, statistics: new Map(), withGram: null, equalized: new Set() };
+export function unprepared(checkpoint: Checkpoint, storedRanges: Prepared["storedRanges"] = new Map()): Prepared {
+  return { checkpoint, statistics: new Map(), withGram: null, equalized: new Set(), storedRanges };
 }
 
 /** Of codes that are used as they are stored. */
@@ -99,8 +101,7 @@ function storedAs(format: TensorFormat, { tensor, stored }: ReadTensor): Quantiz
   return stored && isSameFormat(stored.format, format, tensor.shape) ? { ...stored, format } : null;
 }
 
-/** As quantizeTensor; errors name the tensor. */
-export /** Whether a format rounds to codes that GPTQ can choose. */
+/** Whether a format rounds to codes that GPTQ can choose. */
 function hasCodes({ type }: TensorFormat): boolean {
   return type !== "f32" && type !== "f16";
 }
@@ -120,15 +121,17 @@ function naming(name: string, error: unknown): unknown {
 }
 
 /** What calibration did with a matrix's input; undefined where nothing. */
-function inputReport({ activations = "float", observer = "minmax", outlierThreshold, equalization, smoothing = 0.5 }: QuantizationRecipe, { type }: TensorFormat, name: string, { statistics, equalized }: Prepared): TensorInputReport | undefined {
+function inputReport({ activations = "float", observer = "minmax", outlierThreshold, equalization, smoothing = 0.5 }: QuantizationRecipe, { type }: TensorFormat, name: string, { statistics, equalized, storedRanges }: Prepared): TensorInputReport | undefined {
   const report: TensorInputReport = {};
-  const seen = type === "int8" && activations !== "float" ? statistics.get(name) : undefined;
+  const codesInputs = type === "int8" && activations !== "float";
+  const seen = codesInputs ? statistics.get(name) : undefined;
   if (seen && outlierThreshold !== undefined) {
     const { columns, share } = outliersBeyond(outlierThreshold, seen);
     Object.assign(report, { outlierShare: share, outlierColumns: columns.length });
   }
-  if (seen && activations !== "float" && activations.ranges === "static") {
-    Object.assign(report, { range: staticRange(outlierThreshold === undefined ? seen : withoutOutliers(outlierThreshold, seen), observer), observer });
+  if (codesInputs && activations.ranges === "static") {
+    const range = seen ? staticRange(outlierThreshold === undefined ? seen : withoutOutliers(outlierThreshold, seen), observer) : storedRanges.get(name);
+    if (range !== undefined) Object.assign(report, { range, observer });
   }
   if (equalized.has(name) && equalization === "smoothquant" && smoothing !== "search") report.smoothing = smoothing;
   return Object.keys(report).length > 0 ? report : undefined;
