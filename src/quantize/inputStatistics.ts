@@ -35,3 +35,14 @@ export function binEdge(bin: number): number {
   bits[0] = (bin + FIRST_BIN) << 17;
   return float[0]!;
 }
+
+/** Share of the values that LLM.int8() keeps as they are: those of at least `threshold`, to the width of a bin. */
+export function outlierShare({ histogram }: Pick<InputStatistics, "histogram">, threshold: number): number {
+  const first = magnitudeBin(threshold);
+  let [outliers, all] = [0, 0];
+  histogram.forEach((count, bin) => {
+    all += count;
+    if (bin >= first) outliers += count;
+  });
+  return all === 0 ? 0 : outliers / all;
+}

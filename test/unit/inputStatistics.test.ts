@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { binEdge, MAGNITUDE_BINS, magnitudeBin } from "../../src/quantize/inputStatistics.ts";
+import { binEdge, MAGNITUDE_BINS, magnitudeBin, outlierShare } from "../../src/quantize/inputStatistics.ts";
 
 describe("magnitudeBin", () => {
   test("gives each edge its own bin and what lies just below it the one before", () => {
@@ -16,5 +16,14 @@ describe("magnitudeBin", () => {
   test("counts what is smaller in the first bin and what is larger in the last", () => {
     expect([0, -0, 2 ** -30, 2 ** -149].map(magnitudeBin)).toEqual([0, 0, 0, 0]);
     expect([2 ** 16, -1e30].map(magnitudeBin)).toEqual([MAGNITUDE_BINS - 1, MAGNITUDE_BINS - 1]);
+  });
+});
+
+describe("outlierShare", () => {
+  test("counts the values of at least the threshold among all", () => {
+    const histogram = new Uint32Array(MAGNITUDE_BINS);
+    for (const x of [0.1, -5.9, 6, -6, 100, 0, 1, 2]) histogram[magnitudeBin(x)]!++;
+    expect(outlierShare({ histogram }, 6)).toBe(3 / 8);
+    expect(outlierShare({ histogram: new Uint32Array(MAGNITUDE_BINS) }, 6)).toBe(0);
   });
 });
