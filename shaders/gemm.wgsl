@@ -93,19 +93,23 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   let rows = vec4<u32>(run.row) + min(vec4<u32>(m0 + ty * 4u) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(run.count - 1u));
   var x_scales: vec4<f32>;
   for (var j = 0u; j < 4u; j++) { x_scales[j] = bitcast<f32>(x[rows[j] * x_stride + code_words()].x); }
-#if OUTLIERS
-  var outliers = outlier_products(rows, workgroup.x * BN + tx, 8u);
-#endif
   for (var n = 0u; n < 8u; n++) {
 #if SCALE == group
     sums[n] *= x_scales;
 #else
     sums[n] = vec4<f32>(exact[n]) * x_scales;
 #endif
-#if OUTLIERS
-    sums[n] += outliers[n];
-#endif
   }
+#if OUTLIERS
+  for (var word = 0u; word < shape.x_stride / 8u; word++) {
+    let masks = outlier_masks(rows, word);
+    for (var rest = any_of(masks); rest != 0u; rest &= rest - 1u) {
+      let k = 32u * word + firstTrailingBit(rest);
+      let outliers = outliers_at(rows, masks, k);
+      for (var n = 0u; n < 8u; n++) { sums[n] += outliers * outlier_weight(workgroup.x * BN + n * 8u + tx, k); }
+    }
+  }
+#endif
 #else
   for (var k4 = 0u; k4 < shape.x_stride; k4 += BK / 4u) {
     for (var i = t; i < BM * BK / 4u; i += 64u) {

@@ -32,6 +32,20 @@ fn sum_of_partials(t: u32) -> f32 {
 #if EPILOGUE == candidates
 #import "candidates"
 #endif
+#if OUTLIERS
+
+// Σ x_k · w_k over the outliers k of a stripe, words of 32 columns here, for one output.
+fn outlier_product(row: u32, stripe: u32) -> f32 {
+  var sum = 0.0;
+  for (var word = stripe; word < shape.x_stride / 8u; word += STRIPES) {
+    for (var rest = input_outliers[word]; rest != 0u; rest &= rest - 1u) {
+      let k = 32u * word + firstTrailingBit(rest);
+      sum += prepared_at(k >> 2u)[k & 3u] * outlier_weight(row, k);
+    }
+  }
+  return sum;
+}
+#endif
 
 @compute @workgroup_size(WG)
 fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_index) t: u32) {
@@ -103,7 +117,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
 #endif
 #if OUTLIERS
   workgroupBarrier();
-  for (var i = (t >> 3u) / STRIPES; i < tiles; i += WG / 8u / STRIPES) { partials[(i * STRIPES + stripe) * 8u + lane] = outlier_product((first_tile + i) * 8u + lane, stripe, STRIPES); }
+  for (var i = (t >> 3u) / STRIPES; i < tiles; i += WG / 8u / STRIPES) { partials[(i * STRIPES + stripe) * 8u + lane] = outlier_product((first_tile + i) * 8u + lane, stripe); }
   workgroupBarrier();
   if (t < 8u * tiles) { total += sum_of_partials(t); }
 #endif

@@ -166,16 +166,30 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     sums[i] *= bitcast<f32>(x[(run.row + m0 + (i >> 3u)) * x_stride + code_words()].x);
 #else
     sums[i] *= input_scale;
-#if OUTLIERS
-    sums[i] += outlier_product(known_row + i, 0u, 1u);
-#endif
 #endif
   }
 #endif
 #if OUTLIERS && PROLOGUE == codes
   for (var m = 0u; m < rows; m += 4u) {
-    var outliers = outlier_products(vec4<u32>(run.row + m0) + min(vec4<u32>(m) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(rows - 1u)), known_row, 1u);
-    for (var i = 0u; i < loop_bound(32u); i++) { sums[m * 8u + i] += outliers[i & 7u][i >> 3u]; }
+    let four = vec4<u32>(run.row + m0) + min(vec4<u32>(m) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(rows - 1u));
+    for (var word = 0u; word < shape.x_stride / 8u; word++) {
+      let masks = outlier_masks(four, word);
+      for (var rest = any_of(masks); rest != 0u; rest &= rest - 1u) {
+        let k = 32u * word + firstTrailingBit(rest);
+        let outliers = outliers_at(four, masks, k);
+        for (var n = 0u; n < loop_bound(8u); n++) {
+          let products = outliers * outlier_weight(known_row + n, k);
+          for (var j = 0u; j < loop_bound(4u); j++) { sums[(m + j) * 8u + n] += products[j]; }
+        }
+      }
+    }
+  }
+#elif OUTLIERS
+  for (var word = 0u; word < shape.x_stride / 8u; word++) {
+    for (var rest = input_outliers[word]; rest != 0u; rest &= rest - 1u) {
+      let k = 32u * word + firstTrailingBit(rest);
+      for (var n = 0u; n < loop_bound(8u); n++) { sums[n] += prepared_at(k >> 2u)[k & 3u] * outlier_weight(known_row + n, k); }
+    }
   }
 #endif
 #if EPILOGUE == normalizer

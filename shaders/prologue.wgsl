@@ -52,7 +52,7 @@ fn prepare(t: u32) {
 var<workgroup> input_codes: array<vec4<u32>, INPUT_CODES>; // the row as int8 codes, whose scale is input_scale
 var<private> input_scale: f32;
 #if OUTLIERS
-var<workgroup> outlier_masks: array<u32, INPUT_CODES / 2u>; // a bit per column
+var<workgroup> input_outliers: array<u32, INPUT_CODES / 2u>; // a bit per column
 #endif
 
 #if PROLOGUE == none
@@ -78,23 +78,9 @@ fn quantize_input(t: u32) {
   for (var i = t; i < shape.x_stride / 8u; i += WG) {
     var mask = 0u;
     for (var j = 0u; j < loop_bound(8u); j++) { mask |= outlier_bits(prepared_at(8u * i + j)) << (4u * j); }
-    outlier_masks[i] = mask;
+    input_outliers[i] = mask;
   }
 #endif
   workgroupBarrier();
 }
-#if OUTLIERS
-
-// Σ x_k · w_k over the row's outliers k in every `stripes`-th 32 columns from the `stripe`-th on, for one output.
-fn outlier_product(row: u32, stripe: u32, stripes: u32) -> f32 {
-  var sum = 0.0;
-  for (var i = stripe; i < shape.x_stride / 8u; i += stripes) {
-    for (var rest = outlier_masks[i]; rest != 0u; rest &= rest - 1u) {
-      let k = 32u * i + firstTrailingBit(rest);
-      sum += prepared_at(k >> 2u)[k & 3u] * outlier_weight(row, k);
-    }
-  }
-  return sum;
-}
-#endif
 #endif

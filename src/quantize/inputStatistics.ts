@@ -38,9 +38,9 @@ export function binEdge(bin: number): number {
   return float[0]!;
 }
 
-/** Columns with a magnitude beyond the threshold, and the share of all values that are beyond it: exact at the edges of bins, linear within one. */
+/** Columns with a magnitude of at least the threshold, and the share of all values that have one: exact at the edges of bins, linear within one. */
 export function outliersBeyond(threshold: number, { absmax, histogram }: Pick<InputStatistics, "absmax" | "histogram">): { columns: number[]; share: number } {
-  const columns = [...absmax.keys()].filter((k) => absmax[k]! > threshold);
+  const columns = [...absmax.keys()].filter((k) => absmax[k]! >= threshold);
   if (columns.length === 0) return { columns, share: 0 };
   let beyond = 0;
   let total = 0;

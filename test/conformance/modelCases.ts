@@ -7,12 +7,12 @@ import { createGpuBuilder, type GpuBackendOptions } from "../../src/model/gpu.ts
 import { quantizeTensor } from "../../src/quantize/nearest.ts";
 import { formatOf, presets, resolveRecipe } from "../../src/quantize/recipes.ts";
 import type { Gpt2Config, LoadOptions, PresetName, QuantizationRecipe } from "../../src/types.ts";
-import { int8ActivationRecipes } from "../fixtures/int8Activations.ts";
+import { int8ActivationCases } from "../fixtures/int8Activations.ts";
 import { seededCheckpoint, tinyCheckpoints, type TinyCheckpointName } from "../fixtures/seededCheckpoint.ts";
 import { klDivergence, kvRoundings, logSoftmax, referenceLogits, type ReferenceOptions, type ReferenceWeights } from "../reference/gpt2.ts";
 import { maxAbsError } from "../reference/metrics.ts";
 import { disagreement, referenceInputs } from "../reference/observation.ts";
-import { addReferenceWeights, dequantizedWeights, inputRoundingOf, type InputRanges, referenceCheckpoint, tensorKind } from "../reference/weights.ts";
+import { addReferenceWeights, dequantizedWeights, inputRoundingOf, type InputRanges, type ReferenceCheckpoint, referenceCheckpoint, tensorKind } from "../reference/weights.ts";
 import { tolerances } from "../tolerances.ts";
 import { requireAtMost, type ConformanceCase } from "./case.ts";
 
@@ -40,8 +40,11 @@ interface Loaded {
 }
 
 /** Builds a model on the device without the loader: the oracle's own reader, quantizeTensor, the builder. */
-export async function buildOnGpu(device: GPUDevice, files: Readonly<Record<string, Uint8Array>>, recipe: QuantizationRecipe, options: Partial<GpuBackendOptions> = {}, ranges?: InputRanges): Promise<Loaded> {
-  const { config, weights } = referenceCheckpoint(files);
+export function buildOnGpu(device: GPUDevice, files: Readonly<Record<string, Uint8Array>>, recipe: QuantizationRecipe, options?: Partial<GpuBackendOptions>): Promise<Loaded> {
+  return buildCheckpointOnGpu(device, referenceCheckpoint(files), recipe, options);
+}
+
+async function buildCheckpointOnGpu(device: GPUDevice, { config, weights }: ReferenceCheckpoint, recipe: QuantizationRecipe, options: Partial<GpuBackendOptions> = {}, ranges?: InputRanges): Promise<Loaded> {
   const gpu = await Gpu.open({ device, largestTensorBytes: 0 });
   const builder = createGpuBuilder(gpu, { config, contextLength: config.nPositions, kvCache: "f32", ...activationsOf(recipe), ...options });
   await addReferenceWeights(builder, weights, recipe, ranges);
@@ -115,19 +118,19 @@ const recipeCases = otherRecipes.map(
 );
 
 /** Few, since each inner width and activation is another kernel to compile. */
-const codedCheckpoints: Readonly<Record<(typeof int8ActivationRecipes)[number]["name"], readonly TinyCheckpointName[]>> = {
+const codedCheckpoints: Readonly<Record<(typeof int8ActivationCases)[number]["name"], readonly TinyCheckpointName[]>> = {
   "dynamic ranges": ["width100", "oneLayer", "fullVocabulary"],
   "static ranges": ["width100"],
-  outliers: ["width2", "width100"],
+  "planted outliers": ["width2", "width100"],
   "static ranges, outliers and some matrices in other formats": ["width100"],
 };
 
-const int8ActivationCases = int8ActivationRecipes.flatMap(({ name: coding, recipe, ranges }) =>
+const codingCases = int8ActivationCases.flatMap(({ name: coding, recipe, ranges, change = (checkpoint) => checkpoint }) =>
   codedCheckpoints[coding].map(
     (name): ConformanceCase => ({
       name: `model: ${name} under int8 activations with ${coding} agrees with the oracle under the same rounding`,
       run: async (device) => {
-        const loaded = await buildOnGpu(device, seededCheckpoint(tinyCheckpoints[name]), recipe, {}, ranges);
+        const loaded = await buildCheckpointOnGpu(device, change(referenceCheckpoint(seededCheckpoint(tinyCheckpoints[name]))), recipe, {}, ranges);
         return agreesWithOracle(loaded, { ...lengths[name], tolerance: tolerances.logitActivationsInt8, inputRounding: inputRoundingOf(recipe, ranges) });
       },
     }),
@@ -307,4 +310,4 @@ const otherCases: readonly ConformanceCase[] = [
   },
 ];
 
-export const modelCases: readonly ConformanceCase[] = [...checkpointCases, ...recipeCases, ...int8ActivationCases, ...otherCases];
+export const modelCases: readonly ConformanceCase[] = [...checkpointCases, ...recipeCases, ...codingCases, ...otherCases];

@@ -12,7 +12,7 @@ import { assembleTensor, dequantizeTensor, quantizeTensor } from "../../src/quan
 import { formatOf, presets } from "../../src/quantize/recipes.ts";
 import { describeFormat, DYNAMIC_MAP_SIGNED, groupLayout, type ScaledFormat } from "../../src/quantize/formats.ts";
 import type { PresetName, QuantizationRecipe, QuantizedTensor, TensorFormat } from "../../src/types.ts";
-import { int8ActivationRecipes } from "../fixtures/int8Activations.ts";
+import { int8ActivationCases } from "../fixtures/int8Activations.ts";
 import { gaussian, seededCheckpoint, type SeededCheckpointOptions, tinyCheckpoints } from "../fixtures/seededCheckpoint.ts";
 import { argmax, klDivergence, kvRoundings, logSoftmax, quantizeActivations, referenceLogits } from "../reference/gpt2.ts";
 import { maxAbsError, nmse } from "../reference/metrics.ts";
@@ -91,8 +91,9 @@ describe.each([
       });
     });
 
-    describe.each(int8ActivationRecipes)("under int8 activations with $name", ({ recipe, ranges }) => {
-      test.each(checkpoints.filter(([name]) => name !== "fullVocabulary"))("of %s agrees with the oracle under the same rounding, and is not int8's result", async (_name, checkpoint) => {
+    describe.each(int8ActivationCases)("under int8 activations with $name", ({ recipe, ranges, change = (checkpoint) => checkpoint }) => {
+      test.each(checkpoints.filter(([name]) => name !== "fullVocabulary"))("of %s agrees with the oracle under the same rounding, and is not int8's result", async (_name, seeded) => {
+        const checkpoint = change(seeded);
         const { config, weights } = checkpoint;
         const tokens = tokensFor(checkpoint, Math.min(config.nPositions, 20));
         const rows = [tokens.length - 1];

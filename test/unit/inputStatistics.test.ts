@@ -23,8 +23,8 @@ describe("outliersBeyond", () => {
   const histogram = new Uint32Array(MAGNITUDE_BINS);
   for (const value of [0, 1, 5.9, 6, 6.1, 70]) histogram[magnitudeBin(value)]!++;
 
-  test("finds columns strictly beyond the threshold, and the share of values, exact at a bin's edge", () => {
-    expect(outliersBeyond(6, { absmax: Float32Array.of(1, 6, 6.1, 70), histogram })).toEqual({ columns: [2, 3], share: 3 / 6 });
+  test("finds columns that reach the threshold, and the share of values, exact at a bin's edge", () => {
+    expect(outliersBeyond(6, { absmax: Float32Array.of(1, 6, 6.1, 70), histogram })).toEqual({ columns: [1, 2, 3], share: 3 / 6 });
   });
   test("shares a bin that the threshold cuts", () => {
     const bin = magnitudeBin(70);
@@ -32,7 +32,7 @@ describe("outliersBeyond", () => {
     expect(outliersBeyond(threshold, { absmax: Float32Array.of(binEdge(bin + 1)), histogram }).share).toBeCloseTo(0.5 / 6, 12);
   });
   test("finds none beyond the largest value", () => {
-    expect(outliersBeyond(70, { absmax: Float32Array.of(70), histogram })).toEqual({ columns: [], share: 0 });
+    expect(outliersBeyond(70.1, { absmax: Float32Array.of(70), histogram })).toEqual({ columns: [], share: 0 });
   });
 });
 

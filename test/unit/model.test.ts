@@ -1,9 +1,9 @@
 import { describe, expect, test } from "vitest";
-import { compareQuantizations, EngineError, loadModel, presets, type CompareProgress, type ComparisonRow, type LoadProgress, type Model, type ModelSource, type PresetName } from "../../src/index.ts";
+import { compareQuantizations, EngineError, loadModel, presets, type CompareProgress, type ComparisonRow, type LoadProgress, type Model, type ModelSource, type PresetName, type QuantizationRecipe } from "../../src/index.ts";
 import { seededCheckpoint, tinyCheckpoints } from "../fixtures/seededCheckpoint.ts";
 import { logSoftmax, referenceLogits, referencePerplexity } from "../reference/gpt2.ts";
 import { maxAbsError } from "../reference/metrics.ts";
-import { dequantizedWeights, inputRoundingOf, referenceCheckpoint } from "../reference/weights.ts";
+import { dequantizedWeights, referenceCheckpoint } from "../reference/weights.ts";
 import { tolerances } from "../tolerances.ts";
 
 const files = seededCheckpoint(tinyCheckpoints.width100);
@@ -30,14 +30,15 @@ describe("loadModel", () => {
     expect(await exact.tokenLogProbs([3])).toEqual(new Float32Array(0));
   });
 
-  test("runs llm-int8, whose outliers stay as they are", async () => {
-    const recipe = { ...presets["llm-int8"], outlierThreshold: 1.5 };
-    using model = await loadModel(files, { backend: "cpu", quantization: recipe, kvCache: "f32" });
+  test("runs llm-int8 by the threshold of the recipe: where all values are outliers, as with float activations", async () => {
     const { config, weights } = referenceCheckpoint(files);
-    const expected = referenceLogits(config, dequantizedWeights(weights, recipe), tokens, { rows: [19], inputRounding: inputRoundingOf(recipe) });
-    expect(maxAbsError(await model.logits(tokens), expected)).toBeLessThan(tolerances.logitActivationsInt8);
-    using dynamic = await loadModel(files, { backend: "cpu", quantization: { ...presets["llm-int8"], outlierThreshold: undefined }, kvCache: "f32" });
-    expect(maxAbsError(await dynamic.logits(tokens), expected)).toBeGreaterThan(tolerances.logitActivationsInt8); // control case
+    const expected = referenceLogits(config, dequantizedWeights(weights, presets["llm-int8"]), tokens, { rows: [19] });
+    const errorOf = async (recipe: QuantizationRecipe): Promise<number> => {
+      using model = await loadModel(files, { backend: "cpu", quantization: recipe, kvCache: "f32" });
+      return maxAbsError(await model.logits(tokens), expected);
+    };
+    expect(await errorOf({ ...presets["llm-int8"], outlierThreshold: 1e-30 })).toBeLessThan(tolerances.logit);
+    expect(await errorOf(presets["llm-int8"])).toBeGreaterThan(tolerances.logit); // control case
   });
 
   test("takes int8 where no quantization is named", async () => {

@@ -43,6 +43,7 @@ export class Outliers {
   /** y[t, o − from] += x_k · w[o, k] for the outliers k of each row t and from ≤ o < to, one after the other, each operation rounded to f32; block: see Scratch. */
   addProducts(matrix: ColumnSource, y: Rows, from: number, to: number, block: Float32Array): void {
     const { columns, starts, columnSlots, values } = this;
+    const sums = y.values;
     for (let o = from; columns.length > 0 && o < to; o += BLOCK_ROWS) {
       const rows = Math.min(BLOCK_ROWS, to - o);
       matrix.restoreColumns(o, o + rows, columns, block);
@@ -51,7 +52,7 @@ export class Outliers {
         for (let i = starts[t]!; i < starts[t + 1]!; i++) {
           const value = values[i]!;
           const column = columnSlots[i]! * BLOCK_ROWS;
-          for (let row = 0; row < rows; row++) y.values[first + row]! += Math.fround(value * block[column + row]!);
+          for (let row = 0; row < rows; row++) sums[first + row]! += Math.fround(value * block[column + row]!);
         }
       }
     }

@@ -185,12 +185,13 @@ class Int8CodesMatrix extends Int8Matrix implements ColumnSource {
     const [groupLength, scales, scaleStep, zeroPoints, zeroPointStep] = this.scales.of(from, to - from);
     const bytes = new Int8Array(this.memory.wasm.buffer);
     const floats = new Float32Array(this.memory.wasm.buffer);
-    for (let row = 0; row < to - from; row++) {
-      const codes = this.rowAddress(from + row);
-      for (let i = 0, at = row; i < columns.length; i++, at += BLOCK_ROWS) {
-        const g = Math.floor(columns[i]! / groupLength);
+    for (let i = 0; i < columns.length; i++) {
+      const g = Math.floor(columns[i]! / groupLength);
+      let code = this.rowAddress(from) + columns[i]!;
+      let scale = scales / 4 + g;
+      for (let row = 0; row < to - from; row++, code += this.rowBytes, scale += scaleStep / 4) {
         const zeroPoint = zeroPoints && bytes[zeroPoints + row * zeroPointStep + g]!;
-        restored[at] = (bytes[codes + columns[i]!]! - zeroPoint) * floats[(scales + row * scaleStep) / 4 + g]!;
+        restored[i * BLOCK_ROWS + row] = (bytes[code]! - zeroPoint) * floats[scale]!;
       }
     }
   }
