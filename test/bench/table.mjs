@@ -50,12 +50,12 @@ const withError = (value, error, digits) => `${value.toFixed(digits)} ± ${error
 const formatChange = ({ ratio, ratioError }) => (ratio >= 1 ? "+" : "−") + withError(Math.abs(100 * (ratio - 1)), 100 * ratioError, 2);
 
 /** What becomes of the matrices of the blocks and of their inputs. @param {QuantizationRecipe} recipe */
-function describeRecipe({ linear, activations = "float", rounding, equalization, outlierThreshold }) {
+function describeRecipe({ linear, activations = "float", rounding, equalization, observer = "minmax", outlierThreshold }) {
   return [
     describeFormat(linear),
     ...(rounding === "gptq" ? ["GPTQ"] : []),
     ...(equalization === "awq" ? ["AWQ"] : equalization === "smoothquant" ? ["SmoothQuant"] : []),
-    ...(activations === "float" ? [] : [`inputs int8, ${activations.ranges}`]),
+    ...(activations === "float" ? [] : [`inputs int8, ${activations.ranges}${activations.ranges === "static" ? ` (${observer})` : ""}`]),
     ...(outlierThreshold === undefined ? [] : [`inputs beyond ${outlierThreshold} float`]),
   ].join("; ");
 }

@@ -18,6 +18,7 @@ export const tableRows = [
   { name: "int8-static-mse", ...staticInt8, observer: "mse" },
   { name: "int8-static-smoothquant", ...staticInt8, equalization: "smoothquant" },
   "int4",
+  { name: "int4-absmax", linear: { type: "int4", mode: "absmax", granularity: { group: 32 } }, embedding },
   { name: "int4-awq", linear: int4, embedding, equalization: "awq" },
   { name: "int4-gptq", linear: int4, embedding, rounding: "gptq" },
   "nf4",
