@@ -1,10 +1,10 @@
-// Measures the embedded model under the recipes of tableRows.mjs, and under each KV cache, on the evaluation text and writes the README's tables.
+// Measures the embedded model under the recipes of tableRows.mjs, under each KV cache and under what fitToBudget() finds, on the evaluation text and writes the README's tables.
 // Usage: npm run table [-- --backend cpu|webgpu] [--protocol strided|disjoint|llama.cpp] [--rows int8,nf4] [--shard 1/16] [--print]
 // --shard scores a part of the windows, for a quick look; --print leaves the README as it is. The engine is the built one: Node finds the package by its own name.
 import { readFileSync, writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
-import { compareQuantizations, describeFormat } from "nibble-webgpu";
-import { nameOfRow, tableRows } from "./tableRows.mjs";
+import { compareQuantizations, describeFormat, fitToBudget } from "nibble-webgpu";
+import { budgetRows, nameOfRow, tableRows } from "./tableRows.mjs";
 
 /**
  * @typedef {import("nibble-webgpu").ComparisonRow} ComparisonRow
@@ -107,10 +107,12 @@ const settings = {
   backend: /** @type {"cpu" | "webgpu"} */ (options.backend),
   gpu,
 };
+/** Not the text that is scored. */
+const calibration = readModelFile("texts/stories-calibration.txt").toString("utf8");
 const comparing = compareQuantizations(files, {
   ...settings,
   recipes,
-  calibration: readModelFile("texts/stories-calibration.txt").toString("utf8"),
+  calibration,
   onProgress({ name, row, rows, fraction, perplexity }) {
     const tenths = Math.floor(10 * fraction);
     if (tenths === shownTenths) return;
@@ -121,11 +123,14 @@ const comparing = compareQuantizations(files, {
 
 const head = ["preset", "block matrices", "bits/weight", "MB", "perplexity", "Δ to f32, %", "KL, nats", "same top token, %"];
 let table = line(head) + line(["---", "---", ...head.slice(2).map(() => "---:")]);
+/** @type {Map<string, ComparisonRow>} */
+const rows = new Map();
 let step = await comparing.next();
 for (let isBaseline = true; !step.done; isBaseline = false, step = await comparing.next()) {
   const row = formatRow(step.value, isBaseline);
   process.stderr.write(row);
   table += row;
+  rows.set(step.value.name, step.value);
 }
 /** What rounding the cache alone costs: weights stay f32, and sums too. */
 let caches = line(["KV cache", "perplexity", "Δ to f32, %"]) + line(["---", "---:", "---:"]);
@@ -136,6 +141,25 @@ for (const kvCache of /** @type {const} */ (["f32", "f16", "int8"])) {
     caches += line([`\`${kvCache}\``, perplexity.toFixed(4), kvCache === "f32" ? "—" : `${perplexity >= exact ? "+" : "−"}${Math.abs(100 * (perplexity / exact - 1)).toFixed(4)}`]);
   }
 }
-const written = `${table}\n${describeRun(step.value)}\nThe same text under the f32 model with each KV cache (\`f16\` is the default; \`int8\` has one scale per head and position):\n\n${caches}`;
+/** What a mixed recipe of the same size reaches, chosen on the calibration text. */
+let budgets = line(["budget of", "MB", "KL, nats", "same top token, %", "MB of the fit", "KL, nats", "same top token, %", "Δ to f32, %"]) + line(["---", ...Array.from({ length: 7 }, () => "---:")]);
+const chosen = budgetRows.flatMap((name) => rows.get(name) ?? []);
+/** @type {QuantizationRecipe[]} */
+const fits = [];
+/** @type {import("nibble-webgpu").BudgetFit["sensitivity"] | undefined} */
+let sensitivity;
+for (const { name, bytes } of chosen) {
+  process.stderr.write(`fitting the size of ${name}\n`);
+  const fit = await fitToBudget(files, { text: calibration, bytes: bytes.total, backend: settings.backend, gpu, sensitivity });
+  sensitivity = fit.sensitivity;
+  fits.push({ ...fit.recipe, name: `fit of ${name}` });
+}
+for await (const fit of compareQuantizations(files, { ...settings, recipes: fits })) {
+  const preset = chosen.find(({ name }) => fit.name === `fit of ${name}`);
+  if (!preset) continue;
+  const cells = [preset, fit].map(({ bytes, klDivergence, sameTopToken }) => [(bytes.total / 1e6).toFixed(2), klDivergence.mean.toPrecision(2), (100 * sameTopToken.fraction).toFixed(2)]);
+  budgets += line([`\`${preset.name}\``, ...cells.flat(), formatChange(fit)]);
+}
+const written = `${table}\n${describeRun(step.value)}\nThe same text under the f32 model with each KV cache (\`f16\` is the default; \`int8\` has one scale per head and position):\n\n${caches}\nMixed recipes that \`fitToBudget\` chose on the calibration text, with a format for every matrix, beside the preset whose size they may have:\n\n${budgets}`;
 if (options.print) process.stdout.write(written);
 else writeFileSync(readme, replaceTable(readFileSync(readme, "utf8"), written));

@@ -28,5 +28,8 @@ export const tableRows = [
   "fp4",
 ];
 
+/** Whose size fitToBudget() gets as its budget, for the last table. @type {readonly string[]} */
+export const budgetRows = ["int8-zeropoint", "int4", "nf4", "nf4-dq"];
+
 /** @param {TableRow} row */
 export const nameOfRow = (row) => (typeof row === "string" ? row : (row.name ?? ""));

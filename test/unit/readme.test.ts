@@ -1,7 +1,7 @@
 import { readFile } from "node:fs/promises";
 import { afterEach, describe, expect, test, vi } from "vitest";
 import { loadModel } from "../../src/index.ts";
-import { nameOfRow, tableRows } from "../bench/tableRows.mjs";
+import { budgetRows, nameOfRow, tableRows } from "../bench/tableRows.mjs";
 import { embeddedModel } from "../fixtures/embeddedModel.ts";
 
 const readme = await readFile(new URL("../../README.md", import.meta.url), "utf8");
@@ -40,7 +40,7 @@ describe("README.md", () => {
   test("holds the measured table between its markers", () => {
     const [, table] = /<!-- table:begin -->\n(.*?)<!-- table:end -->/s.exec(readme) ?? [];
     const names = [...table!.matchAll(/^\| `(.+?)`/gm)].map(([, name]) => name);
-    expect(names).toEqual(["f32", ...tableRows.map(nameOfRow), "f32", "f16", "int8"]); // recipes, KV caches
+    expect(names).toEqual(["f32", ...tableRows.map(nameOfRow), "f32", "f16", "int8", ...budgetRows]); // recipes, KV caches, budgets
     expect(table).toMatch(/^Made by `npm run table/m);
   });
 });
