@@ -1,7 +1,7 @@
 // y[m, n] = activate(Σ_k W[n, k] · x[m, k] + bias[n]) + residual[m, n] for run.count rows of x from run.row on; or, where EPILOGUE is normalizer, the
 // maximum and exponential sum of each row's products, 64 outputs at a time (normalizer.wgsl): logits that are never stored.
 // x: f32 [rows, K padded]; codes, scales: packed [N, K]; aux: f32 gamma, beta [K padded] (unused here), bias [N]; residual, y: f32 [rows, y_stride], rows from 0.
-// Where ACTIVATIONS is int8, codes meet codes, as exact integers (Input of the CPU backend states the arithmetic).
+// Where ACTIVATIONS is int8, codes meet codes, as exact integers, and outliers are added behind (Input of the CPU backend states the arithmetic).
 // One workgroup of 64 threads computes 32 rows × 64 outputs, a thread 4 × 8; each weight is dequantized once per tile, into workgroup memory.
 // Dispatch (⌈N / 64⌉, ⌈count / 32⌉). Oracle: test/reference/gpt2.ts, linear().
 #import "step"
@@ -21,6 +21,10 @@
 #import "finish"
 #if ACTIVATIONS == int8
 #import "int8_dot"
+#import "code_rows"
+#endif
+#if OUTLIERS
+#import "outlier_rows"
 #endif
 
 const BM = 32u;
@@ -46,7 +50,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   let ty = t >> 3u;
   var sums: array<vec4<f32>, 8>; // [n][m]
 #if ACTIVATIONS == int8
-  let x_stride = shape.x_stride / 4u + 1u;
+  let x_stride = code_row_stride();
 #if SCALE != group
   var exact: array<vec4<i32>, 8>; // integers as long as one scale serves the row
 #endif
@@ -86,8 +90,9 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     }
     workgroupBarrier();
   }
+  let rows = vec4<u32>(run.row) + min(vec4<u32>(m0 + ty * 4u) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(run.count - 1u));
   var x_scales: vec4<f32>;
-  for (var j = 0u; j < 4u; j++) { x_scales[j] = bitcast<f32>(x[(run.row + min(m0 + ty * 4u + j, run.count - 1u)) * x_stride + x_stride - 1u].x); }
+  for (var j = 0u; j < 4u; j++) { x_scales[j] = bitcast<f32>(x[rows[j] * x_stride + code_words()].x); }
   for (var n = 0u; n < 8u; n++) {
 #if SCALE == group
     sums[n] *= x_scales;
@@ -95,6 +100,16 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     sums[n] = vec4<f32>(exact[n]) * x_scales;
 #endif
   }
+#if OUTLIERS
+  for (var word = 0u; word < shape.x_stride / 8u; word++) {
+    let masks = outlier_masks(rows, word);
+    for (var rest = any_of(masks); rest != 0u; rest &= rest - 1u) {
+      let k = 32u * word + firstTrailingBit(rest);
+      let outliers = outliers_at(rows, masks, k);
+      for (var n = 0u; n < 8u; n++) { sums[n] += outliers * outlier_weight(workgroup.x * BN + n * 8u + tx, k); }
+    }
+  }
+#endif
 #else
   for (var k4 = 0u; k4 < shape.x_stride; k4 += BK / 4u) {
     for (var i = t; i < BM * BK / 4u; i += 64u) {

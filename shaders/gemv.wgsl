@@ -2,6 +2,7 @@
 // x: f32 [rows, K padded] (splits: see attention_decode.wgsl); codes, scales: packed [N, K]; aux: f32 gamma [K padded], beta [K padded], bias [N]; y: f32 [N].
 // One workgroup computes 8 · ROW_TILES outputs; STRIPES threads share a row, each taking every STRIPES-th chunk of it, so that neighbours
 // read neighbouring bytes. Dispatch ⌈N / (8 · ROW_TILES)⌉.
+// Where ACTIVATIONS is int8, the row becomes codes first, and its outliers are added behind the sum of its codes.
 // Oracle: test/reference/gpt2.ts, linear().
 #import "step"
 #import "matrix_shape"
@@ -17,12 +18,33 @@
 
 var<workgroup> partials: array<f32, 8u * ROW_TILES * STRIPES>;
 
+// Of output t of this workgroup, over the stripes.
+fn sum_of_partials(t: u32) -> f32 {
+  var sum = 0.0;
+  for (var s = 0u; s < loop_bound(STRIPES); s++) { sum += partials[((t >> 3u) * STRIPES + s) * 8u + (t & 7u)]; }
+  return sum;
+}
+
 #import "prologue"
 #if ACTIVATIONS == int8
 #import "int8_dot"
 #endif
 #if EPILOGUE == candidates
 #import "candidates"
+#endif
+#if OUTLIERS
+
+// Σ x_k · w_k over the outliers k of a stripe, words of 32 columns here, for one output.
+fn outlier_product(row: u32, stripe: u32) -> f32 {
+  var sum = 0.0;
+  for (var word = stripe; word < shape.x_stride / 8u; word += STRIPES) {
+    for (var rest = input_outliers[word]; rest != 0u; rest &= rest - 1u) {
+      let k = 32u * word + firstTrailingBit(rest);
+      sum += prepared_at(k >> 2u)[k & 3u] * outlier_weight(row, k);
+    }
+  }
+  return sum;
+}
 #endif
 
 @compute @workgroup_size(WG)
@@ -88,14 +110,18 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
     partials[(i * STRIPES + stripe) * 8u + lane] = sum;
   }
   workgroupBarrier();
-  if (t < 8u * tiles) {
-    var sum = 0.0;
-    for (var s = 0u; s < loop_bound(STRIPES); s++) { sum += partials[((t >> 3u) * STRIPES + s) * 8u + lane]; }
+  var total = 0.0;
+  if (t < 8u * tiles) { total = sum_of_partials(t); }
 #if ACTIVATIONS == int8
-    sum *= input_scale;
+  total *= input_scale;
 #endif
-    finish((first_tile + (t >> 3u)) * 8u + lane, 0u, sum);
-  }
+#if OUTLIERS
+  workgroupBarrier();
+  for (var i = (t >> 3u) / STRIPES; i < tiles; i += WG / 8u / STRIPES) { partials[(i * STRIPES + stripe) * 8u + lane] = outlier_product((first_tile + i) * 8u + lane, stripe); }
+  workgroupBarrier();
+  if (t < 8u * tiles) { total += sum_of_partials(t); }
+#endif
+  if (t < 8u * tiles) { finish((first_tile + (t >> 3u)) * 8u + lane, 0u, total); }
 #if EPILOGUE == candidates
   offer(first_tile * 8u, workgroup.x, t);
 #endif

@@ -16,3 +16,18 @@ fn sum16(a: vec4<u32>) -> i32 { return dot16(a, vec4<u32>(0x01010101u)); }
 
 // The zero point of a row's group, a whole number: zero_bias() without the excess of its codes.
 fn zero_point(row: u32, group: u32) -> i32 { return i32(zero_bias(row, group) - 8388736.0); }
+#if OUTLIERS
+
+// What an outlier in column k is multiplied with: the weight, but for a scale that serves the whole row, which finish() multiplies with.
+fn outlier_weight(row: u32, k: u32) -> f32 {
+  let c = k >> 4u;
+  let group = c / shape.chunks_per_group;
+  let word = codes[((row >> 3u) * shape.chunks_per_row + c) * 8u + (row & 7u)][(k >> 2u) & 3u];
+  let weight = f32(extractBits(i32(word), (k & 3u) * 8u, 8u) - zero_point(row, group));
+#if SCALE == group
+  return weight * scale_at(row, group);
+#else
+  return weight;
+#endif
+}
+#endif

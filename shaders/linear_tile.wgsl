@@ -1,7 +1,8 @@
 // y[m, n] = activate(Σ_k W[n, k] · p(x)[m, k] + bias[n]) + residual[m, n]: gemm (ROWS 8, p nothing) and gemv (ROWS 1) in registers alone, for software
 // adapters, where a barrier costs more than reading x again. Where EPILOGUE is normalizer: see gemm.wgsl, 8 · WG outputs at a time.
 // x: f32 [rows, K padded], from run.row on (splits: see attention_decode.wgsl); codes, scales: packed [N, K]; aux: f32 gamma, beta [K padded], bias [N];
-// residual, y: f32 [rows, y_stride], rows from 0. Where ACTIVATIONS is int8, x is quantized on the way (gemv) or was by quantize_rows.wgsl (PROLOGUE codes).
+// residual, y: f32 [rows, y_stride], rows from 0. Where ACTIVATIONS is int8, x is quantized on the way (gemv) or was by quantize_rows.wgsl (PROLOGUE codes),
+// and outliers are added behind the sum of the codes.
 // One invocation computes ROWS rows of the 8 outputs of one tile. LANES neighbours of a subgroup share the reading of x: each reads ROWS / LANES rows and
 // broadcasts them; without SUBGROUPS each reads all rows itself. Dispatch (⌈N / 8 / WG⌉, ⌈count / ROWS⌉). Oracle: test/reference/gpt2.ts, linear().
 #if SUBGROUPS
@@ -27,6 +28,10 @@ enable subgroups;
 #endif
 #if ACTIVATIONS == int8
 #import "int8_dot"
+#import "code_rows"
+#endif
+#if OUTLIERS && PROLOGUE == codes
+#import "outlier_rows"
 #endif
 #if EPILOGUE == normalizer
 var<workgroup> found_by: array<vec4<f32>, ROWS * WG>; // [m][t]
@@ -60,7 +65,7 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
   let known_row = min(row, (shape.rows - 1u) & ~7u); // every lane takes part in the broadcasts, also those behind the last tile
   let m0 = workgroup.y * ROWS;
 #if PROLOGUE == codes
-  let x_stride = shape.x_stride / 4u + 1u;
+  let x_stride = code_row_stride();
 #else
   let x_stride = shape.x_stride;
 #endif
@@ -158,10 +163,33 @@ fn main(@builtin(workgroup_id) workgroup: vec3<u32>, @builtin(local_invocation_i
 #if ACTIVATIONS == int8
   for (var i = 0u; i < 8u * rows; i++) {
 #if PROLOGUE == codes
-    sums[i] *= bitcast<f32>(x[(run.row + m0 + (i >> 3u)) * x_stride + x_stride - 1u].x);
+    sums[i] *= bitcast<f32>(x[(run.row + m0 + (i >> 3u)) * x_stride + code_words()].x);
 #else
     sums[i] *= input_scale;
 #endif
+  }
+#endif
+#if OUTLIERS && PROLOGUE == codes
+  for (var m = 0u; m < rows; m += 4u) {
+    let four = vec4<u32>(run.row + m0) + min(vec4<u32>(m) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(rows - 1u));
+    for (var word = 0u; word < shape.x_stride / 8u; word++) {
+      let masks = outlier_masks(four, word);
+      for (var rest = any_of(masks); rest != 0u; rest &= rest - 1u) {
+        let k = 32u * word + firstTrailingBit(rest);
+        let outliers = outliers_at(four, masks, k);
+        for (var n = 0u; n < loop_bound(8u); n++) {
+          let products = outliers * outlier_weight(known_row + n, k);
+          for (var j = 0u; j < loop_bound(4u); j++) { sums[(m + j) * 8u + n] += products[j]; }
+        }
+      }
+    }
+  }
+#elif OUTLIERS
+  for (var word = 0u; word < shape.x_stride / 8u; word++) {
+    for (var rest = input_outliers[word]; rest != 0u; rest &= rest - 1u) {
+      let k = 32u * word + firstTrailingBit(rest);
+      for (var n = 0u; n < loop_bound(8u); n++) { sums[n] += prepared_at(k >> 2u)[k & 3u] * outlier_weight(known_row + n, k); }
+    }
   }
 #endif
 #if EPILOGUE == normalizer

@@ -16,4 +16,6 @@ struct Shape {
   head_size: u32,        // of the attention whose splits the merge prologue joins, and how many splits it may have
   max_splits: u32,
   epilogue: u32,         // what follows the product: 1 bias, 2 activation, 4 residual
+  input_range: f32,      // static range of int8 activations; 0: each row's own
+  outlier_threshold: f32, // where OUTLIERS: what is at least as large stays f32
 };

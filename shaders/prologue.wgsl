@@ -1,5 +1,5 @@
 // What happens to a row of x before the product: nothing, a layer norm, or the merge of attention's splits. The result is prepared[K padded / 4].
-// Needs `run`, `shape`, `x`, `aux` and WG; where PROLOGUE is not none, prepare() must have run. A prologue takes the row run.row alone.
+// Needs `run`, `shape`, `x`, `aux`, `loop_bound` and WG; where PROLOGUE is not none, prepare() must have run. A prologue takes the row run.row alone.
 #if PROLOGUE != none
 var<workgroup> prepared: array<vec4<f32>, PREPARED>;
 #endif
@@ -51,6 +51,9 @@ fn prepare(t: u32) {
 #import "workgroup_max"
 var<workgroup> input_codes: array<vec4<u32>, INPUT_CODES>; // the row as int8 codes, whose scale is input_scale
 var<private> input_scale: f32;
+#if OUTLIERS
+var<workgroup> input_outliers: array<u32, INPUT_CODES / 2u>; // a bit per column
+#endif
 
 #if PROLOGUE == none
 fn prepared_at(k4: u32) -> vec4<f32> { return x[run.row * shape.x_stride + k4]; }
@@ -59,15 +62,25 @@ fn prepared_at(k4: u32) -> vec4<f32> { return prepared[k4]; }
 #endif
 
 fn quantize_input(t: u32) {
-  var top = 0.0;
-  for (var i = t; i < shape.x_stride; i += WG) { top = max(top, largest(prepared_at(i))); }
-  let absmax = workgroup_max(top, t);
+  var absmax = shape.input_range;
+  if (absmax == 0.0) {
+    var top = 0.0;
+    for (var i = t; i < shape.x_stride; i += WG) { top = max(top, largest(prepared_at(i))); }
+    absmax = workgroup_max(top, t);
+  }
   let inverse = inverse_scale(absmax);
   input_scale = row_scale(absmax);
   for (var i = t; i < shape.x_stride / 4u; i += WG) {
     let k4 = 4u * i;
     input_codes[i] = vec4<u32>(code_word(prepared_at(k4), inverse), code_word(prepared_at(k4 + 1u), inverse), code_word(prepared_at(k4 + 2u), inverse), code_word(prepared_at(k4 + 3u), inverse));
   }
+#if OUTLIERS
+  for (var i = t; i < shape.x_stride / 8u; i += WG) {
+    var mask = 0u;
+    for (var j = 0u; j < loop_bound(8u); j++) { mask |= outlier_bits(prepared_at(8u * i + j)) << (4u * j); }
+    input_outliers[i] = mask;
+  }
+#endif
   workgroupBarrier();
 }
 #endif

@@ -2,6 +2,7 @@ export { EngineError, type EngineErrorCode } from "./errors.ts";
 export { comparisonCsv } from "./evaluate/comparisonCsv.ts";
 export { decodeComparison, encodeComparison } from "./evaluate/encodeComparison.ts";
 export { mergeComparisons } from "./evaluate/mergeComparisons.ts";
+export { calibrate } from "./load/calibrate.ts";
 export { compareQuantizations } from "./load/compareQuantizations.ts";
 export { exportSafetensors } from "./load/exportSafetensors.ts";
 export { fitToBudget } from "./load/fitToBudget.ts";

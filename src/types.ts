@@ -25,7 +25,7 @@ export interface QuantizationRecipe {
   rounding?: "nearest" | "gptq";
   /** @default "none" */
   equalization?: "none" | "smoothquant" | "awq";
-  /** LLM.int8(): input columns whose activations exceed it stay in f16. */
+  /** LLM.int8(), beside int8 activations: of each token's input of a matrix, values of at least this magnitude stay f32. @default none */
   outlierThreshold?: number;
   /** GPTQ: quantize columns in the order of falling Hessian diagonal, groups staying where they are. @default false */
   activationOrder?: boolean;
@@ -114,7 +114,10 @@ export interface LoadOptions {
   cache?: "opfs" | "none" | ModelCache;
   /** File name -> "sha256-<hex>": what the file must be, wherever it comes from, or the load fails as `integrity`. Weights from the hub are compared with the hub's own hashes without it. */
   integrity?: Readonly<Record<string, string>>;
-  /** Text or tokens, for recipes that need it. */
+  /**
+   * Text or tokens, for recipes that need it: static ranges, GPTQ, SmoothQuant, AWQ; with LLM.int8() the share of outliers is reported. The first 16,384
+   * tokens count, in windows of contextLength. What is calibrated is read more than once: a checkpoint from the network is kept in memory meanwhile.
+   */
   calibration?: string | readonly number[];
   onProgress?: (progress: LoadProgress) => void;
   signal?: AbortSignal;
@@ -155,6 +158,22 @@ export interface TensorReport {
   maxAbs: number;
   sqnrDb: number;
   cosine: number;
+  /** What calibration did with the matrix's input; absent where it did nothing. */
+  input?: TensorInputReport;
+}
+
+/** Each field is present where the recipe makes use of it. */
+export interface TensorInputReport {
+  /** Static range of int8 activations: the largest magnitude that a code stands for. */
+  range?: number;
+  /** Which observer chose it. */
+  observer?: NonNullable<QuantizationRecipe["observer"]>;
+  /** LLM.int8(): share of the calibration's values beyond the outlier threshold. */
+  outlierShare?: number;
+  /** LLM.int8(): in how many columns they are. */
+  outlierColumns?: number;
+  /** SmoothQuant's or AWQ's α of this matrix: how much of the inputs' range moved into the weights. */
+  smoothing?: number;
 }
 
 export interface StoredBytes {
@@ -320,6 +339,45 @@ export interface Model {
   dispose(): void;
   [Symbol.dispose](): void;
   [Symbol.asyncDispose](): Promise<void>;
+}
+
+// ---------------------------------------------------------------- calibration
+
+export interface CalibrateOptions extends Omit<LoadOptions, "quantization" | "calibration" | "kvCache"> {
+  /** Text or tokens to run. The first 16,384 tokens count, cut into windows of contextLength; less than a window only where it is the only one. */
+  text: string | readonly number[];
+  /** Columns with a magnitude beyond it are reported as outliers. @default 6, LLM.int8()'s */
+  outlierThreshold?: number;
+}
+
+/** What one matrix was given as input: after the layer norm, attention or activation in front of it. */
+export interface InputReport {
+  /** Checkpoint name of the matrix without `transformer.`. */
+  name: string;
+  /** Inputs of the matrix. */
+  columns: number;
+  /** Largest magnitude. */
+  absmax: number;
+  /** Mean magnitude. */
+  meanAbs: number;
+  /** What int8 activations with static ranges would be clipped to, by observer. */
+  ranges: Readonly<Record<"minmax" | "percentile" | "mse", number>>;
+  /** Indices of the columns with a magnitude beyond the threshold, ascending. */
+  outlierColumns: readonly number[];
+  /** Share of all values that are beyond it. */
+  outlierShare: number;
+}
+
+export interface CalibrationReport {
+  /** Tokens that ran. */
+  tokens: number;
+  windows: number;
+  windowTokens: number;
+  outlierThreshold: number;
+  /** Of the linear matrices in the order of the layers, then of the head. */
+  inputs: readonly InputReport[];
+  /** Its notices say what was left out of the text. */
+  adapter: AdapterSummary;
 }
 
 // ---------------------------------------------------------------- comparison

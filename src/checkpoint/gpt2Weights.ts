@@ -40,6 +40,11 @@ export function gpt2Weights(config: Gpt2Config): ExpectedTensor[] {
   return tensors;
 }
 
+/** The matrix that turns final hidden states into logits. */
+export function headName({ tieWordEmbeddings }: Gpt2Config): string {
+  return tieWordEmbeddings ? "wte.weight" : "lm_head.weight";
+}
+
 /** What a quantized matrix has beside its codes: bitsandbytes' state of a 4-bit one, scales and zero points of an int8 one. */
 const companions = /^(.+\.weight)(\.absmax|\.quant_map|\.nested_absmax|\.nested_quant_map|\.quant_state\.bitsandbytes__\w+|_scale|_zero_point)$/;
 

@@ -7,6 +7,8 @@ export const metadataKeys = {
   /** JSON: name of a tensor in the file -> SHA-256 of its bytes, hex. */
   hashes: "nibble.sha256",
   version: "nibble.version",
+  /** JSON: name of a matrix -> static range of its inputs, for int8 activations. */
+  ranges: "nibble.inputRanges",
   /** Where the checkpoint came from. */
   source: "nibble.source",
   /** In words, which way round matrices lie. */

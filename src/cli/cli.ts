@@ -1,5 +1,6 @@
 import { EngineError } from "../index.ts";
 import { version } from "../../package.json";
+import { calibrate, calibrateCommand } from "./calibrate.ts";
 import { compare, compareCommand } from "./compare.ts";
 import { exportCommand, exportModel } from "./export.ts";
 import { generate, generateCommand } from "./generate.ts";
@@ -13,6 +14,7 @@ const commands: readonly { spec: CommandSpec; run: (args: readonly string[], io:
   { spec: perplexityCommand, run: perplexity },
   { spec: compareCommand, run: compare },
   { spec: mergeCommand, run: merge },
+  { spec: calibrateCommand, run: calibrate },
   { spec: exportCommand, run: exportModel },
 ];
 
@@ -29,6 +31,7 @@ Examples:
   nibble perplexity --text file.txt --model openai-community/gpt2 --quantization f32,int8,nf4
   nibble compare --text file.txt --recipes int8,nf4,mine.json --shard 1/8 --json --out shard-1.json
   nibble merge shard-*.json --markdown
+  nibble calibrate --text file.txt --model openai-community/gpt2
   nibble export --model openai-community/gpt2 --quantization nf4 --out gpt2-nf4.safetensors
 `;
 

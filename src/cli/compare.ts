@@ -1,11 +1,11 @@
-import { basename } from "node:path";
-import type { CompareOptions, Comparison, PresetName, QuantizationRecipe, Shard } from "../index.ts";
+import type { CompareOptions, Comparison, Shard } from "../index.ts";
 import { markdownHead, markdownRow, outputOptions, parseOutput, throwFirstError, writeComparison } from "./comparisonOutput.ts";
 import type { CliIo } from "./io.ts";
-import { describeBackend, modelOptions, parseModelChoice, presetNames, requestGpu } from "./load.ts";
+import { describeBackend, modelOptions, parseModelChoice, requestGpu } from "./load.ts";
 import { openModel } from "./modelFiles.ts";
 import { parseProtocol, protocolOptions } from "./perplexity.ts";
 import { ProgressLine } from "./progress.ts";
+import { calibrationOption, readCalibration, readRecipe } from "./recipe.ts";
 import { type CommandSpec, ParsedOptions, UsageError } from "./usage.ts";
 
 export const compareCommand: CommandSpec = {
@@ -18,7 +18,7 @@ export const compareCommand: CommandSpec = {
     recipes: { value: "names", help: "comma-separated: presets (f32, int8, nf4…) and files of recipes as JSON (mine.json) [f32,int8,nf4]" },
     baseline: { value: "name", help: "what they are compared with: a preset or a recipe file [f32]" },
     ...protocolOptions,
-    calibration: { value: "file", help: "text for recipes that need calibration; not the one that is scored" },
+    calibration: calibrationOption,
     shard: { value: "i/n", help: "score every n-th window from the i-th on, 1/n … n/n; nibble merge joins their --json" },
     samples: { help: "put what was measured per token into the JSON [with --shard]" },
     ...outputOptions,
@@ -31,24 +31,6 @@ function parseShard(option: string | undefined): Shard | undefined {
   const [index, count] = /^\d+\/\d+$/.test(option) ? option.split("/").map(Number) : [];
   if (index === undefined || count === undefined || index < 1 || index > count) throw new UsageError(`Option --shard is "${option}"; expected i/n with i from 1 to n.`);
   return { index: index - 1, count };
-}
-
-/** A preset by name, or a recipe from a JSON file, named like the file where it has no name. Its fields are the engine's to check. */
-async function readRecipe(io: CliIo, option: string, word: string): Promise<PresetName | QuantizationRecipe> {
-  if (!word.endsWith(".json")) {
-    const preset = presetNames.find((name) => name === word);
-    if (preset === undefined) throw new UsageError(`Option --${option} has "${word}"; expected a .json file or of ${presetNames.join(", ")}.`);
-    return preset;
-  }
-  const json = await io.readText(word);
-  try {
-    const recipe: unknown = JSON.parse(json);
-    if (typeof recipe !== "object" || recipe === null) throw new UsageError(`The recipe file "${word}" holds no object; expected one with the field "linear".`);
-    return { name: basename(word, ".json"), ...recipe } as QuantizationRecipe;
-  } catch (error) {
-    if (error instanceof SyntaxError) throw new UsageError(`The recipe file "${word}" is no JSON: ${error.message}`, { cause: error });
-    throw error;
-  }
 }
 
 function describeRun(modelName: string, comparison: Comparison): string {
@@ -70,8 +52,7 @@ export async function compare(args: readonly string[], io: CliIo): Promise<void>
   const words = (options.text("recipes") ?? "f32,int8,nf4").split(",").map((word) => word.trim());
   const recipes = await Promise.all(words.map((word) => readRecipe(io, "recipes", word)));
   const baseline = await readRecipe(io, "baseline", options.text("baseline") ?? "f32");
-  const calibrationPath = options.text("calibration");
-  const calibration = calibrationPath === undefined ? undefined : await io.readText(calibrationPath);
+  const calibration = await readCalibration(io, options);
   const text = await io.readText(textPath);
   const { name: modelName, source } = await openModel(options.text("model"));
   const gpu = await requestGpu(io, choice);

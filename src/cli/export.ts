@@ -1,9 +1,10 @@
 import { existsSync } from "node:fs";
 import { dirname } from "node:path";
 import type { CliIo } from "./io.ts";
-import { describeBackend, loadWithProgress, modelOptions, parseModelChoice, parsePreset } from "./load.ts";
+import { describeBackend, loadWithProgress, modelOptions, parseModelChoice } from "./load.ts";
 import { openModel } from "./modelFiles.ts";
 import { ProgressLine } from "./progress.ts";
+import { readQuantization, recipeOptions } from "./recipe.ts";
 import { type CommandSpec, ParsedOptions, UsageError } from "./usage.ts";
 
 export const exportCommand: CommandSpec = {
@@ -14,7 +15,7 @@ export const exportCommand: CommandSpec = {
     out: { value: "file", help: "where to write; until it is complete it has another name" },
     model: modelOptions.model!,
     backend: modelOptions.backend!,
-    quantization: { value: "preset", help: "how to quantize the weights: f32, f16, int8, nf4… [as the model is stored, else int8]" },
+    ...recipeOptions,
     help: { help: "this text" },
   },
 };
@@ -26,11 +27,11 @@ export async function exportModel(args: readonly string[], io: CliIo): Promise<v
   if (out === undefined) throw new UsageError("Option --out is missing.");
   if (!out.endsWith(".safetensors")) throw new UsageError(`Option --out is "${out}"; expected a name that ends with .safetensors.`);
   if (!existsSync(dirname(out))) throw new UsageError(`Option --out is "${out}"; there is no folder "${dirname(out)}".`);
-  const preset = parsePreset(options);
   const choice = parseModelChoice(options);
+  const quantization = await readQuantization(io, options);
   const { name, source } = await openModel(options.text("model"));
 
-  using model = await loadWithProgress(io, source, preset, choice);
+  using model = await loadWithProgress(io, source, { ...choice, ...quantization });
   const { recipe, bitsPerWeight, bytes } = model.quantization;
   io.stderr.write(`${name} · ${recipe.name} · ${describeBackend(model)}\n`);
   const progress = new ProgressLine(io.stderr);

@@ -1,7 +1,8 @@
 import type { GenerateOptions, GenerationSummary } from "../index.ts";
 import type { CliIo } from "./io.ts";
-import { describeBackend, loadWithProgress, modelOptions, parseModelChoice, parsePreset } from "./load.ts";
+import { describeBackend, loadWithProgress, modelOptions, parseModelChoice } from "./load.ts";
 import { openModel } from "./modelFiles.ts";
+import { readQuantization, recipeOptions } from "./recipe.ts";
 import { type CommandSpec, ParsedOptions, UsageError } from "./usage.ts";
 
 export const generateCommand: CommandSpec = {
@@ -10,7 +11,7 @@ export const generateCommand: CommandSpec = {
   summary: "Continues a prompt (- reads it from stdin). The new text goes to stdout while it is made; everything else goes to stderr.",
   options: {
     ...modelOptions,
-    quantization: { value: "preset", help: "how to quantize the weights: f32, f16, int8, int4, nf4… [as the model is stored, else int8]" },
+    ...recipeOptions,
     "max-tokens": { value: "n", help: "end after n new tokens [128]" },
     temperature: { value: "t", help: "0 is greedy [1]" },
     "top-k": { value: "k", help: "keep the k likeliest tokens" },
@@ -47,11 +48,11 @@ export async function generate(args: readonly string[], io: CliIo): Promise<void
   if (others.length > 0) throw new UsageError(`Expected one prompt, found ${options.operands.length}; put it in quotes.`);
   const generateOptions = { ...parseGenerateOptions(options), signal: io.signal };
   const choice = parseModelChoice(options);
-  const preset = parsePreset(options);
+  const recipe = await readQuantization(io, options);
   const prompt = operand === "-" ? await io.readText("-") : operand;
   const { name, source } = await openModel(options.text("model"));
 
-  const model = await loadWithProgress(io, source, preset, choice);
+  const model = await loadWithProgress(io, source, { ...choice, ...recipe });
   const { name: quantization } = model.quantization.recipe;
   try {
     if (options.has("json")) {

@@ -1,4 +1,4 @@
-import type { compareQuantizations, exportSafetensors, loadModel } from "../index.ts";
+import type { calibrate, compareQuantizations, exportSafetensors, loadModel } from "../index.ts";
 
 export interface Output {
   write(text: string): void;
@@ -21,6 +21,7 @@ export interface CliIo {
   loadModel: typeof loadModel;
   exportSafetensors: typeof exportSafetensors;
   compareQuantizations: typeof compareQuantizations;
+  calibrate: typeof calibrate;
   /** Dawn, or null where the package "webgpu" is not installed. */
   requestGpu(): Promise<GPU | null>;
 }

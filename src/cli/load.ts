@@ -33,33 +33,26 @@ export function parsePresets(option: string): PresetName[] {
   });
 }
 
-/** At most one preset name; without one the engine takes what the model is stored in, else int8. */
-export function parsePreset(options: ParsedOptions): PresetName | undefined {
-  const option = options.text("quantization");
-  const [preset, ...others] = option === undefined ? [] : parsePresets(option);
-  if (others.length > 0) throw new UsageError("Option --quantization takes one preset here.");
-  return preset;
-}
-
 /** What loads need; undefined where the CPU was asked for, or there is no package "webgpu". */
-export async function requestGpu(io: CliIo, { backend }: ModelChoice): Promise<GPU | undefined> {
+export async function requestGpu(io: CliIo, { backend }: Pick<ModelChoice, "backend">): Promise<GPU | undefined> {
   const gpu = backend === "cpu" ? null : await io.requestGpu();
   if (gpu === null && backend === "webgpu") throw new UsageError('Option --backend is "webgpu", which needs the package webgpu in Node: npm install webgpu.');
   return gpu ?? undefined;
 }
 
 /** Loads with a progress line. The caller disposes the model. */
-export async function loadWithProgress(io: CliIo, source: ModelSource, quantization: PresetName | undefined, choice: ModelChoice): Promise<Model> {
+export async function loadWithProgress(io: CliIo, source: ModelSource, choice: ModelChoice & Pick<LoadOptions, "quantization" | "calibration">): Promise<Model> {
+  const { quantization } = choice;
+  const name = typeof quantization === "string" ? quantization : quantization?.name;
   const gpu = await requestGpu(io, choice);
   const progress = new ProgressLine(io.stderr);
   try {
     return await io.loadModel(source, {
       ...choice,
-      quantization,
       gpu,
       cache: "none",
       signal: io.signal,
-      onProgress: ({ stage, fraction, file }) => progress.update(quantization ? `loading as ${quantization}` : "loading", fraction, file ? `${stage} ${file}` : stage),
+      onProgress: ({ stage, fraction, file }) => progress.update(name ? `loading as ${name}` : "loading", fraction, file ? `${stage} ${file}` : stage),
     });
   } finally {
     progress.end();

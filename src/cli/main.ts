@@ -1,7 +1,7 @@
 #!/usr/bin/env node
 import { readFile, writeFile } from "node:fs/promises";
 import { text as readAll } from "node:stream/consumers";
-import { compareQuantizations, EngineError, exportSafetensors, loadModel } from "../index.ts";
+import { calibrate, compareQuantizations, EngineError, exportSafetensors, loadModel } from "../index.ts";
 import { runCli } from "./cli.ts";
 import type { Output } from "./io.ts";
 import { writeStream } from "./writeStream.ts";
@@ -60,6 +60,7 @@ const code = await runCli(process.argv.slice(2), {
   loadModel,
   exportSafetensors,
   compareQuantizations,
+  calibrate,
   requestGpu,
 });
 process.exitCode = isPipeClosed ? 0 : code;

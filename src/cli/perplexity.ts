@@ -3,6 +3,7 @@ import type { CliIo } from "./io.ts";
 import { describeBackend, loadWithProgress, modelOptions, parseModelChoice, parsePresets } from "./load.ts";
 import { openModel } from "./modelFiles.ts";
 import { ProgressLine } from "./progress.ts";
+import { calibrationOption, readCalibration } from "./recipe.ts";
 import { type CommandSpec, type OptionSpecs, ParsedOptions, UsageError } from "./usage.ts";
 
 /** Options of every command that scores a text. */
@@ -20,6 +21,7 @@ export const perplexityCommand: CommandSpec = {
     text: { value: "file", help: "the text; - is stdin" },
     ...modelOptions,
     quantization: { value: "presets", help: "comma-separated: f32, f16, int8, int4, nf4… [f32,int8,nf4]" },
+    calibration: calibrationOption,
     ...protocolOptions,
     json: { help: "one JSON object instead of the table" },
     help: { help: "this text" },
@@ -66,6 +68,7 @@ export async function perplexity(args: readonly string[], io: CliIo): Promise<vo
   if (textPath === undefined) throw new UsageError("Option --text is missing.");
   const perplexityOptions = parseProtocol(options);
   const choice = parseModelChoice(options);
+  const calibration = await readCalibration(io, options);
   const chosen = parsePresets(options.text("quantization") ?? "f32,int8,nf4");
   const text = await io.readText(textPath);
   const { name: modelName, source } = await openModel(options.text("model"));
@@ -73,7 +76,7 @@ export async function perplexity(args: readonly string[], io: CliIo): Promise<vo
 
   /** Loads, scores and frees one recipe. */
   const measure = async (name: PresetName): Promise<Row> => {
-    using model = await loadWithProgress(io, source, name, choice);
+    using model = await loadWithProgress(io, source, { ...choice, quantization: name, calibration });
     if (name === chosen[0]) io.stderr.write(`${modelName} · ${describeBackend(model)}\n`);
     const progress = new ProgressLine(io.stderr);
     const startMs = performance.now();

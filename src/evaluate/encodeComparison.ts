@@ -1,7 +1,7 @@
 import { EngineError, type EngineErrorCode } from "../errors.ts";
 import { isRecord, show, validateTensorFormat } from "../quantize/formats.ts";
 import { validateRecipe } from "../quantize/recipes.ts";
-import type { AdapterSummary, Comparison, ComparisonRow, ComparisonSamples, Gpt2Config, TensorFormat, TensorReport, TokensIdentity } from "../types.ts";
+import type { AdapterSummary, Comparison, ComparisonRow, ComparisonSamples, Gpt2Config, TensorFormat, TensorInputReport, TensorReport, TokensIdentity } from "../types.ts";
 
 const FORMAT = "nibble-comparison/1";
 
@@ -123,6 +123,15 @@ const tensor = object<TensorReport>({
   maxAbs: number,
   sqnrDb: number,
   cosine: number,
+  input: optional(
+    object<TensorInputReport>({
+      range: optional(number),
+      observer: optional(oneOf("minmax", "percentile", "mse")),
+      outlierShare: optional(number),
+      outlierColumns: optional(count),
+      smoothing: optional(number),
+    }),
+  ),
 });
 
 const row = object<ComparisonRow>({

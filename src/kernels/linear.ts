@@ -1,7 +1,7 @@
 import type { Kernel, KernelCompiler } from "../gpu/pipeline.ts";
 import type { ShaderConstants } from "../gpu/preprocess.ts";
 import { COLUMN_PADDING, padTo } from "../quantize/pack.ts";
-import { encodingConstants, type GpuMatrix, type GpuMatrixPart } from "./matrix.ts";
+import { encodingConstants, type GpuMatrix, type GpuMatrixPart, type MatrixUse } from "./matrix.ts";
 import { dispatchOp, sequence, type Op } from "./op.ts";
 import { kernels } from "./sources.ts";
 
@@ -15,9 +15,9 @@ const TILE_THREADS = 16;
 const TILE_ROWS_OF_X = 8;
 const WORKGROUP_MEMORY_BYTES = 16384;
 
-/** Bytes of one row of activations as int8 codes, its scale behind it. */
-export function codeRowBytes(columns: number): number {
-  return padTo(columns, COLUMN_PADDING) + 16;
+/** Bytes of one row of activations as int8 codes, its scale and the marks of its outliers behind it: code_rows.wgsl. */
+export function codeRowBytes(columns: number, outliers: boolean): number {
+  return padTo(columns, COLUMN_PADDING) + 16 + (outliers ? 16 * Math.ceil(columns / 128) : 0);
 }
 
 export interface LinearBuffers {
@@ -39,9 +39,9 @@ export interface LinearBuffers {
 export type Prologue = "none" | "layer_norm" | "merge";
 
 /** A row of `columns` inputs that a prologue prepares must fit in workgroup memory beside the partial sums and the candidates. */
-export function fitsPrologue(columns: number, activations: "float" | "int8" = "float"): boolean {
-  const preparedBytes = preparedChunks(padTo(columns, COLUMN_PADDING)) * (activations === "int8" ? 20 : 16);
-  return preparedBytes + GEMV_MEMORY_BYTES <= WORKGROUP_MEMORY_BYTES;
+export function fitsPrologue(columns: number, { activations = "float", outlierThreshold }: Pick<MatrixUse, "activations" | "outlierThreshold"> = {}): boolean {
+  const codeBytes = activations === "float" ? 0 : outlierThreshold === undefined ? 4 : 4.5; // of 4 columns; an outlier's mark is a bit
+  return preparedChunks(padTo(columns, COLUMN_PADDING)) * (16 + codeBytes) + GEMV_MEMORY_BYTES <= WORKGROUP_MEMORY_BYTES;
 }
 
 /** vec4s of workgroup memory for a row; at least 1 KB, so that small models of different widths share a kernel. */
@@ -70,7 +70,7 @@ export async function bindGemv(compiler: KernelCompiler, label: string, matrix: 
     ...linearConstants(compiler, matrix),
     PROLOGUE: prologue,
     ...(prologue === "none" ? {} : { PREPARED: preparedChunks(matrix.paddedColumns) }),
-    ...(matrix.int8Activations ? { INPUT_CODES: matrix.paddedColumns / 16 } : {}),
+    ...(matrix.int8Activations ? { INPUT_CODES: preparedChunks(matrix.paddedColumns) / 4 } : {}),
   };
   if (compiler.variants.tuning === "software") return bindTile(compiler, `${label}.gemv`, matrix, buffers, { ...constants, ROWS: 1, READS: 1, LANES: 1 });
   const { stripes, rowTiles } = compiler.variants.gemv;
@@ -89,18 +89,20 @@ async function bindRows(compiler: KernelCompiler, label: string, matrix: GpuMatr
   if (matrix.int8Activations) {
     const { run, x, xCodes } = buffers;
     if (!xCodes) throw new TypeError(`${label}: int8 activations need a buffer for codes.`);
-    const kernel = await compiler.compile(kernels.quantizeRows, { WG: 64 });
+    const kernel = await compiler.compile(kernels.quantizeRows, { WG: 64, OUTLIERS: matrix.outliers });
     const quantize = dispatchOp(kernel, kernel.bind(`${label}.codes`, [run, matrix.parts[0]!.shape, x, xCodes]), (rows) => [rows]);
-    return sequence([quantize, await bindProduct(compiler, label, matrix, { ...buffers, x: xCodes }, { ...constants, PROLOGUE: "codes" })]);
+    const product = await bindProduct(compiler, label, matrix, { ...buffers, x: xCodes }, { ...constants, PROLOGUE: "codes" }, matrix.outliers ? [x] : []);
+    return sequence([quantize, product]);
   }
-  return bindProduct(compiler, label, matrix, buffers, { ...constants, PROLOGUE: "none" });
+  return bindProduct(compiler, label, matrix, buffers, { ...constants, PROLOGUE: "none" }, []);
 }
 
-async function bindProduct(compiler: KernelCompiler, label: string, matrix: GpuMatrix, buffers: LinearBuffers, constants: ShaderConstants): Promise<Op> {
+/** outlierRows: where x is rows of codes, the f32 rows that their outliers are read from. */
+async function bindProduct(compiler: KernelCompiler, label: string, matrix: GpuMatrix, buffers: LinearBuffers, constants: ShaderConstants, outlierRows: readonly GPUBuffer[]): Promise<Op> {
   const { tuning, lanes } = compiler.variants;
-  if (tuning === "software") return bindTile(compiler, `${label}.gemm`, matrix, buffers, { ...constants, ROWS: TILE_ROWS_OF_X, READS: TILE_ROWS_OF_X / lanes, LANES: lanes });
-  const kernel = await compiler.compile(kernels.gemm, constants);
-  return bindParts(kernel, `${label}.gemm`, matrix, buffers, [], (part, rows) => [Math.ceil(part.rows / GEMM_OUTPUTS), Math.ceil(rows / GEMM_ROWS)]);
+  if (tuning === "software") return bindTile(compiler, `${label}.gemm`, matrix, buffers, { ...constants, ROWS: TILE_ROWS_OF_X, READS: TILE_ROWS_OF_X / lanes, LANES: lanes }, outlierRows);
+  const kernel = await compiler.compile(outlierRows.length > 0 ? kernels.gemmOutliers : kernels.gemm, constants);
+  return bindParts(kernel, `${label}.gemm`, matrix, buffers, outlierRows, (part, rows) => [Math.ceil(part.rows / GEMM_OUTPUTS), Math.ceil(rows / GEMM_ROWS)]);
 }
 
 export interface NormalizerBuffers {
@@ -130,10 +132,10 @@ export async function bindNormalizer(compiler: KernelCompiler, label: string, ma
   return sequence([product, dispatchOp(join, join.bind(`${label}.rowNormalizer`, [matrix.parts[0]!.shape, found, sums]), (rows) => [rows])]);
 }
 
-async function bindTile(compiler: KernelCompiler, label: string, matrix: GpuMatrix, buffers: LinearBuffers, constants: ShaderConstants & { ROWS: number }): Promise<Op> {
+async function bindTile(compiler: KernelCompiler, label: string, matrix: GpuMatrix, buffers: LinearBuffers, constants: ShaderConstants & { ROWS: number }, outlierRows: readonly GPUBuffer[] = []): Promise<Op> {
   const TABLE = compiler.variants.lanes === 8 && matrix.encoding.code === "lut4" ? "lanes" : "memory";
-  const kernel = await compiler.compile(kernels.linearTile, { ...constants, WG: TILE_THREADS, TABLE, SUBGROUPS: Number(constants.LANES) > 1 || TABLE === "lanes" });
-  return bindParts(kernel, label, matrix, buffers, [], (part, rows) => [Math.ceil(part.rows / (8 * TILE_THREADS)), constants.ROWS === 1 ? 1 : Math.ceil(rows / constants.ROWS)]);
+  const kernel = await compiler.compile(outlierRows.length > 0 ? kernels.linearTileOutliers : kernels.linearTile, { ...constants, WG: TILE_THREADS, TABLE, SUBGROUPS: Number(constants.LANES) > 1 || TABLE === "lanes" });
+  return bindParts(kernel, label, matrix, buffers, outlierRows, (part, rows) => [Math.ceil(part.rows / (8 * TILE_THREADS)), constants.ROWS === 1 ? 1 : Math.ceil(rows / constants.ROWS)]);
 }
 
 /** One dispatch for each part of the matrix; `more`: what its kernel binds beyond the rest. */
@@ -146,10 +148,10 @@ function bindParts(kernel: Kernel, label: string, matrix: GpuMatrix, { run, x, a
   );
 }
 
-function linearConstants({ variants }: KernelCompiler, { encoding, form, int8Activations }: GpuMatrix): Record<string, string | number | boolean> {
+function linearConstants({ variants }: KernelCompiler, { encoding, form, int8Activations, outliers }: GpuMatrix): Record<string, string | number | boolean> {
   // gelu_pytorch_tanh is gelu_new by another name.
   const ACTIVATION = form.activation === "gelu_pytorch_tanh" ? "gelu_new" : form.activation;
-  const reading = { ...encodingConstants(encoding), ACTIVATIONS: int8Activations ? "int8" : "float", DOT4: variants.dot4 };
+  const reading = { ...encodingConstants(encoding), ACTIVATIONS: int8Activations ? "int8" : "float", OUTLIERS: outliers, DOT4: variants.dot4 };
   // Software adapters take longer to compile one more kernel than to ask a uniform what to do.
   if (variants.tuning === "software") return { ...reading, ROLLED: true, EPILOGUE: "uniform", ACTIVATION: ACTIVATION === "none" ? "gelu_new" : ACTIVATION };
   return { ...reading, ROLLED: false, EPILOGUE: "constant", ACTIVATION, BIAS: form.bias, RESIDUAL: form.residual };

@@ -3,9 +3,12 @@ import type { Gpu, MemoryPurpose } from "../gpu/device.ts";
 import { CHUNK_VALUES, type Encoding, type PackedMatrix, type PackedPart } from "../quantize/pack.ts";
 import type { Activation } from "../types.ts";
 
+const SHAPE_BYTES = 80;
+const LARGEST_FLOAT = 3.4028234663852886e38;
+
 /** Parts of a packed matrix on the device, each within the binding limit. */
 export interface GpuMatrixPart extends Omit<PackedPart, "codes" | "scales"> {
-  /** Uniform `Shape` of matrix.wgsl, 64 bytes. */
+  /** Uniform `Shape` of matrix_shape.wgsl, SHAPE_BYTES. */
   shape: GPUBuffer;
   /** vec4<u32> [paddedRows / 8][paddedColumns / E][8] */
   codes: GPUBuffer;
@@ -25,6 +28,8 @@ export interface GpuMatrix extends Omit<PackedMatrix, "parts"> {
   form: LinearForm;
   /** Its inputs are quantized too: products of codes, as exact integers. For int8 codes alone. */
   int8Activations: boolean;
+  /** Of those inputs, the largest stay f32: LLM.int8(). */
+  outliers: boolean;
   parts: readonly GpuMatrixPart[];
 }
 
@@ -33,6 +38,10 @@ export interface MatrixUse {
   form?: LinearForm;
   /** What the recipe says of activations; only a matrix of int8 codes heeds it. @default "float" */
   activations?: "float" | "int8";
+  /** Static range of int8 activations. @default each row's own */
+  inputRange?: number;
+  /** Beside int8 activations: what is at least as large stays f32. @default nothing */
+  outlierThreshold?: number;
   /** f32s per row of the output. */
   yStride: number;
   /** Where the bias begins in the op's `aux` buffer, in vec4s. */
@@ -49,7 +58,7 @@ export const weightUsage = BufferUsage.storage | BufferUsage.copyDst | BufferUsa
 
 /** Uploads a packed matrix; its shape uniforms are made for the one place of the graph where it stands. */
 export async function uploadMatrix(gpu: Gpu, label: string, packed: PackedMatrix, purpose: MemoryPurpose, use: MatrixUse): Promise<GpuMatrix> {
-  const { form = { activation: "none", bias: false, residual: false } } = use;
+  const { form = { activation: "none", bias: false, residual: false }, outlierThreshold } = use;
   const epilogue = (form.bias ? 1 : 0) | (form.activation !== "none" ? 2 : 0) | (form.residual ? 4 : 0);
   const chunkValues = CHUNK_VALUES[packed.encoding.code];
   const parts: GpuMatrixPart[] = [];
@@ -57,11 +66,12 @@ export async function uploadMatrix(gpu: Gpu, label: string, packed: PackedMatrix
     const name = packed.parts.length === 1 ? label : `${label}.part${index}`;
     const codes = gpu.createBuffer(`${name}.codes`, part.codes.byteLength, weightUsage, purpose);
     const scales = gpu.createBuffer(`${name}.scales`, part.scales.byteLength, weightUsage, "scales");
-    const shape = gpu.createBuffer(`${name}.shape`, 64, BufferUsage.uniform | BufferUsage.copyDst, "scales");
+    const shape = gpu.createBuffer(`${name}.shape`, SHAPE_BYTES, BufferUsage.uniform | BufferUsage.copyDst, "scales");
     await gpu.settle();
     await gpu.upload(codes, part.codes);
     await gpu.upload(scales, part.scales);
-    const words = new Uint32Array(16);
+    const words = new Uint32Array(SHAPE_BYTES / 4);
+    const floats = new Float32Array(words.buffer);
     words.set([
       part.rows,
       part.rowOffset,
@@ -76,12 +86,14 @@ export async function uploadMatrix(gpu: Gpu, label: string, packed: PackedMatrix
       use.yStride,
       use.biasBase,
     ]);
-    new Float32Array(words.buffer)[12] = use.epsilon;
+    floats[12] = use.epsilon;
     words.set([use.headSize ?? 0, use.maxSplits ?? 0, epilogue], 13);
+    floats.set([use.inputRange ?? 0, Math.min(outlierThreshold ?? 0, LARGEST_FLOAT)], 16);
     await gpu.upload(shape, words);
     parts.push({ ...part, shape, codes, scales });
   }
-  return { ...packed, label, form, int8Activations: use.activations === "int8" && packed.encoding.code === "int8", parts };
+  const int8Activations = use.activations === "int8" && packed.encoding.code === "int8";
+  return { ...packed, label, form, int8Activations, outliers: int8Activations && outlierThreshold !== undefined, parts };
 }
 
 /** Reads back what uploadMatrix was given; the words of a part's scales may be followed by padding. */

@@ -3,10 +3,13 @@ import attentionDecode from "../../shaders/attention_decode.wgsl?raw";
 import attentionPrefill from "../../shaders/attention_prefill.wgsl?raw";
 import attentionRows from "../../shaders/attention_rows.wgsl?raw";
 import candidates from "../../shaders/candidates.wgsl?raw";
+import codeRows from "../../shaders/code_rows.wgsl?raw";
+import columnStatistics from "../../shaders/column_statistics.wgsl?raw";
 import embed from "../../shaders/embed.wgsl?raw";
 import embedRow from "../../shaders/embed_row.wgsl?raw";
 import gemm from "../../shaders/gemm.wgsl?raw";
 import gemv from "../../shaders/gemv.wgsl?raw";
+import gram from "../../shaders/gram.wgsl?raw";
 import gumbel from "../../shaders/gumbel.wgsl?raw";
 import half from "../../shaders/half.wgsl?raw";
 import int8Code from "../../shaders/int8_code.wgsl?raw";
@@ -22,6 +25,7 @@ import loopBound from "../../shaders/loop_bound.wgsl?raw";
 import matrix from "../../shaders/matrix.wgsl?raw";
 import matrixShape from "../../shaders/matrix_shape.wgsl?raw";
 import normalizer from "../../shaders/normalizer.wgsl?raw";
+import outlierRows from "../../shaders/outlier_rows.wgsl?raw";
 import output from "../../shaders/output.wgsl?raw";
 import philox from "../../shaders/philox.wgsl?raw";
 import prologue from "../../shaders/prologue.wgsl?raw";
@@ -51,6 +55,8 @@ const pieces = {
   finish,
   int8_code: int8Code,
   int8_dot: int8Dot,
+  code_rows: codeRows,
+  outlier_rows: outlierRows,
   normalizer,
   output,
   prologue,
@@ -80,7 +86,9 @@ export const kernels = {
   gemv: kernel("gemv", gemv, "step", "uniform", "read", "read", "read", "read", "read", "write"),
   head: kernel("gemv", gemv, "step", "uniform", "read", "read", "read", "read", "read", "write", "uniform", "read", "write"),
   gemm: kernel("gemm", gemm, "step", "uniform", "read", "read", "read", "read", "read", "write"),
+  gemmOutliers: kernel("gemm", gemm, "step", "uniform", "read", "read", "read", "read", "read", "write", "read"),
   linearTile: kernel("linear_tile", linearTile, "step", "uniform", "read", "read", "read", "read", "read", "write"),
+  linearTileOutliers: kernel("linear_tile", linearTile, "step", "uniform", "read", "read", "read", "read", "read", "write", "read"),
   embed: kernel("embed", embed, "step", "uniform", "read", "read", "read", "read", "write"),
   layerNorm: kernel("layer_norm", layerNorm, "step", "uniform", "read", "read", "write"),
   kvWrite: kernel("kv_write", kvWrite, "step", "uniform", "read", "write", "write"),
@@ -93,4 +101,6 @@ export const kernels = {
   sampleCandidates: kernel("sample", sample, "step", "uniform", "uniform", "read", "read", "read", "read", "write", "write", "write", "read"),
   rowSums: kernel("row_sums", rowSums, "uniform", "read", "read", "write"),
   rowDivergence: kernel("row_divergence", rowDivergence, "uniform", "read", "read", "read", "read", "write"),
+  columnStatistics: kernel("column_statistics", columnStatistics, "step", "uniform", "read", "write"),
+  gram: kernel("gram", gram, "step", "uniform", "uniform", "read", "write"),
 } as const;

@@ -1,18 +1,20 @@
+import type { Checkpoint } from "../checkpoint/types.ts";
 import { EngineError } from "../errors.ts";
 import { emptyRow, measuresOf, sampleRow } from "../evaluate/comparison.ts";
 import { scoredBytes as countScoredBytes, tokenByteLengths } from "../evaluate/perplexity.ts";
 import { planWindows, shardOf } from "../evaluate/protocols.ts";
 import { checkTokens } from "../generate/options.ts";
 import type { Backend } from "../model/backend.ts";
-import { presets, resolveRecipe } from "../quantize/recipes.ts";
+import { resolveRecipe } from "../quantize/recipes.ts";
 import { createTokenizer } from "../tokenizer/index.ts";
 import type { CompareOptions, Comparison, ComparisonRow, CompareProgress, ModelSource, PresetName, QuantizationRecipe, QuantizationReport } from "../types.ts";
+import { Calibration, type FloatModel, hasObservedInput, openFloat } from "./calibration.ts";
 import { hashedWhileRead, identifyTokens } from "./identity.ts";
 import { chooseBackend, createBuilderBeside } from "./openBackend.ts";
 import { openVerified } from "./openVerified.ts";
 import { activationsOf, checkLoadOptions, resolveContextLength, resolveKvCache } from "./options.ts";
+import { quantizeCalibrated, readCalibration, requireCalibration } from "./prepare.ts";
 import { ProgressMeter } from "./progress.ts";
-import { quantizeInto } from "./quantizeInto.ts";
 import { ENGINE_VERSION } from "./version.ts";
 
 /** Of a row's progress bar, what loading takes. */
@@ -26,8 +28,12 @@ const DOWNLOAD_SHARE = 0.5;
 
 interface Entry {
   name: string;
-  /** As given; what cannot run has an error instead of a resolved recipe. */
-  given: PresetName | QuantizationRecipe;
+  recipe: QuantizationRecipe;
+}
+
+interface Loaded {
+  backend: Backend;
+  report: QuantizationReport;
 }
 
 /**
@@ -41,6 +47,7 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
   signal?.throwIfAborted();
   checkLoadOptions(options);
   const entries = namedEntries(options);
+  for (const { recipe } of entries) requireCalibration(recipe, options.calibration);
   const meter = new CompareMeter(entries, options.onProgress);
   const onBytes = ({ loadedBytes, totalBytes }: { loadedBytes: number; totalBytes: number | null }): void => meter.report({ fraction: (LOAD_SHARE * DOWNLOAD_SHARE * loadedBytes) / (totalBytes ?? Infinity) });
   const checkpoint = await openVerified(source, { hub, fetch, signal, integrity, download: { onBytes } });
@@ -55,11 +62,13 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
   const scoredBytes = typeof options.text === "string" ? countScoredBytes(plan, tokenByteLengths(tokens, tokenizer)) : null;
   const hashed = hashedWhileRead(checkpoint);
 
+  const windows = options.calibration === undefined ? null : readCalibration(options.calibration, tokenizer, config, contextLength);
+
   const choice = await chooseBackend(options, config);
-  const open = async (recipe: QuantizationRecipe, progress: ProgressMeter): Promise<{ backend: Backend; report: QuantizationReport }> => {
-    const builder = await createBuilderBeside(choice, { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), activations: activationsOf(recipe) });
+  const open = async (recipe: QuantizationRecipe, progress: ProgressMeter): Promise<Loaded> => {
+    const builder = await createBuilderBeside(choice, { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), ...activationsOf(recipe), notices: windows?.notices });
     try {
-      const report = await quantizeInto(builder, hashed.sha256() === null ? hashed.checkpoint : checkpoint, recipe, progress, signal);
+      const report = await quantizeCalibrated(builder, hashed.sha256() === null ? hashed.checkpoint : checkpoint, recipe, { calibration, openModel, progress, signal });
       return { report, backend: await builder.finish(signal) };
     } catch (error) {
       builder.abandon();
@@ -67,26 +76,32 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
     }
   };
 
-  const rows: ComparisonRow[] = [];
   let baseline: Backend | null = null;
+  /** The baseline where its linear matrices are floats, so that the tokens need no model of their own. */
+  let floatModel: FloatModel | null = null;
+  const openModel = async (floats: Checkpoint, progress: ProgressMeter): Promise<FloatModel> => openFloat(await createBuilderBeside(choice, { config, contextLength, kvCache: "f32" }), floats, progress, signal);
+  const calibration = windows && new Calibration(async (progress) => floatModel ?? openModel(checkpoint, progress), windows, signal);
+
+  const rows: ComparisonRow[] = [];
   try {
-    for (const [row, { name, given }] of entries.entries()) {
+    for (const [row, { name, recipe }] of entries.entries()) {
       meter.startRow(row, plan.scoredTokens);
       let backend: Backend | null = null;
       try {
-        const loaded = await open(resolveRecipe(given), new ProgressMeter(({ fraction }) => meter.report({ fraction: LOAD_SHARE * fraction })));
+        const loaded = await open(recipe, new ProgressMeter(({ fraction }) => meter.report({ fraction: LOAD_SHARE * fraction })));
         backend = loaded.backend;
+        if (row === 0) floatModel = floatModelOf(loaded, checkpoint);
         const samples = await sampleRow(backend, baseline, tokens, plan, {
           signal,
           onProgress: ({ scoredTokens, totalTokens, perplexity }) =>
             meter.report({ stage: "score", scoredTokens, perplexity, fraction: LOAD_SHARE + ((1 - LOAD_SHARE) * scoredTokens) / totalTokens }),
         });
         const speed = await measureSpeed(backend, tokens.slice(0, Math.min(TIMED_PREFILL_TOKENS, contextLength - TIMED_DECODE_TOKENS - 1)), signal);
-        const { recipe, bytes, bitsPerWeight, quantizeMs, tensors } = loaded.report;
+        const { bytes, bitsPerWeight, quantizeMs, tensors } = loaded.report;
         rows.push({ name, recipe, bytes, bitsPerWeight, ...measuresOf(samples, scoredBytes), quantizeMs, ...speed, tensors, ...(keepsSamples ? { samples } : {}) });
       } catch (error) {
         if (signal?.aborted || !(error instanceof EngineError) || !baseline) throw error;
-        rows.push(emptyRow(name, typeof given === "string" ? presets[given] : given, error));
+        rows.push(emptyRow(name, recipe, error));
       } finally {
         if (baseline) backend?.dispose();
         else baseline = backend;
@@ -150,21 +165,27 @@ function namedEntries({ recipes, baseline = "f32" }: CompareOptions): Entry[] {
   for (const given of [baseline, ...(recipes as readonly (PresetName | QuantizationRecipe)[])]) {
     const name = typeof given === "string" ? given : given?.name;
     if (typeof name !== "string" || name === "") throw new TypeError("A recipe has no name; expected a preset name or a recipe with a name.");
-    checkRecipe(name, given);
+    const recipe = checkedRecipe(name, given);
     const first = entries[0];
     if (first && name === first.name) continue;
     if (entries.some((entry) => entry.name === name)) throw new TypeError(`recipes has two recipes named "${name}"; expected names to differ.`);
-    entries.push({ name, given });
+    entries.push({ name, recipe });
   }
   return entries;
 }
 
-/** Throws TypeError or RangeError for what is no recipe; one that cannot run gets a row that says so. */
-function checkRecipe(name: string, given: PresetName | QuantizationRecipe): void {
+/** The baseline as a model whose inputs are those of the checkpoint; null where it is too coarse. The comparison disposes of it. */
+function floatModelOf({ backend, report: { recipe, tensors } }: Loaded, checkpoint: Checkpoint): FloatModel | null {
+  if (recipe.linear.type !== "f32" || recipe.overrides || (recipe.activations ?? "float") !== "float") return null;
+  const byName = new Map(checkpoint.tensors.map((tensor) => [tensor.name, tensor]));
+  return { backend, matrices: tensors.map(({ name }) => byName.get(name)!).filter((tensor) => hasObservedInput(tensor, checkpoint)), dispose: () => undefined };
+}
+
+/** As resolveRecipe(), whose errors then name the recipe. */
+function checkedRecipe(name: string, given: PresetName | QuantizationRecipe): QuantizationRecipe {
   try {
-    resolveRecipe(given);
+    return resolveRecipe(given);
   } catch (error) {
-    if (error instanceof EngineError) return;
     const { message } = error as Error;
     throw error instanceof RangeError ? new RangeError(`Recipe "${name}": ${message}`) : new TypeError(`Recipe "${name}": ${message}`);
   }

@@ -4,7 +4,7 @@ import type { CheckpointTensor, StoredEntry } from "../checkpoint/types.ts";
 import { EngineError, throwIfAborted } from "../errors.ts";
 import { requireStorable, storeTensor } from "../quantize/stored.ts";
 import { compareEntries, writeHeader } from "../safetensors/write.ts";
-import type { Model } from "../types.ts";
+import type { Model, QuantizationReport } from "../types.ts";
 import { LoadedModel } from "./model.ts";
 import { ENGINE_VERSION } from "./version.ts";
 
@@ -35,7 +35,8 @@ interface PlannedEntry {
  *   is f16 or f32, transformers reads it with `"quantization_config": {"quant_method": "bitsandbytes", "load_in_4bit": true, "bnb_4bit_quant_type": "nf4"}`
  *   in config.json.
  *
- * `__metadata__` holds the recipe (`nibble.recipe`, JSON), each tensor's SHA-256 (`nibble.sha256`, JSON), the version and where the checkpoint came from.
+ * `__metadata__` holds the recipe (`nibble.recipe`, JSON), each tensor's SHA-256 (`nibble.sha256`, JSON), the ranges of static
+ * int8 activations (`nibble.inputRanges`, JSON), the version and where the checkpoint came from.
  *
  * Calls on the model may go on meanwhile and take turns with it. Cancelling the stream ends it; dispose() fails it with `disposed`.
  * @throws TypeError for a model that loadModel() did not make. The stream fails with signal.reason, and with EngineError `unsupported` for int4, for blocks
@@ -85,12 +86,19 @@ async function* writeChunks(model: LoadedModel, signal: AbortSignal | undefined,
       [metadataKeys.source]: model.description,
       [metadataKeys.layout]: LAYOUT,
       [metadataKeys.recipe]: JSON.stringify(model.quantization.recipe),
+      ...inputRanges(model.quantization),
       [metadataKeys.hashes]: JSON.stringify(hashes),
     });
     for (const { tensor, bytes } of entries) yield bytes ?? (await readEntries(model, tensor, ended.signal)).get("")!.bytes;
   } finally {
     signal?.removeEventListener("abort", abort);
   }
+}
+
+/** What calibration found for int8 activations, without which the model would have to be calibrated again. */
+function inputRanges({ tensors }: QuantizationReport): Record<string, string> {
+  const ranges = tensors.flatMap(({ name, input }) => (input?.range === undefined ? [] : [[name, input.range] as const]));
+  return ranges.length > 0 ? { [metadataKeys.ranges]: JSON.stringify(Object.fromEntries(ranges)) } : {};
 }
 
 async function readEntries(model: LoadedModel, tensor: CheckpointTensor, signal: AbortSignal): Promise<ReadonlyMap<string, StoredEntry>> {

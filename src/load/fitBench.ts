@@ -9,7 +9,7 @@ import type { FitOptions, FitProgress, QuantizationRecipe } from "../types.ts";
 import { type BackendChoice, chooseBackend, createBuilderBeside } from "./openBackend.ts";
 import { resolveContextLength } from "./options.ts";
 import { ProgressMeter } from "./progress.ts";
-import { quantizeInto, quantizeNamed } from "./quantizeInto.ts";
+import { quantizeInto, quantizeNamed, unprepared } from "./quantizeInto.ts";
 
 const DEFAULT_MAX_TOKENS = 512;
 const DEFAULT_WINDOW_TOKENS = 256;
@@ -43,7 +43,7 @@ export class FitBench {
     const backendOptions = { config, contextLength, kvCache };
     try {
       const loading = new ProgressMeter(({ fraction }) => progress.loading(0.5 + fraction / 2));
-      const base = await build(await createBuilderBeside(choice, backendOptions), (builder) => quantizeInto(builder, checkpoint, presets.f32, loading, signal), signal);
+      const base = await build(await createBuilderBeside(choice, backendOptions), (builder) => quantizeInto(builder, unprepared(checkpoint), presets.f32, loading, signal), signal);
       return new FitBench({ checkpoint, choice, backendOptions: { ...backendOptions, base }, tokens, plan, progress, signal });
     } catch (error) {
       disposeChoice(choice);

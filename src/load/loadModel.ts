@@ -1,17 +1,19 @@
 import type { Checkpoint } from "../checkpoint/types.ts";
 import { resolveRecipe } from "../quantize/recipes.ts";
-import { storedRecipe } from "../quantize/storedRecipe.ts";
+import { storedRanges, storedRecipe } from "../quantize/storedRecipe.ts";
 import { createTokenizer } from "../tokenizer/index.ts";
 import type { LoadOptions, Model, ModelSource, QuantizationRecipe } from "../types.ts";
+import { Calibration, type FloatModel, openFloat } from "./calibration.ts";
 import { LoadedModel } from "./model.ts";
-import { chooseBackend, createBuilder } from "./openBackend.ts";
+import { chooseBackend, createBuilder, createBuilderBeside } from "./openBackend.ts";
 import { openVerified } from "./openVerified.ts";
 import { activationsOf, checkLoadOptions, resolveContextLength, resolveKvCache } from "./options.ts";
+import { downloadFirst, quantizeCalibrated, readCalibration, requireCalibration, usesCalibration } from "./prepare.ts";
 import { ProgressMeter } from "./progress.ts";
-import { quantizeInto } from "./quantizeInto.ts";
 
 /**
  * Loads a Hugging Face GPT-2 checkpoint and quantizes it on the way: config, then each tensor is read, quantized, packed, uploaded and dropped.
+ * A recipe that is worked out from calibration text first runs it through the checkpoint in floats.
  * A checkpoint that is quantized already, by exportSafetensors() or by bitsandbytes to 4 bits, keeps its codes where the recipe asks for the format
  * that they are in, and for all of them where no recipe is given.
  * @throws TypeError or RangeError for wrong options; EngineError network, checkpoint, integrity, quantize, unsupported, outOfMemory, shader or deviceLost;
@@ -22,16 +24,23 @@ export async function loadModel(source: ModelSource, options: LoadOptions = {}):
   signal?.throwIfAborted();
   const given = options.quantization === undefined ? null : resolveRecipe(options.quantization);
   checkLoadOptions(options);
-  const checkpoint = await openVerified(source, { hub, fetch, signal, integrity });
+  if (given) requireCalibration(given, options.calibration);
+  const progress = new ProgressMeter(options.onProgress);
+  const mayCalibrate = options.calibration !== undefined && (!given || usesCalibration(given));
+  const checkpoint = await openVerified(source, { hub, fetch, signal, integrity, download: mayCalibrate ? downloadFirst(progress) : undefined });
   const { config } = checkpoint;
+  const { recipe, ranges } = given ? { recipe: given } : await defaultRecipe(checkpoint, signal);
+  if (!ranges?.size) requireCalibration(recipe, options.calibration);
   const contextLength = resolveContextLength(options.contextLength, config);
   const tokenizer = createTokenizer(checkpoint.tokenizerFiles, config);
-  const progress = new ProgressMeter(options.onProgress);
-  const recipe = given ?? (await defaultRecipe(checkpoint, signal));
-  const builder = createBuilder(await chooseBackend(options, config), { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), activations: activationsOf(recipe) });
+  const windows = options.calibration !== undefined && usesCalibration(recipe) ? readCalibration(options.calibration, tokenizer, config, contextLength) : null;
+  const choice = await chooseBackend(options, config);
+  const builder = createBuilder(choice, { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), ...activationsOf(recipe), notices: windows?.notices });
+  const openModel = async (floats: Checkpoint, meter: ProgressMeter): Promise<FloatModel> => openFloat(await createBuilderBeside(choice, { config, contextLength, kvCache: "f32" }), floats, meter, signal);
+  const calibration = windows && new Calibration((meter) => openModel(checkpoint, meter), windows, signal);
   try {
     signal?.throwIfAborted();
-    const quantization = await quantizeInto(builder, checkpoint, recipe, progress, signal);
+    const quantization = await quantizeCalibrated(builder, checkpoint, recipe, { calibration, storedRanges: ranges, openModel, progress, signal });
     progress.compiling(0, 1);
     const backend = await builder.finish(signal);
     progress.compiling(1, 1);
@@ -42,8 +51,9 @@ export async function loadModel(source: ModelSource, options: LoadOptions = {}):
   }
 }
 
-/** What a quantized checkpoint is stored in, else int8. */
-async function defaultRecipe(checkpoint: Checkpoint, signal: AbortSignal | undefined): Promise<QuantizationRecipe> {
+/** What a quantized checkpoint is stored in, with the static ranges that it brings, else int8. */
+async function defaultRecipe(checkpoint: Checkpoint, signal: AbortSignal | undefined): Promise<{ recipe: QuantizationRecipe; ranges?: ReadonlyMap<string, number> }> {
   const headers = await checkpoint.readHeaders(signal);
-  return (headers && storedRecipe(checkpoint, headers)) ?? resolveRecipe();
+  const recipe = headers && storedRecipe(checkpoint, headers);
+  return recipe ? { recipe, ranges: storedRanges(checkpoint, headers, recipe) } : { recipe: resolveRecipe() };
 }

@@ -29,9 +29,9 @@ export async function chooseBackend({ backend = "auto", gpu, device }: BackendRe
   }
 }
 
-/** The choice's builder. On WebGPU the builder, and later the backend, owns `gpu`. */
+/** The choice's builder, with notices beside the choice's own. On WebGPU the builder, and later the backend, owns `gpu`. */
 export function createBuilder(choice: BackendChoice, options: BackendOptions): BackendBuilder {
-  return choice.kind === "webgpu" ? createGpuBuilder(choice.gpu, options) : createCpuBuilder({ ...options, notices: choice.notices });
+  return choice.kind === "webgpu" ? createGpuBuilder(choice.gpu, options) : createCpuBuilder({ ...options, notices: [...choice.notices, ...(options.notices ?? [])] });
 }
 
 /** A builder whose model has a ledger of its own and leaves the device to the choice, for models that are on it together. */

@@ -1,4 +1,5 @@
 import { EngineError } from "../errors.ts";
+import type { BackendOptions } from "../model/backend.ts";
 import type { Gpt2Config, LoadOptions, QuantizationRecipe } from "../types.ts";
 
 /** Checks the options that do not depend on the checkpoint. Throws TypeError or RangeError naming the option, `unsupported` for what arrives later. */
@@ -21,9 +22,9 @@ export function resolveKvCache(kvCache: LoadOptions["kvCache"], recipe: Quantiza
   return kvCache ?? (recipe.linear.type === "f32" ? "f32" : "f16");
 }
 
-/** What a backend needs to know of a recipe's activations; ranges are dynamic. */
-export function activationsOf({ activations = "float" }: QuantizationRecipe): "float" | "int8" {
-  return activations === "float" ? "float" : activations.type;
+/** What a backend needs to know of a recipe's activations. */
+export function activationsOf({ activations = "float", outlierThreshold }: QuantizationRecipe): Pick<BackendOptions, "activations" | "outlierThreshold"> {
+  return activations === "float" ? {} : { activations: activations.type, outlierThreshold };
 }
 
 function oneOf(option: string, value: unknown, allowed: readonly string[]): void {

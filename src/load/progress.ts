@@ -6,23 +6,38 @@ const WEIGHTS_SHARE = 0.95;
 /** Turns what the loader does into LoadProgress whose fraction never falls. */
 export class ProgressMeter {
   #fraction = 0;
+  #from = 0;
+  #to = 1;
 
   constructor(private readonly report: ((progress: LoadProgress) => void) | undefined) {}
 
-  downloaded(file: string, loaded: number, total: number | null): void {
-    this.#emit({ stage: "download", file, loaded, total, unit: "bytes" }, total ? (WEIGHTS_SHARE * loaded) / total : 0);
+  /** What follows is a span of its own: it takes the load from where it is to this fraction of the whole. */
+  spanTo(fraction: number): void {
+    this.#from = this.#fraction;
+    this.#to = fraction;
+  }
+
+  /** @param share of the span that all bytes take */
+  downloaded(file: string, loaded: number, total: number | null, share = WEIGHTS_SHARE): void {
+    this.#emit({ stage: "download", file, loaded, total, unit: "bytes" }, total ? (share * loaded) / total : 0);
   }
 
   tensorDone(loaded: number, total: number): void {
     this.#emit({ stage: "quantize", loaded, total, unit: "tensors" }, loaded === total ? WEIGHTS_SHARE : 0);
   }
 
+  /** @param fraction of the span; 0 for runs within another stage */
+  calibrated(loaded: number, total: number, fraction: number): void {
+    this.#emit({ stage: "calibrate", loaded, total, unit: "tokens" }, fraction);
+  }
+
   compiling(loaded: number, total: number): void {
     this.#emit({ stage: "compile", loaded, total, unit: "pipelines" }, loaded === total ? 1 : WEIGHTS_SHARE);
   }
 
+  /** @param fraction of the span */
   #emit(progress: Omit<LoadProgress, "fraction">, fraction: number): void {
-    this.#fraction = Math.min(1, Math.max(this.#fraction, fraction));
+    this.#fraction = Math.min(1, Math.max(this.#fraction, this.#from + (this.#to - this.#from) * fraction));
     this.report?.({ ...progress, fraction: this.#fraction });
   }
 }

@@ -3,12 +3,33 @@ import type { Checkpoint, CheckpointTensor, ReadTensor } from "../checkpoint/typ
 import type { BackendBuilder } from "../model/backend.ts";
 import { Pacer } from "../model/cpu/pacer.ts";
 import { quantizationError, type QuantizationError } from "../quantize/error.ts";
+import { quantizeGptq } from "../quantize/gptq.ts";
+import { type InputStatistics, outliersBeyond, withoutOutliers } from "../quantize/inputStatistics.ts";
 import { dequantizeTensor, quantizeTensor } from "../quantize/nearest.ts";
+import { staticRange } from "../quantize/observers.ts";
 import { CODE_BITS } from "../quantize/formats.ts";
 import { formatOf, unmatchedOverrides } from "../quantize/recipes.ts";
 import { isSameFormat } from "../quantize/stored.ts";
-import type { QuantizationRecipe, QuantizationReport, QuantizedTensor, StoredBytes, TensorFormat, TensorReport } from "../types.ts";
+import type { QuantizationRecipe, QuantizationReport, QuantizedTensor, StoredBytes, TensorFormat, TensorInputReport, TensorReport } from "../types.ts";
 import type { ProgressMeter } from "./progress.ts";
+
+/** A checkpoint made ready for a recipe. */
+export interface Prepared {
+  checkpoint: Checkpoint;
+  /** Of its matrices' inputs, by name; empty where the recipe makes no use of them. */
+  statistics: ReadonlyMap<string, InputStatistics>;
+  /** For GPTQ: of one matrix's inputs. */
+  withGram: ((name: string) => Promise<InputStatistics>) | null;
+  /** Names of the matrices that equalization scaled. */
+  equalized: ReadonlySet<string>;
+  /** Static ranges of inputs that the file brings, by matrix, for those without statistics. */
+  storedRanges: ReadonlyMap<string, number>;
+}
+
+/** For recipes that need nothing of calibration. */
+export function unprepared(checkpoint: Checkpoint, storedRanges: Prepared["storedRanges"] = new Map()): Prepared {
+  return { checkpoint, statistics: new Map(), withGram: null, equalized: new Set(), storedRanges };
+}
 
 /** Of codes that are used as they are stored. */
 const NO_ERROR: QuantizationError = { mse: 0, maxAbs: 0, sqnrDb: Infinity, cosine: 1 };
@@ -18,7 +39,8 @@ const NO_ERROR: QuantizationError = { mse: 0, maxAbs: 0, sqnrDb: Infinity, cosin
  * Of a matrix that is stored quantized the error counts from what is stored.
  * Throws RangeError for an override that matches no matrix; EngineError quantize names the tensor.
  */
-export async function quantizeInto(builder: BackendBuilder, checkpoint: Checkpoint, recipe: QuantizationRecipe, progress: ProgressMeter, signal: AbortSignal | undefined): Promise<QuantizationReport> {
+export async function quantizeInto(builder: BackendBuilder, prepared: Prepared, recipe: QuantizationRecipe, progress: ProgressMeter, signal: AbortSignal | undefined): Promise<QuantizationReport> {
+  const { checkpoint } = prepared;
   const matrices = checkpoint.tensors.filter(({ kind }) => kind === "linear" || kind === "embedding");
   const [unmatched] = unmatchedOverrides(recipe, matrices.map(({ name }) => name));
   if (unmatched !== undefined) throw new RangeError(`quantization.overrides has "${unmatched}", which matches no matrix of this checkpoint; names look like "${matrices[0]!.name}".`);
@@ -30,6 +52,10 @@ export async function quantizeInto(builder: BackendBuilder, checkpoint: Checkpoi
   const breathe = async (): Promise<void> => {
     if (pacer.isDue()) await pacer.rest(signal);
   };
+  const gptqNamed = ({ name, shape }: CheckpointTensor, values: Float32Array, format: TensorFormat, gram: Float32Array): Promise<QuantizedTensor> =>
+    quantizeGptq(values, shape, format, gram, { activationOrder: recipe.activationOrder, rest: () => pacer.rest(signal) }).catch((error: unknown) => {
+      throw naming(name, error);
+    });
   let linearWeights = 0;
   let linearBytes = 0;
   let quantizeMs = 0;
@@ -41,18 +67,20 @@ export async function quantizeInto(builder: BackendBuilder, checkpoint: Checkpoi
       await builder.add(tensor, reading.values);
       bytes[tensor.kind === "position" ? "embedding" : "scales"] += reading.values.byteLength;
     } else {
-      const startMs = performance.now();
       const wanted = formatOf(recipe, tensor.name, tensor.kind);
       const stored = storedAs(wanted, reading);
-      const quantized = stored ?? quantizeNamed(tensor, reading.values, wanted);
+      const gram = prepared.withGram && !stored && tensor.kind === "linear" && hasCodes(wanted) ? (await prepared.withGram(tensor.name)).gram : null;
+      const startMs = performance.now();
+      const quantized = stored ?? (gram ? await gptqNamed(tensor, reading.values, wanted, gram) : quantizeNamed(tensor, reading.values, wanted));
       quantizeMs += performance.now() - startMs;
       const { format, shape, storedBytes } = quantized;
       await breathe();
       const restored = stored ? null : dequantizeTensor(quantized);
       await breathe();
-      tensors.push({ name: tensor.name, shape, format, bytes: storedBytes, ...(restored ? quantizationError(reading.values, restored) : NO_ERROR) });
+      const input = inputReport(recipe, format, tensor.name, prepared);
+      tensors.push({ name: tensor.name, shape, format, bytes: storedBytes, ...(restored ? quantizationError(reading.values, restored) : NO_ERROR), ...(input && { input }) });
       await breathe();
-      await builder.add(tensor, quantized);
+      await builder.add(tensor, quantized, input);
       const codeBytes = Math.ceil((quantized.codes.length * CODE_BITS[format.type]) / 8);
       bytes[tensor.kind === "linear" ? "weights" : "embedding"] += codeBytes;
       bytes.scales += storedBytes - codeBytes;
@@ -73,12 +101,38 @@ function storedAs(format: TensorFormat, { tensor, stored }: ReadTensor): Quantiz
   return stored && isSameFormat(stored.format, format, tensor.shape) ? { ...stored, format } : null;
 }
 
-/** As quantizeTensor; errors name the tensor. */
+/** Whether a format rounds to codes that GPTQ can choose. */
+function hasCodes({ type }: TensorFormat): boolean {
+  return type !== "f32" && type !== "f16";
+}
+
+/** As quantizeTensor(), whose errors then name the tensor. */
 export function quantizeNamed({ name, shape }: CheckpointTensor, values: Float32Array, format: TensorFormat): QuantizedTensor {
   try {
     return quantizeTensor(values, shape, format);
   } catch (error) {
-    if (!(error instanceof EngineError)) throw error;
-    throw new EngineError(error.code, `Tensor "${name}": ${error.message}`, { ...error.details, tensor: name }, { cause: error });
+    throw naming(name, error);
   }
+}
+
+function naming(name: string, error: unknown): unknown {
+  if (!(error instanceof EngineError)) return error;
+  return new EngineError(error.code, `Tensor "${name}": ${error.message}`, { ...error.details, tensor: name }, { cause: error });
+}
+
+/** What calibration did with a matrix's input; undefined where nothing. */
+function inputReport({ activations = "float", observer = "minmax", outlierThreshold, equalization, smoothing = 0.5 }: QuantizationRecipe, { type }: TensorFormat, name: string, { statistics, equalized, storedRanges }: Prepared): TensorInputReport | undefined {
+  const report: TensorInputReport = {};
+  const codesInputs = type === "int8" && activations !== "float";
+  const seen = codesInputs ? statistics.get(name) : undefined;
+  if (seen && outlierThreshold !== undefined) {
+    const { columns, share } = outliersBeyond(outlierThreshold, seen);
+    Object.assign(report, { outlierShare: share, outlierColumns: columns.length });
+  }
+  if (codesInputs && activations.ranges === "static") {
+    const range = seen ? staticRange(outlierThreshold === undefined ? seen : withoutOutliers(outlierThreshold, seen), observer) : storedRanges.get(name);
+    if (range !== undefined) Object.assign(report, { range, observer });
+  }
+  if (equalized.has(name) && equalization === "smoothquant" && smoothing !== "search") report.smoothing = smoothing;
+  return Object.keys(report).length > 0 ? report : undefined;
 }

@@ -1,6 +1,7 @@
 import type { CheckpointTensor } from "../checkpoint/types.ts";
 import type { EngineError } from "../errors.ts";
 import type { SamplingOptions } from "../kernels/sampling.ts";
+import type { InputStatistics } from "../quantize/inputStatistics.ts";
 import type { AdapterSummary, Gpt2Config, MemoryReport, QuantizedTensor } from "../types.ts";
 
 /** Per scored row of a comparison; all arrays have one element per row. */
@@ -24,6 +25,14 @@ export interface RankedToken {
 export interface SampledToken extends RankedToken {
   /** The likeliest tokens of the model's own distribution, likeliest first, the lowest id first among equals; as many as were asked for. */
   top: readonly RankedToken[];
+}
+
+export interface ObserveOptions {
+  /** Sum x · xᵀ, too. */
+  gram: boolean;
+  signal?: AbortSignal;
+  /** Called with the tokens that ran so far. */
+  onTokens?: (tokens: number) => void;
 }
 
 /**
@@ -55,6 +64,12 @@ export interface Backend {
   /** The same rows of this backend (the candidate) and of `baseline`, whose last window held the same tokens. Same kind of backend, same device. */
   compare(baseline: Backend, from: number, targets: readonly number[], signal?: AbortSignal): Promise<RowComparison>;
   /**
+   * Runs windows as encodeWindow() does, one by one, and sums what it sees of the inputs of the named matrices, linear ones ("h.0.attn.c_attn.weight") or the
+   * head: after the layer norm, attention or activation in front of them, before any rounding to int8. Layers behind the last that is asked for do not run.
+   * @throws RangeError for a name that is neither; EngineError `shader` for NaN or Infinity
+   */
+  observe(windows: readonly (readonly number[])[], names: readonly string[], options: ObserveOptions): Promise<Map<string, InputStatistics>>;
+  /**
    * One tensor of the checkpoint as it is loaded: a matrix quantized, anything else f32. Of wpe, the rows of positions within contextLength.
    * @throws EngineError `checkpoint` for a name that the model does not have
    */
@@ -62,10 +77,16 @@ export interface Backend {
   dispose(): void;
 }
 
+/** What calibration found about the rows that a matrix is multiplied with. */
+export interface MatrixInput {
+  /** Static range of int8 activations: the largest magnitude that a code stands for. @default each row's own largest */
+  range?: number;
+}
+
 /** Takes the tensors one by one while they stream in, then becomes a Backend. */
 export interface BackendBuilder {
-  /** Matrices (linear, embedding) come quantized; position and vector tensors come as f32. The builder copies what it keeps. */
-  add(tensor: CheckpointTensor, values: QuantizedTensor | Float32Array): Promise<void>;
+  /** Matrices (linear, embedding) come quantized; position and vector tensors come as f32. The builder copies what it keeps. For a tied wte, `input` is the head's. */
+  add(tensor: CheckpointTensor, values: QuantizedTensor | Float32Array, input?: MatrixInput): Promise<void>;
   /** Called when every tensor was added; with a base, those that are to differ from it. */
   finish(signal?: AbortSignal): Promise<Backend>;
   /** Frees everything after a failure; idempotent. */
@@ -78,6 +99,8 @@ export interface BackendOptions {
   kvCache: "f32" | "f16" | "int8";
   /** "int8": the inputs of matrices in int8 are quantized too, row by row; the arithmetic is in cpu/input.ts. @default "float" */
   activations?: "float" | "int8";
+  /** LLM.int8(), beside int8 activations: of each row, values of at least this magnitude stay f32. @default none */
+  outlierThreshold?: number;
   /** Sentences for model.adapter.notices. */
   notices?: readonly string[];
   /**

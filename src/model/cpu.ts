@@ -1,9 +1,12 @@
+import { headName } from "../checkpoint/gpt2Weights.ts";
 import type { CheckpointTensor } from "../checkpoint/types.ts";
 import { EngineError, throwIfAborted } from "../errors.ts";
+import type { InputStatistics } from "../quantize/inputStatistics.ts";
 import type { AdapterSummary, Gpt2Config, MemoryReport, QuantizedTensor } from "../types.ts";
-import { type Backend, type BackendBuilder, type BackendOptions, requireLender, type RowComparison } from "./backend.ts";
+import { type Backend, type BackendBuilder, type BackendOptions, type MatrixInput, type ObserveOptions, requireLender, type RowComparison } from "./backend.ts";
 import { Distribution } from "./cpu/distribution.ts";
 import { Input } from "./cpu/input.ts";
+import { InputTally } from "./cpu/inputTally.ts";
 import { allocateTogether, BLOCK_ROWS, type CpuKernels, type CpuMatrix, createScratch, LANES, roundUp, type Scratch } from "./cpu/kernels.ts";
 import { KvCache } from "./cpu/kvCache.ts";
 import { addResidual, causalSoftmax } from "./cpu/ops.ts";
@@ -11,6 +14,7 @@ import { Pacer } from "./cpu/pacer.ts";
 import { plainKernels } from "./cpu/plain.ts";
 import { createSimdKernels } from "./cpu/simd.ts";
 import { type CpuWeights, CpuWeightsCollector, type Lender, type Linear, type Norm } from "./cpu/weights.ts";
+import { lookUp, statisticsOf } from "./observation.ts";
 
 /** Tokens that go through the layers together: restoring a quantized row costs about as much as three products with it. */
 const CHUNK_TOKENS = 128;
@@ -38,8 +42,8 @@ class CpuBuilder implements BackendBuilder {
     this.weights = new CpuWeightsCollector(this.kernels, options);
   }
 
-  async add(tensor: CheckpointTensor, values: QuantizedTensor | Float32Array): Promise<void> {
-    this.weights.add(tensor, values);
+  async add(tensor: CheckpointTensor, values: QuantizedTensor | Float32Array, input?: MatrixInput): Promise<void> {
+    this.weights.add(tensor, values, input);
   }
 
   async finish(signal?: AbortSignal): Promise<Backend> {
@@ -86,6 +90,8 @@ class CpuBackend implements Backend {
   private readonly pacer = new Pacer();
   private buffers: Buffers | null;
   private windowTokens = 0;
+  /** While observe() runs: what it has seen of each matrix's input, and how many layers that takes. */
+  private observed: { tallies: ReadonlyMap<CpuMatrix, InputTally>; layers: number } | null = null;
   private peakBytes = 0;
 
   constructor(options: BackendOptions, kernels: CpuKernels, weights: CpuWeights) {
@@ -227,6 +233,40 @@ class CpuBackend implements Backend {
     return comparison;
   }
 
+  async observe(windows: readonly (readonly number[])[], names: readonly string[], { gram, signal, onTokens }: ObserveOptions): Promise<Map<string, InputStatistics>> {
+    const buffers = this.begin(signal);
+    const { layers, lnF, head } = buffers.weights;
+    const known = new Map<string, { matrix: CpuMatrix; layers: number }>();
+    for (const [i, { cAttn, attnCProj, cFc, mlpCProj }] of layers.entries()) {
+      const linears = { "attn.c_attn": cAttn, "attn.c_proj": attnCProj, "mlp.c_fc": cFc, "mlp.c_proj": mlpCProj };
+      for (const [name, { matrix }] of Object.entries(linears)) known.set(`h.${i}.${name}.weight`, { matrix, layers: i + 1 });
+    }
+    known.set(headName(this.config), { matrix: head, layers: layers.length });
+    const asked = lookUp(known, names);
+    const tallies = new Map([...asked.values()].map(({ matrix }) => [matrix, new InputTally(matrix.K, gram)]));
+    this.observed = { tallies, layers: Math.max(0, ...[...asked.values()].map(({ layers }) => layers)) };
+    try {
+      let tokens = 0;
+      for (const window of windows) {
+        for (let first = 0; first < window.length; first += this.chunkTokens) {
+          const chunk = window.slice(first, first + this.chunkTokens);
+          await this.runLayers(buffers, chunk, first, signal);
+          if (tallies.has(head)) {
+            this.norm(buffers, lnF, buffers.x, chunk.length);
+            await this.see(buffers, head, buffers.normed, chunk.length, signal);
+          }
+          tokens += chunk.length;
+          onTokens?.(tokens);
+        }
+      }
+    } finally {
+      this.observed = null;
+    }
+    const statistics = new Map<string, InputStatistics>();
+    for (const [name, { matrix }] of asked) statistics.set(name, await statisticsOf(name, tallies.get(matrix)!, signal));
+    return statistics;
+  }
+
   async readTensor(name: string, signal?: AbortSignal): Promise<QuantizedTensor | Float32Array> {
     const { weights } = this.begin(signal);
     const tensor = weights.matrices.get(name)?.toTensor() ?? weights.vectors.get(name)?.slice();
@@ -266,7 +306,7 @@ class CpuBackend implements Backend {
     this.begin(signal);
   }
 
-  /** Embeds tokens and runs all layers over them; leaves the residual stream in x, f32 [T, C]. T ≤ chunkTokens. */
+  /** Embeds tokens and runs all layers (those that observe() needs) over them; leaves the residual stream in x, f32 [T, C]. T ≤ chunkTokens. */
   private async runLayers(buffers: Buffers, tokens: readonly number[], start: number, signal?: AbortSignal): Promise<void> {
     const { nEmbd: C, nInner, activation } = this.config;
     const { weights, x, normed, projected, qkv, inner, keys, values, scratch: { block } } = buffers;
@@ -275,7 +315,7 @@ class CpuBackend implements Backend {
       weights.wte.restoreRows(token, token + 1, block, C);
       for (let c = 0; c < C; c++) x[t * C + c] = block[c]! + weights.wpe[(start + t) * C + c]!;
     });
-    for (const [layer, { ln1, cAttn, attnCProj, ln2, cFc, mlpCProj }] of weights.layers.entries()) {
+    for (const [layer, { ln1, cAttn, attnCProj, ln2, cFc, mlpCProj }] of weights.layers.slice(0, this.observed?.layers).entries()) {
       this.norm(buffers, ln1, x, T);
       await this.linear(buffers, cAttn, normed, T, qkv, signal);
       for (let t = 0; t < T; t++) {
@@ -322,15 +362,21 @@ class CpuBackend implements Backend {
 
   /** y = x · matrixᵀ + bias; x: f32 [T, K], y: f32 [T, O]. */
   private async linear(buffers: Buffers, { matrix, bias }: Linear, x: Float32Array, T: number, y: Float32Array, signal?: AbortSignal): Promise<void> {
+    await this.see(buffers, matrix, x, T, signal);
     await this.multiply(buffers, matrix, x, T, y, signal);
     buffers.scratch.block.set(bias); // where the loops can read it
     this.kernels.addBias(y, T, bias.length, buffers.scratch.block);
   }
 
+  /** Counts rows of a matrix's input, f32 [T, K], where observe() asked for them. */
+  private async see(buffers: Buffers, matrix: CpuMatrix, x: Float32Array, T: number, signal?: AbortSignal): Promise<void> {
+    await this.observed?.tallies.get(matrix)?.add(this.kernels, x, T, buffers, () => this.rest(signal));
+  }
+
   /** y = x · matrixᵀ; x: f32 [T, K], y: f32 [T, O]. */
   private async multiply({ input, scratch }: Buffers, matrix: CpuMatrix, x: Float32Array, T: number, y: Float32Array, signal?: AbortSignal): Promise<void> {
     const { O, K } = matrix;
-    input.load(x, T, K, matrix.takesCodes);
+    input.load(x, T, K, matrix.coding);
     const rowsPerStep = roundUp(PRODUCTS_PER_LOOK / (K * T), BLOCK_ROWS);
     for (let from = 0; from < O; from += rowsPerStep) {
       matrix.multiply(input, { values: y, start: from, stride: O, count: T }, from, Math.min(from + rowsPerStep, O), scratch);
@@ -350,7 +396,7 @@ class CpuBackend implements Backend {
   /** Makes T rows of the window the input of headBlock(). */
   private loadWindow({ input, weights, window }: Buffers, from: number, T: number): void {
     const C = this.config.nEmbd;
-    input.load(window!.subarray(from * C), T, C, weights.head.takesCodes);
+    input.load(window!.subarray(from * C), T, C, weights.head.coding);
   }
 
   /** Logits of those rows for a block of the vocabulary, f32 [T, rows]; overwritten by the next call. */

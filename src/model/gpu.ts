@@ -1,4 +1,4 @@
-import { gpt2Weights } from "../checkpoint/gpt2Weights.ts";
+import { gpt2Weights, headName } from "../checkpoint/gpt2Weights.ts";
 import type { CheckpointTensor } from "../checkpoint/types.ts";
 import { EngineError } from "../errors.ts";
 import { BufferUsage } from "../gpu/constants.ts";
@@ -7,15 +7,18 @@ import { KernelCompiler, type Variants } from "../gpu/pipeline.ts";
 import { attentionShape, bindDecodeAttention, bindPrefillAttention, cacheBytes, headChunks, maxSplits, SPLIT_POSITIONS, WINDOW_ALIGNMENT, type AttentionForm } from "../kernels/attention.ts";
 import { bindEmbedding } from "../kernels/embedding.ts";
 import { bindLayerNorm } from "../kernels/layerNorm.ts";
-import { bindGemm, bindGemv, bindNormalizer, candidateBytes, codeRowBytes, fitsPrologue, normalizerWords } from "../kernels/linear.ts";
+import { bindGemm, bindGemv, bindNormalizer, candidateBytes, codeRowBytes, fitsPrologue, type LinearBuffers, normalizerWords } from "../kernels/linear.ts";
 import { downloadMatrix, uploadMatrix, weightUsage, type GpuMatrix } from "../kernels/matrix.ts";
 import { sequence, type Op } from "../kernels/op.ts";
 import { bindRowDivergence, bindRowSums, type RowSumsBuffers } from "../kernels/rows.ts";
+import type { InputStatistics } from "../quantize/inputStatistics.ts";
 import { COLUMN_PADDING, packTensor, padTo, unpackTensor } from "../quantize/pack.ts";
 import type { AdapterSummary, Gpt2Config, MemoryReport, QuantizedTensor } from "../types.ts";
 import type { SamplingOptions } from "../kernels/sampling.ts";
-import { type Backend, type BackendBuilder, type BackendOptions, requireLender, type RowComparison, type SampledToken } from "./backend.ts";
+import { type Backend, type BackendBuilder, type BackendOptions, type MatrixInput, type ObserveOptions, requireLender, type RowComparison, type SampledToken } from "./backend.ts";
+import { GpuObservation, type ObservedInput } from "./gpuObservation.ts";
 import { chooseVariants, type MatrixKind } from "./knownAnswers.ts";
+import { lookUp, statisticsOf } from "./observation.ts";
 import { tunedGemv } from "./tuning.ts";
 import { createLoopBuffers, DecodeLoop, type DecodeGraph, HEAD_STEP_BYTES, STEPS_BYTES } from "./decodeLoop.ts";
 
@@ -66,7 +69,7 @@ export function createGpuBuilder(gpu: Gpu, options: GpuBackendOptions): BackendB
   };
 
   return {
-    async add(tensor: CheckpointTensor, values: QuantizedTensor | Float32Array): Promise<void> {
+    async add(tensor: CheckpointTensor, values: QuantizedTensor | Float32Array, input?: MatrixInput): Promise<void> {
       if (tensor.kind === "position") {
         const rows = Math.min(tensor.shape[0], options.contextLength);
         const padded = new Float32Array(rows * strides.c);
@@ -82,11 +85,13 @@ export function createGpuBuilder(gpu: Gpu, options: GpuBackendOptions): BackendB
         const purpose: MemoryPurpose = tensor.kind === "embedding" ? "embedding" : "weights";
         const behindNorm = tensor.kind === "embedding" || label.endsWith("c_attn") || label.endsWith("c_fc");
         const linear = tensor.kind !== "embedding";
-        const kind: MatrixKind = { format: (values as QuantizedTensor).format, columns: tensor.shape[1], activations: options.activations ?? "float" };
+        const kind: MatrixKind = { format: (values as QuantizedTensor).format, columns: tensor.shape[1], activations: options.activations ?? "float", outlierThreshold: options.outlierThreshold };
         kinds[linear ? "linear" : "embedding"].set(JSON.stringify(kind), kind);
         matrices.set(label, await uploadMatrix(gpu, label, packed, purpose, {
           form: { activation: label.endsWith("c_fc") ? config.activation : "none", bias: linear, residual: linear && !behindNorm },
           activations: options.activations,
+          inputRange: input?.range,
+          outlierThreshold: options.outlierThreshold,
           yStride: padTo(tensor.shape[0], COLUMN_PADDING),
           biasBase: behindNorm ? packed.paddedColumns / 2 : 0, // gamma and beta come before it
           epsilon: config.layerNormEpsilon,
@@ -155,6 +160,10 @@ class GpuBackend implements Backend {
   /** One token through the blocks; null where a row does not fit the fused kernels. */
   private decodeBlocks: Op | null = null;
   private prefillBlocks!: Op;
+  /** The prefill graph op by op with the final layer norm behind it, for observe(). */
+  private observedOps: readonly Op[] = [];
+  /** By the names of linear matrices and the head. */
+  private readonly inputs = new Map<string, ObservedInput>();
   /** null where the decode graph is, or where wte is in parts. */
   private loop: DecodeLoop | null = null;
   /** Logits of the row of the residual stream that the Step names. */
@@ -210,7 +219,7 @@ class GpuBackend implements Backend {
     const D = C / H;
     const strides = stridesOf(config);
     const form: AttentionForm = { heads: H, headSize: D, positions: options.contextLength, kv: options.kvCache };
-    const fused = fitsPrologue(C, options.activations);
+    const fused = fitsPrologue(C, options);
     const splits = maxSplits(options.contextLength);
 
     const none = this.buffer("none", 16, storage);
@@ -221,12 +230,17 @@ class GpuBackend implements Backend {
     const mixed = this.buffer("mixed", chunkTokens * strides.c * 4, storage);
     const inner = this.buffer("inner", chunkTokens * strides.inner * 4, storage);
     const withCodes = options.activations === "int8";
-    const xCodes = withCodes ? this.buffer("codes", chunkTokens * codeRowBytes(Math.max(C, config.nInner)), storage) : undefined;
-    this.hiddenCodes = withCodes ? this.buffer("hidden.codes", options.contextLength * codeRowBytes(C), storage) : undefined;
+    const withOutliers = options.outlierThreshold !== undefined;
+    const xCodes = withCodes ? this.buffer("codes", chunkTokens * codeRowBytes(Math.max(C, config.nInner), withOutliers), storage) : undefined;
+    this.hiddenCodes = withCodes ? this.buffer("hidden.codes", options.contextLength * codeRowBytes(C, withOutliers), storage) : undefined;
     const partials = this.buffer("attention.partials", H * splits * (headChunks(D) + 1) * 16, storage);
 
     const decode: Promise<Op>[] = [];
     const prefill: Promise<Op>[] = [];
+    const gemm = (matrix: GpuMatrix, buffers: Omit<LinearBuffers, "run" | "xCodes">): void => {
+      this.inputs.set(`${matrix.label}.weight`, { matrix, x: buffers.x, op: prefill.length });
+      prefill.push(bindGemm(compiler, matrix.label, matrix, { run: step, xCodes, ...buffers }));
+    };
     const embedding = bindEmbedding(compiler, this.matrix("wte"), { run: step, tokens: this.tokens, wpe: this.wpe, x });
 
     for (let i = 0; i < L; i++) {
@@ -253,20 +267,20 @@ class GpuBackend implements Backend {
           bindGemv(compiler, `${h}.mlp.c_proj`, mlpProj, "none", { run: step, x: inner, aux: mlpProjAux, residual: x2, y: x }),
         );
       }
-      prefill.push(
-        bindLayerNorm(compiler, `${h}.ln_1`, { run: step, shape: cAttn.parts[0]!.shape, x, aux: attnAux, y: normed }, { keepPosition: false }),
-        bindGemm(compiler, `${h}.attn.c_attn`, cAttn, { run: step, x: normed, xCodes, aux: attnAux, residual: none, y: qkv }),
-        bindPrefillAttention(compiler, `${h}.attn`, form, { ...attention, y: mixed }),
-        bindGemm(compiler, `${h}.attn.c_proj`, cProj, { run: step, x: mixed, xCodes, aux: projAux, residual: x, y: x2 }),
-        bindLayerNorm(compiler, `${h}.ln_2`, { run: step, shape: cFc.parts[0]!.shape, x: x2, aux: fcAux, y: normed }, { keepPosition: false }),
-        bindGemm(compiler, `${h}.mlp.c_fc`, cFc, { run: step, x: normed, xCodes, aux: fcAux, residual: none, y: inner }),
-        bindGemm(compiler, `${h}.mlp.c_proj`, mlpProj, { run: step, x: inner, xCodes, aux: mlpProjAux, residual: x2, y: x }),
-      );
+      prefill.push(bindLayerNorm(compiler, `${h}.ln_1`, { run: step, shape: cAttn.parts[0]!.shape, x, aux: attnAux, y: normed }, { keepPosition: false }));
+      gemm(cAttn, { x: normed, aux: attnAux, residual: none, y: qkv });
+      prefill.push(bindPrefillAttention(compiler, `${h}.attn`, form, { ...attention, y: mixed }));
+      gemm(cProj, { x: mixed, aux: projAux, residual: x, y: x2 });
+      prefill.push(bindLayerNorm(compiler, `${h}.ln_2`, { run: step, shape: cFc.parts[0]!.shape, x: x2, aux: fcAux, y: normed }, { keepPosition: false }));
+      gemm(cFc, { x: normed, aux: fcAux, residual: none, y: inner });
+      gemm(mlpProj, { x: inner, aux: mlpProjAux, residual: x2, y: x });
     }
 
     const head = this.head();
     const finalAux = this.aux("ln_f", "ln_f", null);
     this.finalAux = finalAux;
+    const lastNorm = bindLayerNorm(compiler, "ln_f.last", { run: step, shape: head.parts[0]!.shape, x, aux: finalAux, y: normed }, { keepPosition: false });
+    this.inputs.set(headName(config), { matrix: head, x: normed, op: prefill.length + 1 });
     const keepHidden = bindLayerNorm(compiler, "ln_f", { run: step, shape: head.parts[0]!.shape, x, aux: finalAux, y: this.hidden }, { keepPosition: true });
     const wte = this.matrix("wte");
     const loopBuffers = fused && wte.parts.length === 1 ? createLoopBuffers(this.gpu, config.vocabSize, options.contextLength, candidateBytes(compiler, head)) : null;
@@ -274,7 +288,7 @@ class GpuBackend implements Backend {
     const logits = fused
       ? bindGemv(compiler, "head", head, "layer_norm", { run: step, x, aux: finalAux, residual: none, y: this.logitsRow }, candidates)
       : Promise.all([
-          bindLayerNorm(compiler, "ln_f.last", { run: step, shape: head.parts[0]!.shape, x, aux: finalAux, y: normed }, { keepPosition: false }),
+          lastNorm,
           bindGemv(compiler, "head", head, "none", { run: step, x: normed, aux: finalAux, residual: none, y: this.logitsRow }),
         ]).then(([norm, gemv]): Op => ({ record: (pass, rows, stepBytes) => (norm.record(pass, rows), gemv.record(pass, 1, stepBytes)) }));
 
@@ -300,6 +314,7 @@ class GpuBackend implements Backend {
     const [embed, prefillOps, decodeOps] = await Promise.all([embedding, Promise.all(prefill), fused ? Promise.all(decode) : null]);
     [this.keepHidden, this.lastLogits, this.loop] = await Promise.all([keepHidden, logits, loop]);
     this.embedding = embed;
+    this.observedOps = [...prefillOps, await lastNorm];
     this.prefillBlocks = sequence(prefillOps);
     this.decodeBlocks = decodeOps && sequence(decodeOps);
     await this.gpu.settle();
@@ -382,6 +397,30 @@ class GpuBackend implements Backend {
     return rows;
   }
 
+  async observe(windows: readonly (readonly number[])[], names: readonly string[], { gram, signal, onTokens }: ObserveOptions): Promise<Map<string, InputStatistics>> {
+    this.assertUsable();
+    const inputs = lookUp(this.inputs, names);
+    const observation = new GpuObservation(this.gpu, this.compiler, this.step, Math.min(this.options.maxPartBytes ?? Infinity, this.gpu.maxBindingBytes));
+    try {
+      for (const [name, input] of inputs) await observation.add(name, input, gram);
+      const blocks = observation.within(this.observedOps);
+      let tokens = 0;
+      for (const window of windows) {
+        await this.runChunks(window, 0, signal, () => undefined, undefined, window.length, blocks);
+        await this.gpu.idle(); // as between chunks
+        this.assertUsable();
+        tokens += window.length;
+        onTokens?.(tokens);
+      }
+      const statistics = new Map<string, InputStatistics>();
+      for (const name of inputs.keys()) statistics.set(name, await statisticsOf(name, await observation.read(name, tokens), signal));
+      signal?.throwIfAborted();
+      return statistics;
+    } finally {
+      observation.destroy();
+    }
+  }
+
   async readTensor(name: string, signal?: AbortSignal): Promise<QuantizedTensor | Float32Array> {
     this.assertUsable();
     signal?.throwIfAborted();
@@ -412,8 +451,8 @@ class GpuBackend implements Backend {
     return this.runChunks(tokens, start, signal, head, after);
   }
 
-  /** Runs tokens through the blocks in chunks, one submit each; `finish` records what follows them, `after` what follows the last pass. Windows of fewer tokens lie side by side. */
-  private async runChunks(tokens: readonly number[], start: number, signal: AbortSignal | undefined, finish: (pass: GPUComputePassEncoder, count: number, isLast: boolean) => void, after?: (encoder: GPUCommandEncoder) => void, windowTokens = tokens.length): Promise<void> {
+  /** Runs tokens through the blocks in chunks, one submit each; `finish` records what follows them, `after` what follows the last pass. Windows of fewer tokens lie side by side; `only` takes the place of the blocks. */
+  private async runChunks(tokens: readonly number[], start: number, signal: AbortSignal | undefined, finish: (pass: GPUComputePassEncoder, count: number, isLast: boolean) => void, after?: (encoder: GPUCommandEncoder) => void, windowTokens = tokens.length, only?: Op): Promise<void> {
     const { queue } = this.gpu.device;
     const sideBySide = windowTokens < tokens.length;
     for (let at = 0; at < tokens.length; at += this.chunkTokens) {
@@ -426,7 +465,7 @@ class GpuBackend implements Backend {
       const decodeBlocks = count === 1 && !sideBySide ? this.decodeBlocks : null;
       queue.writeBuffer(this.step, 0, Uint32Array.of(start + at, count, 0, sideBySide ? (SIDE_BY_SIDE | windowTokens) >>> 0 : this.splits));
       queue.writeBuffer(this.step, HEAD_STEP_BYTES, Uint32Array.of(start + at + count - 1, 1, count - 1, this.splits)); // of the last token
-      const blocks = decodeBlocks ?? this.prefillBlocks;
+      const blocks = only ?? decodeBlocks ?? this.prefillBlocks;
       this.gpu.submit(count === 1 ? "decode" : "prefill", (pass) => {
         this.embedding.record(pass, count);
         blocks.record(pass, count);
@@ -438,7 +477,7 @@ class GpuBackend implements Backend {
   }
 
   private head(): GpuMatrix {
-    return this.matrix(this.config.tieWordEmbeddings ? "wte" : "lm_head");
+    return this.matrix(headName(this.config).replace(/\.weight$/, ""));
   }
 
   private async buildScoring(): Promise<Scoring> {

@@ -15,6 +15,8 @@ export interface MatrixKind {
   format: TensorFormat;
   columns: number;
   activations: "float" | "int8";
+  /** As the matrix's use has it. */
+  outlierThreshold?: number;
 }
 
 export interface KnownQuestions {
@@ -27,6 +29,8 @@ export interface KnownQuestions {
  * The exact tolerances are the tests'.
  */
 const GARBAGE_NMSE = 0.01;
+/** Where the model's inputs may have outliers, the questions' have some, and more that are none. */
+const OUTLIER_THRESHOLD = 0.9;
 /** Outputs and rows of x of a question: more than a tile of each, and neither a multiple of one. */
 const [N, T] = [72, 19];
 const EPSILON = 1e-5;
@@ -122,10 +126,10 @@ class Bench {
     return this.input(Uint32Array.of(start, count, row, 1), uniform);
   }
 
-  async matrix({ format, columns, activations }: MatrixKind, use: { headSize?: number }): Promise<{ matrix: GpuMatrix; weights: Float32Array }> {
+  async matrix({ format, columns, activations, outlierThreshold }: MatrixKind, use: { headSize?: number }): Promise<{ matrix: GpuMatrix; weights: Float32Array }> {
     const tensor = quantizeTensor(numbers(N * columns, 1), [N, columns], format);
     const packed = packTensor(tensor, this.gpu.maxBindingBytes);
-    const matrix = await uploadMatrix(this.gpu, "known answer", packed, "activations", { yStride: padTo(N, COLUMN_PADDING), biasBase: 0, epsilon: EPSILON, activations, maxSplits: 1, ...use });
+    const matrix = await uploadMatrix(this.gpu, "known answer", packed, "activations", { yStride: padTo(N, COLUMN_PADDING), biasBase: 0, epsilon: EPSILON, activations, outlierThreshold: outlierThreshold && OUTLIER_THRESHOLD, maxSplits: 1, ...use });
     for (const { shape, codes, scales } of matrix.parts) this.buffers.push(shape, codes, scales);
     return { matrix, weights: dequantizeTensor(tensor) };
   }
@@ -153,7 +157,7 @@ async function linearErrors(bench: Bench, kind: MatrixKind): Promise<number[]> {
   const x = numbers(T * K, 2);
   const aux = new Float32Array(2 * kStride).fill(1, 0, K); // gamma 1, beta 0, both 0 in the padding
   const y = bench.buffer(T * nStride * 4, storage | copySrc);
-  const buffers: LinearBuffers = { run: bench.step(0, T), x: bench.input(padded(x, T, K, kStride)), xCodes: bench.buffer(T * codeRowBytes(K)), aux: bench.input(aux), residual: bench.buffer(16), y };
+  const buffers: LinearBuffers = { run: bench.step(0, T), x: bench.input(padded(x, T, K, kStride)), xCodes: bench.buffer(T * codeRowBytes(K, matrix.outliers)), aux: bench.input(aux), residual: bench.buffer(16), y };
   const product = (row: Float32Array): Float64Array => Float64Array.from({ length: N }, (_, n) => row.reduce((sum, value, k) => sum + value * weights[n * K + k]!, 0));
   const rows = Array.from({ length: T }, (_, t) => x.subarray(t * K, (t + 1) * K));
 
@@ -161,7 +165,7 @@ async function linearErrors(bench: Bench, kind: MatrixKind): Promise<number[]> {
   const found = await bench.run([gemm], T, y, N, nStride);
   const errors = [nmse(found, rows.flatMap((row) => [...product(row)]))];
 
-  const withNorm = fitsPrologue(K, kind.activations);
+  const withNorm = fitsPrologue(K, kind);
   const last = rows[T - 1]!;
   const gemv = await bindGemv(bench.compiler, "known answer", matrix, withNorm ? "layer_norm" : "none", { ...buffers, run: bench.step(0, 1, T - 1) });
   errors.push(nmse(await bench.run([gemv], 1, y, N, nStride), product(withNorm ? normalized(last) : last)));
@@ -191,7 +195,7 @@ async function attentionErrors(bench: Bench, { heads: H, headSize: D, kv }: Know
   const y = bench.buffer(T * strides.y * 4, storage | copySrc);
   const prefill = await bindPrefillAttention(bench.compiler, "known answer", form, { ...shared, run: bench.step(0, T), qkv: bench.input(rows), y });
   const errors = [nmse(await bench.run([prefill], T, y, C, strides.y), expected)];
-  if (kind.columns !== C || !fitsPrologue(C, kind.activations)) return errors;
+  if (kind.columns !== C || !fitsPrologue(C, kind)) return errors;
 
   const { matrix, weights } = await bench.matrix(kind, { headSize: D });
   const partials = bench.buffer(H * (headChunks(D) + 1) * 16);

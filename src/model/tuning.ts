@@ -55,9 +55,9 @@ async function measure(gpu: Gpu, kinds: readonly MatrixKind[], clock: Clock): Pr
     const run = buffer(16, uniform);
     gpu.device.queue.writeBuffer(run, 0, Uint32Array.of(0, 1, 0, 1));
     const matrices: GpuMatrix[] = [];
-    for (const { format, columns, activations } of kinds) {
+    for (const { format, columns, activations, outlierThreshold } of kinds) {
       const packed = packTensor(quantizeTensor(new Float32Array(N * columns), [N, columns], format), gpu.maxBindingBytes);
-      const matrix = await uploadMatrix(gpu, "tuning", packed, "activations", { yStride: N, biasBase: 0, epsilon: 1, activations });
+      const matrix = await uploadMatrix(gpu, "tuning", packed, "activations", { yStride: N, biasBase: 0, epsilon: 1, activations, outlierThreshold });
       for (const { shape, codes, scales } of matrix.parts) buffers.push(shape, codes, scales);
       matrices.push(matrix);
     }

@@ -21,17 +21,38 @@ export const MAGNITUDE_BINS = (HIGHEST_EXPONENT - LOWEST_EXPONENT) * BINS_PER_OC
 
 const bits = new Uint32Array(1);
 const float = new Float32Array(bits.buffer);
-/** Exponent and the first six bits of the fraction, so that every backend counts alike: bit operations, no logarithm. */
-const FIRST_BIN = (127 + LOWEST_EXPONENT) * BINS_PER_OCTAVE;
+/** A bin is the exponent and the first six bits of the fraction, so that every backend counts alike: bit operations, no logarithm. */
+export const MAGNITUDE_BIN_SHIFT = 17;
+/** What the bits of 2^-20 give. */
+export const FIRST_MAGNITUDE_BIN = (127 + LOWEST_EXPONENT) * BINS_PER_OCTAVE;
 
 /** Bin of |x|, x: f32. */
 export function magnitudeBin(x: number): number {
   float[0] = Math.abs(x);
-  return Math.min(Math.max((bits[0]! >>> 17) - FIRST_BIN, 0), MAGNITUDE_BINS - 1);
+  return Math.min(Math.max((bits[0]! >>> MAGNITUDE_BIN_SHIFT) - FIRST_MAGNITUDE_BIN, 0), MAGNITUDE_BINS - 1);
 }
 
 /** Lower edge of a bin; the upper one is the next bin's. */
 export function binEdge(bin: number): number {
-  bits[0] = (bin + FIRST_BIN) << 17;
+  bits[0] = (bin + FIRST_MAGNITUDE_BIN) << MAGNITUDE_BIN_SHIFT;
   return float[0]!;
+}
+
+/** Columns with a magnitude of at least the threshold, and the share of all values that have one: exact at the edges of bins, linear within one. */
+export function outliersBeyond(threshold: number, { absmax, histogram }: Pick<InputStatistics, "absmax" | "histogram">): { columns: number[]; share: number } {
+  const columns = [...absmax.keys()].filter((k) => absmax[k]! >= threshold);
+  if (columns.length === 0) return { columns, share: 0 };
+  let beyond = 0;
+  let total = 0;
+  for (let bin = 0; bin < MAGNITUDE_BINS; bin++) {
+    const [lower, upper] = [binEdge(bin), binEdge(bin + 1)];
+    beyond += histogram[bin]! * Math.min(1, Math.max(0, (upper - threshold) / (upper - lower)));
+    total += histogram[bin]!;
+  }
+  return { columns, share: beyond / total };
+}
+
+/** The same without what is beyond the threshold: what LLM.int8() leaves to the codes. A bin that the threshold cuts stays whole. */
+export function withoutOutliers(threshold: number, { absmax, histogram }: Pick<InputStatistics, "absmax" | "histogram">): Pick<InputStatistics, "absmax" | "histogram"> {
+  return { absmax: absmax.map((value) => Math.min(value, threshold)), histogram: histogram.map((count, bin) => (binEdge(bin) < threshold ? count : 0)) };
 }

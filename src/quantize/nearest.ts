@@ -1,22 +1,12 @@
 import { EngineError } from "../errors.ts";
 import type { QuantizedTensor, TensorFormat } from "../types.ts";
-import { findNearest, findNearest16, nearestCode } from "./codebook.ts";
-import { DYNAMIC_MAP_SIGNED, FP4_CODES, type GroupLayout, groupLayout, NESTED_BLOCK, NF4_CODES, scaleCount, storedBytes, validateTensorFormat } from "./formats.ts";
+import { findNearest, nearestCode } from "./codebook.ts";
+import { DYNAMIC_MAP_SIGNED, type GroupLayout, groupLayout, NESTED_BLOCK, type ScaledFormat, scaleCount, storedBytes, validateTensorFormat } from "./formats.ts";
+import { absMax, type Grid, gridOf, MIN_NORMAL } from "./grid.ts";
 import { fromHalfBits, toHalfBits } from "./half.ts";
-import { roundHalfEven } from "./rounding.ts";
 
 type Shape = readonly [rows: number, columns: number];
-type IntegerFormat = Extract<TensorFormat, { mode: unknown }>;
-type CodebookFormat = Extract<TensorFormat, { block: unknown }>;
 
-/** Smallest normal f32: GPUs may flush what is smaller to zero. */
-const MIN_NORMAL = 2 ** -126;
-/** Keeps zero points, and codes minus zero points, within the integers that an f32 holds exactly. */
-const MIN_SCALE_RATIO = 2 ** -23;
-const ROUNDS_TO_INFINITY = "a weight whose rounded form an f32 can hold";
-
-const nf4 = nearestCode(NF4_CODES);
-const fp4 = nearestCode(FP4_CODES);
 const dynamicMap = nearestCode(DYNAMIC_MAP_SIGNED);
 
 /**
@@ -30,18 +20,25 @@ const dynamicMap = nearestCode(DYNAMIC_MAP_SIGNED);
  * @throws EngineError `quantize` for NaN, Infinity, and values whose restored form would overflow f16 or f32; TypeError or RangeError for a wrong shape, length or format
  */
 export function quantizeTensor(values: Float32Array, shape: Shape, format: TensorFormat): QuantizedTensor {
+  validateWeights(values, shape, format);
+  return assembleTensor(format, shape, quantizeValues(values, shape, format));
+}
+
+/** Throws what quantizeTensor throws for values that no format takes, and for a wrong shape, length or format. */
+export function validateWeights(values: Float32Array, shape: Shape, format: TensorFormat): void {
   validateTensorFormat(format, "format");
   validateShape(shape);
   const [rows, columns] = shape;
   if (values.length !== rows * columns) throw new RangeError(`values has ${values.length} elements; expected ${rows * columns} for shape [${rows}, ${columns}].`);
   const bad = firstNonFinite(values);
   if (bad >= 0) throw badWeight(values, bad, shape, format, "a finite weight");
-
-  return assembleTensor(format, shape, quantizeValues(values, shape, format));
 }
 
 /** What a tensor consists of; with double quantization the scales follow from it. */
 export type TensorParts = Pick<QuantizedTensor, "codes" | "zeroPoints" | "doubleQuantization"> & { scales?: Float32Array };
+
+/** The parts of a tensor with scales. */
+type Groups = TensorParts & { scales: Float32Array };
 
 /** A tensor of its parts, which are kept as they are. */
 export function assembleTensor(format: TensorFormat, [rows, columns]: Shape, { codes, scales, zeroPoints, doubleQuantization }: TensorParts): QuantizedTensor {
@@ -74,12 +71,10 @@ export function dequantizeTensor(tensor: QuantizedTensor): Float32Array {
   if (zeroPoints) expect("zeroPoints", zeroPoints.length, scales.length);
 
   const values = new Float32Array(codes.length);
-  const table = format.type === "nf4" ? NF4_CODES : format.type === "fp4" ? FP4_CODES : null;
+  const grid = gridOf(format);
   forEachGroup(groupLayout(format, shape), (start, end, group) => {
-    const scale = scales[group]!;
-    const zeroPoint = zeroPoints ? zeroPoints[group]! : 0;
-    if (table) for (let i = start; i < end; i++) values[i] = table[codes[i]!]! * scale;
-    else for (let i = start; i < end; i++) values[i] = Math.fround(codes[i]! - zeroPoint) * scale;
+    grid.set(scales[group]!, zeroPoints ? zeroPoints[group]! : 0);
+    grid.restore(codes, values, start, end);
   });
   return values;
 }
@@ -93,78 +88,42 @@ function quantizeValues(values: Float32Array, shape: Shape, format: TensorFormat
       if (overflowIndex >= 0) throw badWeight(values, overflowIndex, shape, format, "at most ±65504 after rounding to f16");
       return { codes: bits };
     }
-    case "int8":
-    case "int4":
-      return format.mode === "absmax" ? quantizeAbsmax(values, shape, format) : quantizeZeroPoint(values, shape, format);
-    case "nf4":
-    case "fp4":
-      return quantizeCodebook(values, shape, format);
+    default:
+      return quantizeGroups(values, shape, format);
   }
 }
 
-function quantizeAbsmax(values: Float32Array, shape: Shape, format: IntegerFormat): TensorParts {
-  const codes = new Int8Array(values.length);
-  const scales = new Float32Array(scaleCount(format, shape));
-  const maxCode = format.type === "int8" ? 127 : 7;
+function quantizeGroups(values: Float32Array, shape: Shape, format: ScaledFormat): Groups {
+  const stored = emptyGroups(format, shape);
+  const grid = gridOf(format);
   forEachGroup(groupLayout(format, shape), (start, end, group) => {
-    const scale = Math.fround(absMax(values, start, end) / maxCode); // the very f32 that kernels multiply by
-    if (scale < MIN_NORMAL) return;
-    if (!isF32(maxCode * scale)) throw badWeight(values, largestIndex(values, start, end), shape, format, ROUNDS_TO_INFINITY);
-    scales[group] = scale;
-    for (let i = start; i < end; i++) codes[i] = roundHalfEven(values[i]! / scale); // within ±maxCode: the scale is off by 2^-24 at most
+    fitGroup(grid, values, start, end, shape, format);
+    grid.encode(values, stored.codes, start, end);
+    stored.scales[group] = grid.scale;
+    if (stored.zeroPoints) stored.zeroPoints[group] = grid.zeroPoint;
   });
-  return { codes, scales };
+  return withNestedScales(stored, format);
 }
 
-function quantizeZeroPoint(values: Float32Array, shape: Shape, format: IntegerFormat): TensorParts {
-  const codes = new Int8Array(values.length);
+/** Codes, scales and zero points of a tensor, to be filled. */
+export function emptyGroups(format: ScaledFormat, shape: Shape): Groups & { codes: Int8Array | Uint8Array } {
+  const length = shape[0] * shape[1];
   const scales = new Float32Array(scaleCount(format, shape));
-  const zeroPoints = new Int32Array(scales.length);
-  const lowest = format.type === "int8" ? -128 : -8;
-  const highest = -lowest - 1;
-  forEachGroup(groupLayout(format, shape), (start, end, group) => {
-    let min = values[start]!;
-    let max = min;
-    for (let i = start + 1; i < end; i++) {
-      const value = values[i]!;
-      if (value < min) min = value;
-      if (value > max) max = value;
-    }
-    if (min === max) {
-      scales[group] = Math.abs(min);
-      codes.fill(Math.sign(min), start, end);
-      return;
-    }
-    const scale = Math.fround(Math.max((max - min) / (highest - lowest), MIN_NORMAL, Math.max(-min, max) * MIN_SCALE_RATIO));
-    const zeroPoint = roundHalfEven(-min / scale) + lowest;
-    for (let i = start; i < end; i++) {
-      const code = roundHalfEven(values[i]! / scale) + zeroPoint;
-      codes[i] = code < lowest ? lowest : code > highest ? highest : code;
-    }
-    scales[group] = scale;
-    zeroPoints[group] = zeroPoint;
-    if (!isF32((lowest - zeroPoint) * scale) || !isF32((highest - zeroPoint) * scale)) throw badWeight(values, largestIndex(values, start, end), shape, format, ROUNDS_TO_INFINITY);
-  });
-  return { codes, scales, zeroPoints };
+  if ("block" in format) return { codes: new Uint8Array(length), scales };
+  const codes = new Int8Array(length);
+  return format.mode === "absmax" ? { codes, scales } : { codes, scales, zeroPoints: new Int32Array(scales.length) };
 }
 
-function quantizeCodebook(values: Float32Array, shape: Shape, format: CodebookFormat): TensorParts {
-  const codes = new Uint8Array(values.length);
-  const scales = new Float32Array(scaleCount(format, shape));
-  const codebook = format.type === "nf4" ? nf4 : fp4;
-  const zeroCode = findNearest16(codebook, 0);
-  forEachGroup(groupLayout(format, shape), (start, end, block) => {
-    const scale = absMax(values, start, end);
-    if (scale < MIN_NORMAL) {
-      codes.fill(zeroCode, start, end);
-      return;
-    }
-    scales[block] = scale;
-    const inverse = Math.fround(1 / scale);
-    for (let i = start; i < end; i++) codes[i] = findNearest16(codebook, Math.fround(values[i]! * inverse)); // beyond ±1 the outermost code is the nearest
-  });
-  if (!format.doubleQuantization) return { codes, scales };
-  return { codes, doubleQuantization: quantizeScales(scales) };
+/** Where the format asks for it, rounds the scales to what double quantization restores. */
+export function withNestedScales(stored: Groups, format: ScaledFormat): Groups {
+  if (!("doubleQuantization" in format && format.doubleQuantization)) return stored;
+  const doubleQuantization = quantizeScales(stored.scales);
+  return { ...stored, scales: restoreScales(doubleQuantization), doubleQuantization };
+}
+
+/** Fits the grid to values[start … end). @throws EngineError `quantize` where a code would restore no finite f32 */
+export function fitGroup(grid: Grid, values: Float32Array, start: number, end: number, shape: Shape, format: ScaledFormat): void {
+  if (!grid.fit(values, start, end)) throw badWeight(values, largestIndex(values, start, end), shape, format, "a weight whose rounded form an f32 can hold");
 }
 
 /** bitsandbytes' nested quantization: absmax − mean(absmax), in flat blocks of 256, through the signed dynamic map. */
@@ -200,32 +159,18 @@ export function forEachGroup({ lineCount, lineLength, groupLength }: GroupLayout
   }
 }
 
-function absMax(values: Float32Array, start: number, end: number): number {
-  let largest = 0;
-  for (let i = start; i < end; i++) {
-    const magnitude = Math.abs(values[i]!);
-    if (magnitude > largest) largest = magnitude;
-  }
-  return largest;
-}
-
 /** Index of the first value of the largest magnitude. */
 function largestIndex(values: Float32Array, start: number, end: number): number {
   const largest = absMax(values, start, end);
   return start + values.subarray(start, end).findIndex((value) => Math.abs(value) === largest);
 }
 
-/** Whether x, rounded to f32, stays finite. */
-function isF32(x: number): boolean {
-  return Number.isFinite(Math.fround(x));
-}
-
-function firstNonFinite(values: Float32Array): number {
+export function firstNonFinite(values: Float32Array): number {
   for (let i = 0; i < values.length; i++) if (!Number.isFinite(values[i])) return i;
   return -1;
 }
 
-function badWeight(values: Float32Array, index: number, shape: Shape, format: TensorFormat, expected: string): EngineError {
+export function badWeight(values: Float32Array, index: number, shape: Shape, format: TensorFormat, expected: string): EngineError {
   const row = Math.floor(index / shape[1]);
   const column = index % shape[1];
   const value = values[index]!;
@@ -235,7 +180,7 @@ function badWeight(values: Float32Array, index: number, shape: Shape, format: Te
 }
 
 /** Index of the scale that serves the value at `index`. */
-function groupOf(index: number, { lineLength, groupLength, groupsPerLine }: GroupLayout): number {
+export function groupOf(index: number, { lineLength, groupLength, groupsPerLine }: GroupLayout): number {
   return Math.floor(index / lineLength) * groupsPerLine + Math.floor((index % lineLength) / groupLength);
 }
 

@@ -1,4 +1,3 @@
-import { EngineError } from "../errors.ts";
 import type { PresetName, QuantizationRecipe, TensorFormat } from "../types.ts";
 import { isRecord, oneOf, rejectUnknownKeys, show, validateTensorFormat } from "./formats.ts";
 
@@ -30,12 +29,10 @@ function named(recipes: Record<PresetName, QuantizationRecipe>): Readonly<Record
 
 /**
  * The recipe to work by: a preset by name, or a validated, frozen copy of the caller's.
- * @throws TypeError or RangeError naming the field that is wrong; EngineError `unsupported` for what is right but cannot be run yet
+ * @throws TypeError or RangeError naming the field that is wrong
  */
 export function resolveRecipe(quantization: PresetName | QuantizationRecipe = "int8"): QuantizationRecipe {
-  const recipe = typeof quantization === "string" ? presetOf(quantization) : validateRecipe(quantization);
-  requireSupported(recipe);
-  return recipe;
+  return typeof quantization === "string" ? presetOf(quantization) : validateRecipe(quantization);
 }
 
 function presetOf(name: string): QuantizationRecipe {
@@ -71,6 +68,7 @@ export function validateRecipe(quantization: unknown): QuantizationRecipe {
   if (outlierThreshold !== undefined) {
     if (typeof outlierThreshold !== "number") throw new TypeError(`quantization.outlierThreshold is ${show(outlierThreshold)}; expected a number.`);
     if (!(outlierThreshold > 0)) throw new RangeError(`quantization.outlierThreshold is ${outlierThreshold}; expected a number above 0.`);
+    if (!isRecord(activations)) throw new TypeError(`quantization.outlierThreshold is ${outlierThreshold} beside quantization.activations "float"; expected { type: "int8", ranges }, whose outliers it keeps.`);
   }
   if (overrides !== undefined) {
     if (!isRecord(overrides)) throw new TypeError(`quantization.overrides is ${show(overrides)}; expected an object of globs and formats.`);
@@ -79,14 +77,11 @@ export function validateRecipe(quantization: unknown): QuantizationRecipe {
   return deepFreeze(structuredClone(quantization)) as unknown as QuantizationRecipe;
 }
 
-function requireSupported({ activations = "float", rounding = "nearest", equalization = "none", outlierThreshold }: QuantizationRecipe): void {
-  const reject = (field: string, value: unknown, supported: string): never => {
-    throw new EngineError("unsupported", `quantization.${field} is ${typeof value === "object" ? JSON.stringify(value) : show(value)}, which this version cannot run; expected ${supported}.`, { field, value });
-  };
-  if (activations !== "float" && activations.ranges !== "dynamic") reject("activations", activations, '"float" or { type: "int8", ranges: "dynamic" }');
-  if (rounding !== "nearest") reject("rounding", rounding, '"nearest"');
-  if (equalization !== "none") reject("equalization", equalization, '"none"');
-  if (outlierThreshold !== undefined) reject("outlierThreshold", outlierThreshold, "none");
+/** What of a recipe cannot be worked out without calibration, as its field and value; null where nothing is. */
+export function calibratedField({ activations = "float", rounding = "nearest", equalization = "none" }: QuantizationRecipe): string | null {
+  if (equalization !== "none") return `equalization "${equalization}"`;
+  if (rounding !== "nearest") return `rounding "${rounding}"`;
+  return activations !== "float" && activations.ranges === "static" ? 'activations.ranges "static"' : null;
 }
 
 /**

@@ -2,7 +2,7 @@ import { metadataKeys, parseJson } from "../checkpoint/metadata.ts";
 import type { Checkpoint, WeightHeaders } from "../checkpoint/types.ts";
 import { EngineError } from "../errors.ts";
 import type { QuantizationRecipe, TensorFormat } from "../types.ts";
-import { describeFormat } from "./formats.ts";
+import { describeFormat, isRecord } from "./formats.ts";
 import { formatOf, resolveRecipe } from "./recipes.ts";
 import { isSameFormat, storedFormat } from "./stored.ts";
 
@@ -29,6 +29,25 @@ export function storedRecipe({ tensors, description }: Pick<Checkpoint, "tensors
     throw new EngineError("checkpoint", message, { tensor: name, format, expected });
   }
   return recipe;
+}
+
+/**
+ * Static ranges of int8 activations that a quantized checkpoint brings, by matrix; none where it says nothing.
+ * @throws EngineError `checkpoint` for anything but an object of positive numbers, and for a matrix of int8 that has none beside others that have
+ */
+export function storedRanges({ tensors, description }: Pick<Checkpoint, "tensors" | "description">, { metadata }: WeightHeaders, recipe: QuantizationRecipe): ReadonlyMap<string, number> {
+  const text = metadata.get(metadataKeys.ranges);
+  if (text === undefined) return new Map();
+  const brought = parseJson(text, metadataKeys.ranges, description);
+  const ranges = new Map(isRecord(brought) ? Object.entries(brought) : []);
+  for (const { name, kind } of tensors) {
+    if ((kind !== "linear" && kind !== "embedding") || formatOf(recipe, name, kind).type !== "int8") continue;
+    const range = ranges.get(name);
+    if (range === undefined && name === "wte.weight" && ranges.has("lm_head.weight")) continue; // rows of it are gathered, and nothing is multiplied
+    if (typeof range === "number" && range >= 0 && range < Infinity) continue;
+    throw new EngineError("checkpoint", `${description}: ${metadataKeys.ranges}["${name}"] is ${JSON.stringify(range)}; expected a number of at least 0.`, { tensor: name, range });
+  }
+  return ranges as ReadonlyMap<string, number>;
 }
 
 /** Rounding and equalization are in the stored codes already, and need no calibration again. */

@@ -56,7 +56,7 @@ function describeRecipe({ linear, activations = "float", rounding, equalization,
     ...(rounding === "gptq" ? ["GPTQ"] : []),
     ...(equalization === "awq" ? ["AWQ"] : equalization === "smoothquant" ? ["SmoothQuant"] : []),
     ...(activations === "float" ? [] : [`inputs int8, ${activations.ranges}`]),
-    ...(outlierThreshold === undefined ? [] : [`columns beyond ${outlierThreshold} f16`]),
+    ...(outlierThreshold === undefined ? [] : [`inputs beyond ${outlierThreshold} float`]),
   ].join("; ");
 }
 

@@ -1,5 +1,31 @@
-/** The rows of the README's table after f32, in their order: presets by name, other recipes as objects with a name. @type {readonly (import("nibble-webgpu").PresetName | import("nibble-webgpu").QuantizationRecipe)[]} */
-export const tableRows = ["f16", "int8", "int8-zeropoint", "int8-absmax-tensor", "int8-zeropoint-tensor", "int8-dynamic", "int4", "nf4", "nf4-dq", "fp4"];
+/** @typedef {import("nibble-webgpu").PresetName | import("nibble-webgpu").QuantizationRecipe} TableRow */
 
-/** @param {(typeof tableRows)[number]} row */
+const embedding = /** @type {const} */ ({ type: "int8", mode: "absmax", granularity: "channel" });
+const int4 = /** @type {const} */ ({ type: "int4", mode: "zeropoint", granularity: { group: 32 } });
+const nf4 = /** @type {const} */ ({ type: "nf4", block: 64 });
+const staticInt8 = /** @type {const} */ ({ linear: embedding, embedding, activations: { type: "int8", ranges: "static" } });
+
+/** The rows of the README's table after f32, in their order: presets by name, other recipes as objects with a name. @type {readonly TableRow[]} */
+export const tableRows = [
+  "f16",
+  "int8",
+  "int8-zeropoint",
+  "int8-absmax-tensor",
+  "int8-zeropoint-tensor",
+  "int8-dynamic",
+  "llm-int8",
+  "int8-static",
+  { name: "int8-static-mse", ...staticInt8, observer: "mse" },
+  { name: "int8-static-smoothquant", ...staticInt8, equalization: "smoothquant" },
+  "int4",
+  { name: "int4-awq", linear: int4, embedding, equalization: "awq" },
+  { name: "int4-gptq", linear: int4, embedding, rounding: "gptq" },
+  "nf4",
+  "nf4-dq",
+  { name: "nf4-block32", linear: { type: "nf4", block: 32 }, embedding },
+  { name: "nf4-gptq", linear: nf4, embedding, rounding: "gptq" },
+  "fp4",
+];
+
+/** @param {TableRow} row */
 export const nameOfRow = (row) => (typeof row === "string" ? row : (row.name ?? ""));

@@ -3,6 +3,7 @@ import { Gpu } from "../../src/gpu/device.ts";
 import { KernelCompiler, type Variants } from "../../src/gpu/pipeline.ts";
 import { attentionShape, bindDecodeAttention, bindPrefillAttention, cacheBytes, headChunks, maxSplits, SPLIT_POSITIONS, type AttentionForm, type KvFormat } from "../../src/kernels/attention.ts";
 import { bindEmbedding } from "../../src/kernels/embedding.ts";
+import { bindColumnStatistics, bindGram, columnStatisticsWords, gramStrips } from "../../src/kernels/inputStatistics.ts";
 import { bindLayerNorm } from "../../src/kernels/layerNorm.ts";
 import { bindGemm, bindGemv, bindNormalizer, codeRowBytes, normalizerWords } from "../../src/kernels/linear.ts";
 import { uploadMatrix } from "../../src/kernels/matrix.ts";
@@ -13,7 +14,7 @@ import { packTensor, padTo } from "../../src/quantize/pack.ts";
 import { describeFormat } from "../../src/quantize/formats.ts";
 import type { Activation, TensorFormat } from "../../src/types.ts";
 import { gaussian } from "../fixtures/seededCheckpoint.ts";
-import { activate, klDivergence, kvRoundings, logSoftmax, roundToCodes } from "../reference/gpt2.ts";
+import { activate, inputStatistics, klDivergence, kvRoundings, logSoftmax, roundToCodes } from "../reference/gpt2.ts";
 import { nmse } from "../reference/metrics.ts";
 import { tolerances } from "../tolerances.ts";
 import { requireAtMost, type ConformanceCase } from "./case.ts";
@@ -107,10 +108,13 @@ interface LinearCase {
   variants?: Partial<Variants>;
   /** @default "float" */
   activations?: "float" | "int8";
+  /** Of int8 activations: see MatrixUse. */
+  inputRange?: number;
+  outlierThreshold?: number;
 }
 
-/** y = activate(W p(x) + b) + r for every row by gemm, and for the last row by gemv, against f64. */
-async function linearError(device: GPUDevice, { N, K, T, format, activation, residual, prologue, weightMean = 0, variants, activations }: LinearCase): Promise<{ gemm: number; gemv: number; outputs: Float32Array }> {
+/** y = activate(W p(x) + b) + r for every row by gemm, and for the last row by gemv, against f64; outputs: gemm's, then gemv's. */
+async function linearError(device: GPUDevice, { N, K, T, format, activation, residual, prologue, weightMean = 0, variants, activations, inputRange, outlierThreshold }: LinearCase): Promise<{ gemm: number; gemv: number; outputs: Float32Array }> {
   const bench = await Workbench.open(device, variants);
   const weights = quantizeTensor(gaussian(N * K, 0.3, weightMean, N + K), [N, K], format);
   const w = dequantizeTensor(weights);
@@ -129,7 +133,7 @@ async function linearError(device: GPUDevice, { N, K, T, format, activation, res
       const variance = row.reduce((a, b) => a + (b - mean) ** 2, 0) / K;
       row.forEach((value, k) => (row[k] = ((value - mean) / Math.sqrt(variance + epsilon)) * gamma[k]! + beta[k]!));
     }
-    if (activations === "int8") roundToCodes(row);
+    if (activations === "int8") roundToCodes(row, { range: inputRange, outlierThreshold });
     for (let n = 0; n < N; n++) {
       let sum = bias[n]!;
       for (let k = 0; k < K; k++) sum += w[n * K + k]! * row[k]!;
@@ -139,22 +143,25 @@ async function linearError(device: GPUDevice, { N, K, T, format, activation, res
 
   const stride = padTo(K, 32);
   const packed = packTensor(weights, 2 ** 27);
-  const matrix = await uploadMatrix(bench.gpu, "w", packed, "weights", { form: { activation, bias: true, residual }, activations, yStride: padTo(N, 32), biasBase: stride / 2, epsilon });
+  const matrix = await uploadMatrix(bench.gpu, "w", packed, "weights", { form: { activation, bias: true, residual }, activations, inputRange, outlierThreshold, yStride: padTo(N, 32), biasBase: stride / 2, epsilon });
   const aux = new Float32Array(2 * stride + padTo(N, 4));
   aux.set(gamma, 0);
   aux.set(beta, stride);
   aux.set(bias, 2 * stride);
   const shared = { x: bench.input(padRows(x, K)), aux: bench.input(aux) };
-  const found = { gemm: 0, gemv: 0, outputs: new Float32Array(0) as Float32Array };
+  const found = { gemm: 0, gemv: 0, outputs: new Float32Array(0) };
   if (!prologue) {
     const y = bench.output(T * padTo(N, 32));
-    const gemm = await bindGemm(bench.compiler, "gemm", matrix, { ...shared, xCodes: bench.output((T * codeRowBytes(K)) / 4), run: bench.step(0, T), residual: bench.input(padRows(r, N)), y });
-    found.outputs = unpadRows(await bench.run([gemm], T, y, T * padTo(N, 32)), T, N);
-    found.gemm = nmse(found.outputs, expected);
+    const gemm = await bindGemm(bench.compiler, "gemm", matrix, { ...shared, xCodes: bench.output((T * codeRowBytes(K, matrix.outliers)) / 4), run: bench.step(0, T), residual: bench.input(padRows(r, N)), y });
+    const outputs = unpadRows(await bench.run([gemm], T, y, T * padTo(N, 32)), T, N);
+    found.gemm = nmse(outputs, expected);
+    found.outputs = Float32Array.of(...outputs);
   }
   const y = bench.output(padTo(N, 32));
   const gemv = await bindGemv(bench.compiler, "gemv", matrix, prologue ?? "none", { ...shared, run: bench.step(0, 1, T - 1), residual: bench.input(padRows(r.subarray((T - 1) * N), N)), y });
-  found.gemv = nmse((await bench.run([gemv], 1, y, padTo(N, 32))).subarray(0, N), expected.subarray((T - 1) * N));
+  const outputs = (await bench.run([gemv], 1, y, padTo(N, 32))).subarray(0, N);
+  found.gemv = nmse(outputs, expected.subarray((T - 1) * N));
+  found.outputs = Float32Array.of(...found.outputs, ...outputs);
   bench.gpu.dispose();
   return found;
 }
@@ -194,6 +201,32 @@ const int8Activations = ([{ granularity: "channel" }, { granularity: { group: 32
     };
   }),
 );
+
+/** In as few variants as show each piece of the kernels: software adapters take seconds to compile one. */
+const outlierCases = ([
+  { format: { type: "int8", mode: "absmax", granularity: "channel" }, all: [{ tuning: "hardware" }, { tuning: "software" }] },
+  { format: { type: "int8", mode: "zeropoint", granularity: { group: 32 } }, all: [{ tuning: "software", lanes: 1, dot4: "plain" }] },
+] as const).map(({ format, all }): ConformanceCase => {
+  return {
+    name: `kernel: quantize_rows, gemv, gemm and linear_tile of int8 activations with static ranges and with outliers and ${describeFormat(format)} agree with f64, and without an outlier bit for bit with kernels that know none`,
+    run: async (device) => {
+      let worst = 0;
+      for (const variants of all) {
+        const measure = async (coding: Pick<LinearCase, "inputRange" | "outlierThreshold" | "prologue">): Promise<Float32Array> => {
+          const { gemm, gemv, outputs } = await linearError(device, { N: 130, K: 257, T: 37, format, activation: "none", residual: true, activations: "int8", variants, ...coding });
+          worst = Math.max(worst, gemm, gemv);
+          return outputs;
+        };
+        const without = await measure({ inputRange: 1.2 });
+        const none = await measure({ inputRange: 1.2, outlierThreshold: 1e30 });
+        if (none.some((value, i) => value !== without[i])) throw new Error(`${JSON.stringify(variants)}: a threshold that nothing reaches changes the products`);
+        for (const outlierThreshold of [1.5, 1e-30]) await measure({ outlierThreshold });
+        if (variants.tuning === "hardware") await measure({ outlierThreshold: 1.5, prologue: "layer_norm" }); // the models below do it for software
+      }
+      return requireAtMost("NMSE", worst, tolerances.kernelNmse.quantized);
+    },
+  };
+});
 
 const epilogueCases = (["gelu_new", "gelu", "relu", "gelu_pytorch_tanh"] as const).map(
   (activation): ConformanceCase => ({
@@ -433,6 +466,37 @@ const otherCases: readonly ConformanceCase[] = [
       return found.reduce((worst, each) => (Number(each.split(" ").at(-1)) > Number(worst.split(" ").at(-1)) ? each : worst));
     },
   },
+  {
+    name: "kernel: column_statistics and gram, in strips, add up two chunks as f64 does",
+    run: async (device) => {
+      let worst = 0;
+      for (const { K, T } of [{ K: 1, T: 1 }, { K: 31, T: 33 }, { K: 257, T: 37 }]) {
+        const bench = await Workbench.open(device);
+        const x = gaussian(T * K, 1, 0.2, K).map((value, i) => (i % 5 === 0 ? 0 : value * 2 ** ((i % 40) - 22)));
+        const stride = padTo(K, 32);
+        const taker = await uploadMatrix(bench.gpu, "w", packTensor(quantizeTensor(new Float32Array(K), [1, K], { type: "f32" }), 2 ** 27), "weights", { yStride: 32, biasBase: 0, epsilon: 0 });
+        const bound = { run: bench.step(0, T), shape: taker.parts[0]!.shape, x: bench.input(padRows(x, K)) };
+        const statistics = bench.output(columnStatisticsWords(K));
+        const op = await bindColumnStatistics(bench.compiler, "x", K, { ...bound, y: statistics });
+        const words = (await bench.run([op, op], T, statistics, columnStatisticsWords(K))).buffer;
+        const expected = inputStatistics(x, K);
+        const [absmax, sumAbs, histogram] = [new Float32Array(words, 0, K), new Float32Array(words, 4 * K, K), new Uint32Array(words, 8 * K)];
+        if (absmax.some((value, k) => value !== expected.absmax[k])) throw new Error(`K = ${K}: absmax differs`);
+        if (histogram.some((count, bin) => count !== 2 * expected.histogram[bin]!)) throw new Error(`K = ${K}: the histogram differs`);
+        worst = Math.max(worst, nmse(sumAbs, expected.meanAbs.map((mean) => 2 * T * mean)));
+        const gram = new Float32Array(K * K);
+        for (const { first, rows } of gramStrips(K, 8 * stride * 4)) {
+          const y = bench.output(rows * stride);
+          const gramOp = await bindGram(bench.compiler, "x", K, rows, { ...bound, strip: bench.input(Uint32Array.of(first, 0, 0, 0), uniform), y });
+          const found = await bench.run([gramOp, gramOp], T, y, rows * stride);
+          for (let j = first; j < Math.min(first + rows, K); j++) for (let k = j; k < K; k++) gram[j * K + k] = gram[k * K + j] = found[(j - first) * stride + k]!;
+        }
+        bench.gpu.dispose();
+        worst = Math.max(worst, nmse(gram, expected.gram.map((mean) => 2 * T * mean)));
+      }
+      return requireAtMost("NMSE", worst, tolerances.kernelNmse.f32);
+    },
+  },
 ];
 
 /** Log-sum-exp of W · x over logits that are never stored, in parts of W whose last slots stay unused, against f64. */
@@ -471,4 +535,4 @@ const normalizerCases = ([{ type: "f32" }, { type: "int8", mode: "absmax", granu
   }),
 );
 
-export const kernelCases: readonly ConformanceCase[] = [...linearCases, ...int8Activations, ...epilogueCases, ...attentionCases, ...normalizerCases, ...otherCases];
+export const kernelCases: readonly ConformanceCase[] = [...linearCases, ...int8Activations, ...outlierCases, ...epilogueCases, ...attentionCases, ...normalizerCases, ...otherCases];

@@ -1,15 +1,18 @@
 import { Gpu } from "../../src/gpu/device.ts";
 import { exportSafetensors } from "../../src/load/exportSafetensors.ts";
 import { loadModel } from "../../src/load/loadModel.ts";
+import { activationsOf } from "../../src/load/options.ts";
 import type { Backend } from "../../src/model/backend.ts";
 import { createGpuBuilder, type GpuBackendOptions } from "../../src/model/gpu.ts";
 import { quantizeTensor } from "../../src/quantize/nearest.ts";
 import { formatOf, presets, resolveRecipe } from "../../src/quantize/recipes.ts";
 import type { Gpt2Config, LoadOptions, PresetName, QuantizationRecipe } from "../../src/types.ts";
+import { int8ActivationCases } from "../fixtures/int8Activations.ts";
 import { seededCheckpoint, tinyCheckpoints, type TinyCheckpointName } from "../fixtures/seededCheckpoint.ts";
-import { klDivergence, kvRoundings, logSoftmax, referenceLogits, roundToCodes, type ReferenceWeights } from "../reference/gpt2.ts";
+import { klDivergence, kvRoundings, logSoftmax, referenceLogits, type ReferenceOptions, type ReferenceWeights } from "../reference/gpt2.ts";
 import { maxAbsError } from "../reference/metrics.ts";
-import { addReferenceWeights, dequantizedWeights, referenceCheckpoint, tensorKind } from "../reference/weights.ts";
+import { disagreement, referenceInputs } from "../reference/observation.ts";
+import { addReferenceWeights, dequantizedWeights, inputRoundingOf, type InputRanges, type ReferenceCheckpoint, referenceCheckpoint, tensorKind } from "../reference/weights.ts";
 import { tolerances } from "../tolerances.ts";
 import { requireAtMost, type ConformanceCase } from "./case.ts";
 
@@ -37,11 +40,14 @@ interface Loaded {
 }
 
 /** Builds a model on the device without the loader: the oracle's own reader, quantizeTensor, the builder. */
-export async function buildOnGpu(device: GPUDevice, files: Readonly<Record<string, Uint8Array>>, recipe: QuantizationRecipe, options: Partial<GpuBackendOptions> = {}): Promise<Loaded> {
-  const { config, weights } = referenceCheckpoint(files);
+export function buildOnGpu(device: GPUDevice, files: Readonly<Record<string, Uint8Array>>, recipe: QuantizationRecipe, options?: Partial<GpuBackendOptions>): Promise<Loaded> {
+  return buildCheckpointOnGpu(device, referenceCheckpoint(files), recipe, options);
+}
+
+async function buildCheckpointOnGpu(device: GPUDevice, { config, weights }: ReferenceCheckpoint, recipe: QuantizationRecipe, options: Partial<GpuBackendOptions> = {}, ranges?: InputRanges): Promise<Loaded> {
   const gpu = await Gpu.open({ device, largestTensorBytes: 0 });
-  const builder = createGpuBuilder(gpu, { config, contextLength: config.nPositions, kvCache: "f32", ...options });
-  await addReferenceWeights(builder, weights, recipe);
+  const builder = createGpuBuilder(gpu, { config, contextLength: config.nPositions, kvCache: "f32", ...activationsOf(recipe), ...options });
+  await addReferenceWeights(builder, weights, recipe, ranges);
   return { config, weights: dequantizedWeights(weights, recipe), backend: await builder.finish(), gpu };
 }
 
@@ -56,7 +62,7 @@ interface AgreementOptions {
   prefill: number;
   tolerance?: number;
   kv?: keyof typeof kvRoundings;
-  inputRounding?: (values: Float64Array) => void;
+  inputRounding?: ReferenceOptions["inputRounding"];
 }
 
 /** Prefill, then decode step by step, then window scores: all against the oracle. */
@@ -111,14 +117,24 @@ const recipeCases = otherRecipes.map(
   }),
 );
 
-const int8ActivationCases = (["width100", "oneLayer", "fullVocabulary"] as const).map(
-  (name): ConformanceCase => ({
-    name: `model: ${name} as int8-dynamic agrees with the oracle under the same rounding of activations`,
-    run: async (device) => {
-      const loaded = await buildOnGpu(device, seededCheckpoint(tinyCheckpoints[name]), resolveRecipe("int8-dynamic"), { activations: "int8" });
-      return agreesWithOracle(loaded, { ...lengths[name], tolerance: tolerances.logitActivationsInt8, inputRounding: roundToCodes });
-    },
-  }),
+/** Few, since each inner width and activation is another kernel to compile. */
+const codedCheckpoints: Readonly<Record<(typeof int8ActivationCases)[number]["name"], readonly TinyCheckpointName[]>> = {
+  "dynamic ranges": ["width100", "oneLayer", "fullVocabulary"],
+  "static ranges": ["width100"],
+  "planted outliers": ["width2", "width100"],
+  "static ranges, outliers and some matrices in other formats": ["width100"],
+};
+
+const codingCases = int8ActivationCases.flatMap(({ name: coding, recipe, ranges, change = (checkpoint) => checkpoint }) =>
+  codedCheckpoints[coding].map(
+    (name): ConformanceCase => ({
+      name: `model: ${name} under int8 activations with ${coding} agrees with the oracle under the same rounding`,
+      run: async (device) => {
+        const loaded = await buildCheckpointOnGpu(device, change(referenceCheckpoint(seededCheckpoint(tinyCheckpoints[name]))), recipe, {}, ranges);
+        return agreesWithOracle(loaded, { ...lengths[name], tolerance: tolerances.logitActivationsInt8, inputRounding: inputRoundingOf(recipe, ranges) });
+      },
+    }),
+  ),
 );
 
 const otherCases: readonly ConformanceCase[] = [
@@ -186,6 +202,33 @@ const otherCases: readonly ConformanceCase[] = [
       return "bit-identical";
     },
   },
+  ...(["width2", "width100", "context300"] as const).map(
+    (name): ConformanceCase => ({
+      name: `model: ${name} observes the inputs of its matrices as the oracle has them, in strips, and is as before after it`,
+      run: async (device) => {
+        const { config, weights, backend, gpu } = await buildOnGpu(device, seededCheckpoint(tinyCheckpoints[name]), resolveRecipe("f32"), { maxPartBytes: 4096 });
+        const tokens = formulaTokens(config.nPositions + 1, config.vocabSize);
+        const windows = [tokens.slice(0, config.nPositions), tokens.slice(-1)];
+        const before = await backend.forward(tokens.slice(0, 2), 0);
+        const liveBytes = gpu.memory.total;
+        const inputs = referenceInputs(config, weights, windows);
+        const counts: number[] = [];
+        for (const gram of [false, true]) {
+          const found = await backend.observe(windows, [...inputs.keys()], { gram, onTokens: (count) => counts.push(count) });
+          for (const [matrix, statistics] of found) {
+            const wrong = disagreement(statistics, inputs.get(matrix)!);
+            if (wrong !== null || (statistics.gram !== null) !== gram) throw new Error(`${matrix}: ${wrong ?? "gram"}`);
+          }
+          if (found.size !== 4 * config.nLayer + 1) throw new Error(`${found.size} matrices; expected ${4 * config.nLayer + 1}`);
+        }
+        if (counts.join() !== [config.nPositions, config.nPositions + 1, config.nPositions, config.nPositions + 1].join()) throw new Error(`counted ${counts.join()}`);
+        if (gpu.memory.total !== liveBytes) throw new Error(`${gpu.memory.total} live bytes after it; expected ${liveBytes}`);
+        requireAtMost("logits after it", maxAbsError(await backend.forward(tokens.slice(0, 2), 0), before), 0);
+        backend.dispose();
+        return `${inputs.size} matrices`;
+      },
+    }),
+  ),
   {
     name: "model: every tensor comes back from the device as it was given, whole and in parts",
     run: async (device) => {
@@ -267,4 +310,4 @@ const otherCases: readonly ConformanceCase[] = [
   },
 ];
 
-export const modelCases: readonly ConformanceCase[] = [...checkpointCases, ...recipeCases, ...int8ActivationCases, ...otherCases];
+export const modelCases: readonly ConformanceCase[] = [...checkpointCases, ...recipeCases, ...codingCases, ...otherCases];

@@ -1,6 +1,7 @@
 import { describe, expect } from "vitest";
 import { resolveRecipe } from "../../src/quantize/recipes.ts";
-import { OPTIONAL_FEATURES } from "../../src/gpu/device.ts";
+import { Gpu, OPTIONAL_FEATURES } from "../../src/gpu/device.ts";
+import { chooseVariants } from "../../src/model/knownAnswers.ts";
 import { buildOnGpu, formulaTokens } from "../conformance/modelCases.ts";
 import { seededCheckpoint, tinyCheckpoints } from "../fixtures/seededCheckpoint.ts";
 import { adapterName, gpuTest } from "../gpu.ts";
@@ -43,6 +44,15 @@ describe.runIf((await adapterName()) !== "swiftshader")("known answers at load",
     const model = await buildOnGpu(device, files, resolveRecipe("int8"));
     expect(model.backend.adapter.notices).toMatchObject([expect.stringMatching(/^Kernels gave wrong answers on this adapter and are not used: software, [48] lane\(s\), (packed|plain) products, with an error of \d/)]);
     expect(await errorOfLogits(model)).toBeLessThan(tolerances.logit);
+    device.destroy();
+  });
+  gpuTest("have outliers where the model may have some: kernels that lose them are refused, for such models alone", async ({ adapter }) => {
+    const device = await openChanged(adapter, (code) => code.replaceAll("sums[n] += prepared_at(k >> 2u)", "sums[n] -= prepared_at(k >> 2u)"));
+    const gpu = await Gpu.open({ device, largestTensorBytes: 0 });
+    const kind = { format: { type: "int8", mode: "absmax", granularity: "channel" }, columns: 100, activations: "int8" } as const;
+    const ask = (outlierThreshold?: number) => chooseVariants(gpu, { matrices: [{ ...kind, outlierThreshold }], attention: { heads: 1, headSize: 4, kv: "f32" } }, { tuning: "software", lanes: 1, dot4: "plain" });
+    expect((await ask()).notices).toEqual([]); // control case
+    await expect(ask(6)).rejects.toMatchObject({ code: "shader" });
     device.destroy();
   });
   gpuTest("an adapter on which every variant is wrong rejects with `shader`, and frees what was asked with", async ({ adapter }) => {

@@ -7,7 +7,7 @@ import { resolveGenerateOptions, type ResolvedGenerateOptions } from "../../src/
 import { resolveRecipe } from "../../src/quantize/recipes.ts";
 import { Sampler } from "../../src/generate/sampler.ts";
 import { buildOnGpu } from "../conformance/modelCases.ts";
-import { gpt2SmallShape, seededCheckpoint, tinyCheckpoints } from "../fixtures/seededCheckpoint.ts";
+import { gpt2SmallShape, outlierCheckpoint, seededCheckpoint, tinyCheckpoints } from "../fixtures/seededCheckpoint.ts";
 import { watchDevice } from "../fixtures/watchDevice.ts";
 import { adapterName, gpuTest, requireGpu } from "../gpu.ts";
 import { referenceLogits } from "../reference/gpt2.ts";
@@ -260,6 +260,30 @@ describe.runIf(adapter !== "swiftshader")("a model on WebGPU", () => {
     expect(await model.logits(prompt)).toEqual(expected); // bit for bit
   });
 
+  gpuTest("frees what observes inputs when it is aborted or finds NaN, and works on", async ({ device }) => {
+    const context300 = seededCheckpoint(tinyCheckpoints.context300);
+    const { config, weights } = referenceCheckpoint(context300);
+    const broken = new Map(weights);
+    broken.set("h.1.ln_2.bias", { shape: [36], values: new Float32Array(36).fill(NaN, 7, 8) });
+    const gpu = await Gpu.open({ device, largestTensorBytes: 0 });
+    const builder = createGpuBuilder(gpu, { config, contextLength: 300, kvCache: "f32" });
+    await addReferenceWeights(builder, broken, resolveRecipe("f32"));
+    const backend = await builder.finish();
+    const { total } = backend.memory;
+    const windows = [Array.from({ length: 300 }, (_, i) => i), [1, 2]];
+    const sound = ["h.0.attn.c_attn.weight", "h.1.attn.c_proj.weight"];
+    const expected = await backend.observe(windows, sound, { gram: true });
+    const controller = new AbortController();
+    const reason = new Error("enough");
+    await expect(backend.observe(windows, sound, { gram: true, signal: controller.signal, onTokens: () => controller.abort(reason) })).rejects.toBe(reason);
+    expect(backend.memory.total).toBe(total);
+    await expect(backend.observe(windows, ["h.1.mlp.c_fc.weight"], { gram: true })).rejects.toMatchObject({ code: "shader", details: { column: 7 } });
+    await expect(backend.observe(windows, ["ln_f.weight"], { gram: true })).rejects.toThrow(RangeError);
+    expect(backend.memory.total).toBe(total);
+    expect(await backend.observe(windows, sound, { gram: true })).toEqual(expected); // bit for bit
+    backend.dispose();
+  });
+
   gpuTest("stays usable when the caller brings the device, which is the caller's to destroy", async ({ device }) => {
     const model = await loadModel(files, { backend: "webgpu", device });
     model.dispose();
@@ -349,6 +373,29 @@ describe.runIf(adapter !== "swiftshader")("a model on WebGPU", () => {
       expect(Math.abs(row.klDivergence.mean - other.klDivergence.mean)).toBeLessThan(tolerances.klDivergence);
       expect(row.sameTopToken).toEqual(other.sameTopToken);
     }
+  });
+
+  gpuTest("calibrates on the device as on the CPU, in one model at a time, and frees everything", async ({ device }) => {
+    const watch = watchDevice(device);
+    const small = seededCheckpoint(outlierCheckpoint);
+    const text = Array.from({ length: 64 }, (_, i) => (i * i * 13 + 7) % outlierCheckpoint.vocabSize);
+    const linear = { type: "int4", mode: "zeropoint", granularity: { group: 32 } } as const;
+    const recipes = [
+      { name: "gptq", linear, rounding: "gptq" },
+      { name: "awq", linear, equalization: "awq" },
+      { ...presets["int8-static"], name: "smoothquant", equalization: "smoothquant" },
+    ] as const;
+    const options = { text, windowTokens: 32, recipes, kvCache: "f32", calibration: text } as const;
+    const rows: Record<"webgpu" | "cpu", ComparisonRow[]> = { webgpu: [], cpu: [] };
+    for await (const row of compareQuantizations(small, { ...options, backend: "webgpu", device })) rows.webgpu.push(row);
+    for await (const row of compareQuantizations(small, { ...options, backend: "cpu" })) rows.cpu.push(row);
+    expect(watch.liveBytes).toBe(0);
+    for (const [i, row] of rows.webgpu.entries()) {
+      expect(row.error).toBeUndefined();
+      expect(Math.abs(row.perplexity / rows.cpu[i]!.perplexity - 1)).toBeLessThan(tolerances.calibratedNll); // sums in another order choose some other codes
+    }
+    using model = await loadModel(small, { backend: "webgpu", device, quantization: recipes[0], calibration: text });
+    expect(watch.liveBytes).toBe(model.memory.total);
   });
 
   test("runs a seeded checkpoint of true 124M shape as int8 and nf4 as the oracle does on sampled logits", async () => {

@@ -5,9 +5,10 @@ import { Gpu } from "../../src/gpu/device.ts";
 import { KernelCompiler, type KernelSource, type Tuning } from "../../src/gpu/pipeline.ts";
 import { bindDecodeAttention, bindPrefillAttention } from "../../src/kernels/attention.ts";
 import { bindEmbedding } from "../../src/kernels/embedding.ts";
+import { bindColumnStatistics, bindGram } from "../../src/kernels/inputStatistics.ts";
 import { bindLayerNorm } from "../../src/kernels/layerNorm.ts";
 import { bindGemm, bindGemv, bindNormalizer, fitsPrologue } from "../../src/kernels/linear.ts";
-import { uploadMatrix, type GpuMatrix, type LinearForm } from "../../src/kernels/matrix.ts";
+import { uploadMatrix, type GpuMatrix, type LinearForm, type MatrixUse } from "../../src/kernels/matrix.ts";
 import { bindRowDivergence, bindRowSums } from "../../src/kernels/rows.ts";
 import { bindSampling } from "../../src/kernels/sampling.ts";
 import { quantizeTensor } from "../../src/quantize/nearest.ts";
@@ -40,8 +41,8 @@ const kept: GPU[] = [];
 describe.each<Tuning>(["hardware", "software"])("on a device of default limits, tuned for %s", (tuning) => {
   let gpu: Gpu;
   let compiler: KernelCompiler;
-  let matrixOf: (rows: number, columns: number, format: TensorFormat, mean?: number, form?: LinearForm) => Promise<GpuMatrix>;
-  let buffers: Record<"run" | "shape" | "rows" | "input" | "output" | "cache" | "kvScales", GPUBuffer>;
+  let matrixOf: (rows: number, columns: number, format: TensorFormat, mean?: number, form?: LinearForm, activations?: Pick<MatrixUse, "activations" | "outlierThreshold">) => Promise<GpuMatrix>;
+  let buffers: Record<"run" | "shape" | "rows" | "input" | "output" | "cache" | "kvScales" | "codes", GPUBuffer>;
 
   beforeAll(async () => {
     requireGpu(); // sets WebGPU's globals
@@ -50,20 +51,20 @@ describe.each<Tuning>(["hardware", "software"])("on a device of default limits, 
     gpu = await Gpu.open({ gpu: nullGpu, largestTensorBytes: 0 });
     compiler = new KernelCompiler(gpu, { tuning });
     const buffer = (usage: number) => gpu.createBuffer("any", 1024, usage | copyDst, "activations");
-    buffers = { run: buffer(uniform), shape: buffer(uniform), rows: buffer(uniform), input: buffer(storage), output: buffer(storage), cache: buffer(storage), kvScales: buffer(storage) };
-    matrixOf = async (rows, columns, format, mean = 0, form = { activation: "none", bias: true, residual: false }) => {
+    buffers = { run: buffer(uniform), shape: buffer(uniform), rows: buffer(uniform), input: buffer(storage), output: buffer(storage), cache: buffer(storage), kvScales: buffer(storage), codes: buffer(storage) };
+    matrixOf = async (rows, columns, format, mean = 0, form = { activation: "none", bias: true, residual: false }, activations = {}) => {
       const weights = quantizeTensor(Float32Array.from({ length: rows * columns }, (_, i) => mean + Math.sin(i)), [rows, columns], format);
-      return uploadMatrix(gpu, "matrix", packTensor(weights, 2 ** 27), "weights", { form, yStride: 32, biasBase: 0, epsilon: 1e-5, headSize: 1, maxSplits: 1 });
+      return uploadMatrix(gpu, "matrix", packTensor(weights, 2 ** 27), "weights", { form, yStride: 32, biasBase: 0, epsilon: 1e-5, headSize: 1, maxSplits: 1, ...activations });
     };
   });
   afterAll(() => gpu.dispose());
 
   async function compileLinear(matrix: GpuMatrix): Promise<void> {
     const { run, input, output } = buffers;
-    const bound = { run, x: input, aux: input, residual: input, y: output };
+    const bound = { run, x: input, xCodes: buffers.codes, aux: input, residual: input, y: output };
     await Promise.all([
       bindGemm(compiler, "any", matrix, bound),
-      bindNormalizer(compiler, "any", matrix, { run, hidden: input, expected: input, found: output, sums: buffers.cache }),
+      bindNormalizer(compiler, "any", matrix, { run, hidden: input, hiddenCodes: buffers.codes, expected: input, found: output, sums: buffers.cache }),
       ...(["none", "layer_norm", "merge"] as const).map((prologue) => bindGemv(compiler, "any", matrix, prologue, bound)),
     ]);
   }
@@ -111,12 +112,29 @@ describe.each<Tuning>(["hardware", "software"])("on a device of default limits, 
     await gpu.settle();
   });
 
-  test("layer norm, row sums and row divergence compile", async () => {
+  test.each([{}, { outlierThreshold: 6 }])("products of int8 activations with %j compile for every encoding of int8, up to the widest row that fits a prologue", async (outliers) => {
+    const coding = { activations: "int8", ...outliers } as const;
+    let columns = 32;
+    while (fitsPrologue(columns + 32, coding)) columns += 32;
+    expect(columns).toBeGreaterThanOrEqual(1600);
+    for (const { format, mean } of encodings) {
+      if (format.type !== "int8") continue;
+      const matrix = await matrixOf(1, columns, format, mean, undefined, coding);
+      await compileLinear(matrix);
+      const { run, rows, input, output, cache } = buffers;
+      if (tuning === "hardware") await bindGemv(compiler, "head", matrix, "layer_norm", { run, x: input, aux: input, residual: input, y: output }, { sampling: rows, counts: input, candidates: cache });
+    }
+    await gpu.settle();
+  });
+
+  test("layer norm, row sums, row divergence, column statistics and gram compile", async () => {
     const { run, shape, rows, input, output } = buffers;
     for (const keepPosition of [true, false]) await bindLayerNorm(compiler, "any", { run, shape, x: input, aux: input, y: output }, { keepPosition });
     const sums = { rows, logits: input, expected: input, sums: output };
     await bindRowSums(compiler, sums);
     await bindRowDivergence(compiler, { ...sums, sums: input }, { ...sums, sums: input }, output);
+    await bindColumnStatistics(compiler, "any", 3, { run, shape, x: input, y: output });
+    await bindGram(compiler, "any", 3, 32, { run, shape, strip: rows, x: input, y: output });
     await gpu.settle();
   });
 

@@ -16,12 +16,14 @@ export type ReferenceWeights = ReadonlyMap<string, ReferenceTensor>;
 export interface ReferenceOptions {
   /** Rounds one head's key or value of one position in place, f64 [D]: what a f16 or int8 KV cache does to it. */
   kvRounding?: (values: Float64Array) => void;
-  /** Rounds one token's input of a linear layer or the head in place, f64 [K]: what int8 activations do to it. */
-  inputRounding?: (values: Float64Array) => void;
+  /** Rounds one token's input of a matrix in place, f64 [K]: what int8 activations do to it. */
+  inputRounding?: (values: Float64Array, tensorName: string) => void;
+  /** Is shown the input of each block's linear matrices and of the head, f64 [T, K], before any rounding. */
+  onInput?: (name: string, x: Float64Array) => void;
 }
 
 /** f64 [T, C]: the final hidden states, after lnF. */
-export function referenceHidden(config: Gpt2Config, weights: ReferenceWeights, tokens: readonly number[], { kvRounding, inputRounding }: ReferenceOptions = {}): Float64Array {
+export function referenceHidden(config: Gpt2Config, weights: ReferenceWeights, tokens: readonly number[], { kvRounding, inputRounding, onInput }: ReferenceOptions = {}): Float64Array {
   const { nLayer, nEmbd: C, nInner: I } = config;
   const T = tokens.length;
   const tensor = (name: string): ReferenceTensor["values"] => tensorNamed(weights, name);
@@ -33,23 +35,30 @@ export function referenceHidden(config: Gpt2Config, weights: ReferenceWeights, t
     for (let c = 0; c < C; c++) x[t * C + c] = wte[tokens[t]! * C + c]! + wpe[t * C + c]!;
   }
 
+  const take = (name: string, input: Float64Array): void => {
+    onInput?.(name, input);
+    roundRows(input, T, name, inputRounding);
+  };
+
   for (let layer = 0; layer < nLayer; layer++) {
     const h = `h.${layer}`;
     const normed1 = layerNorm(x, T, C, tensor(`${h}.ln_1.weight`), tensor(`${h}.ln_1.bias`), config.layerNormEpsilon); // [T, C]
-    roundRows(normed1, T, inputRounding);
+    take(`${h}.attn.c_attn.weight`, normed1);
     const qkv = linear(normed1, T, C, 3 * C, tensor(`${h}.attn.c_attn.weight`), tensor(`${h}.attn.c_attn.bias`)); // [T, 3C]
     const attended = attention(qkv, T, config, layer, kvRounding); // [T, C]
-    roundRows(attended, T, inputRounding);
+    take(`${h}.attn.c_proj.weight`, attended);
     addTo(x, linear(attended, T, C, C, tensor(`${h}.attn.c_proj.weight`), tensor(`${h}.attn.c_proj.bias`)));
 
     const normed2 = layerNorm(x, T, C, tensor(`${h}.ln_2.weight`), tensor(`${h}.ln_2.bias`), config.layerNormEpsilon); // [T, C]
-    roundRows(normed2, T, inputRounding);
+    take(`${h}.mlp.c_fc.weight`, normed2);
     const inner = linear(normed2, T, C, I, tensor(`${h}.mlp.c_fc.weight`), tensor(`${h}.mlp.c_fc.bias`)); // [T, I]
     for (let i = 0; i < inner.length; i++) inner[i] = activate(config.activation, inner[i]!);
-    roundRows(inner, T, inputRounding);
+    take(`${h}.mlp.c_proj.weight`, inner);
     addTo(x, linear(inner, T, I, C, tensor(`${h}.mlp.c_proj.weight`), tensor(`${h}.mlp.c_proj.bias`)));
   }
-  return layerNorm(x, T, C, tensor("ln_f.weight"), tensor("ln_f.bias"), config.layerNormEpsilon);
+  const hidden = layerNorm(x, T, C, tensor("ln_f.weight"), tensor("ln_f.bias"), config.layerNormEpsilon);
+  onInput?.(headName(config), hidden);
+  return hidden;
 }
 
 /** f64 [rows.length, V]: logits after tokens[0…row] for each of `rows`; all T rows unless told. */
@@ -62,7 +71,7 @@ export function referenceLogits(
   const { nEmbd: C, vocabSize: V } = config;
   const rows = options.rows ?? tokens.map((_, t) => t);
   const hidden = referenceHidden(config, weights, tokens, options);
-  roundRows(hidden, tokens.length, options.inputRounding);
+  roundRows(hidden, tokens.length, headName(config), options.inputRounding);
   const logits = new Float64Array(rows.length * V);
   rows.forEach((row, i) => logits.set(headLogits(config, weights, hidden.subarray(row * C, (row + 1) * C)), i * V));
   return logits;
@@ -70,7 +79,7 @@ export function referenceLogits(
 
 /** f64 [V]: the output head on one hidden state, f64 [C]. */
 export function headLogits(config: Gpt2Config, weights: ReferenceWeights, hidden: Float64Array): Float64Array {
-  const head = tensorNamed(weights, config.tieWordEmbeddings ? "wte.weight" : "lm_head.weight"); // [V, C]
+  const head = tensorNamed(weights, headName(config)); // [V, C]
   return linear(hidden, 1, config.nEmbd, config.vocabSize, head, null);
 }
 
@@ -112,10 +121,14 @@ function linear(x: Float64Array, T: number, K: number, O: number, weight: Refere
   return y;
 }
 
-/** Rounds each of T rows of x. */
-function roundRows(x: Float64Array, T: number, rounding: ReferenceOptions["inputRounding"]): void {
+/** Rounds each of T rows of x, the input of a matrix. */
+function roundRows(x: Float64Array, T: number, tensorName: string, rounding: ReferenceOptions["inputRounding"]): void {
   const K = x.length / T;
-  for (let t = 0; rounding && t < T; t++) rounding(x.subarray(t * K, (t + 1) * K));
+  for (let t = 0; rounding && t < T; t++) rounding(x.subarray(t * K, (t + 1) * K), tensorName);
+}
+
+function headName({ tieWordEmbeddings }: Gpt2Config): string {
+  return tieWordEmbeddings ? "wte.weight" : "lm_head.weight";
 }
 
 /** Σ x[xStart + i] · y[yStart + i] for i < length, as four interleaved sums: one alone would wait for each addition. */
@@ -300,6 +313,36 @@ export function referencePerplexity(
   return { perplexity, standardError: perplexity * Math.sqrt(variance / (n - 1)), nlls: Float64Array.from(nlls), windows: windows.length };
 }
 
+// ---------------------------------------------------------------- calibration
+
+export interface ReferenceStatistics {
+  rows: number;
+  absmax: Float64Array; // f64 [K]
+  meanAbs: Float64Array; // f64 [K]
+  histogram: number[]; // of log2 |x|, 64 bins to an octave from 2^-20 to 2^16, each octave cut evenly
+  gram: Float64Array; // f64 [K, K]: mean x_j · x_k
+}
+
+/** What calibration finds in rows x, [rows, K]. */
+export function inputStatistics(x: ArrayLike<number>, K: number): ReferenceStatistics {
+  const rows = x.length / K;
+  const absmax = new Float64Array(K);
+  const meanAbs = new Float64Array(K);
+  const gram = new Float64Array(K * K);
+  const histogram = Array.from({ length: 36 * 64 }, () => 0);
+  for (let row = 0; row < rows; row++) {
+    for (let k = 0; k < K; k++) {
+      const magnitude = Math.abs(x[row * K + k]!);
+      absmax[k] = Math.max(absmax[k]!, magnitude);
+      meanAbs[k]! += magnitude / rows;
+      const octave = Math.min(15, Math.max(-20, Math.floor(Math.log2(magnitude))));
+      histogram[Math.min(36 * 64 - 1, Math.max(0, Math.floor((octave + 20 + magnitude / 2 ** octave - 1) * 64)))]!++;
+      for (let j = 0; j < K; j++) gram[j * K + k]! += (x[row * K + j]! * x[row * K + k]!) / rows;
+    }
+  }
+  return { rows, absmax, meanAbs, histogram, gram };
+}
+
 // ---------------------------------------------------------------- KV cache formats
 
 /** The f16 nearest to x, ties to even, as a number; beyond ±65504 it saturates. */
@@ -331,17 +374,26 @@ export const kvRoundings: Readonly<Record<"f32" | "f16" | "int8", (values: Float
 
 // ---------------------------------------------------------------- int8 activations
 
+export interface ActivationCoding {
+  /** A static range instead of the row's largest magnitude. */
+  range?: number;
+  /** What is at least as large keeps its value; the rest of the row is coded as if it were 0. */
+  outlierThreshold?: number;
+}
+
 /** A row of activations as int8 codes, code · scale ≈ x: absmax = max|x|, scale = absmax / 127, code = round(x · (127 / absmax)), every step rounded to f32. */
-export function quantizeActivations(x: ArrayLike<number>): { codes: number[]; scale: number } {
-  const absmax = Math.fround(Array.from(x).reduce((max, value) => Math.max(max, Math.abs(value)), 0));
-  if (absmax < 2 ** -120) return { codes: Array.from(x, () => 0), scale: 1 };
+export function quantizeActivations(x: ArrayLike<number>, { range, outlierThreshold = Infinity }: ActivationCoding = {}): { codes: number[]; scale: number; isOutlier: boolean[] } {
+  const isOutlier = Array.from(x, (value) => Math.abs(Math.fround(value)) >= Math.fround(outlierThreshold));
+  const rest = Array.from(x, (value, k) => (isOutlier[k] ? 0 : Math.fround(value)));
+  const absmax = Math.fround(range ?? rest.reduce((max, value) => Math.max(max, Math.abs(value)), 0));
+  if (absmax < 2 ** -120) return { codes: rest.map(() => 0), scale: 1, isOutlier };
   const inverse = Math.fround(127 / absmax);
-  const codes = Array.from(x, (value) => Math.max(-127, Math.min(127, roundHalfToEven(Math.fround(Math.fround(value) * inverse)))));
-  return { codes, scale: Math.fround(absmax / 127) };
+  const codes = rest.map((value) => Math.max(-127, Math.min(127, roundHalfToEven(Math.fround(value * inverse)))));
+  return { codes, scale: Math.fround(absmax / 127), isOutlier };
 }
 
 /** What int8 activations make of one input; see `ReferenceOptions.inputRounding`. */
-export function roundToCodes(values: Float64Array): void {
-  const { codes, scale } = quantizeActivations(values);
-  values.forEach((_, k) => (values[k] = codes[k]! * scale));
+export function roundToCodes(values: Float64Array, coding?: ActivationCoding): void {
+  const { codes, scale, isOutlier } = quantizeActivations(values, coding);
+  values.forEach((value, k) => (values[k] = isOutlier[k] ? Math.fround(value) : codes[k]! * scale));
 }

@@ -4,7 +4,7 @@ import { formatOf } from "../../src/quantize/recipes.ts";
 import type { CheckpointTensor } from "../../src/checkpoint/types.ts";
 import type { BackendBuilder } from "../../src/model/backend.ts";
 import type { Activation, Gpt2Config, QuantizationRecipe } from "../../src/types.ts";
-import type { ReferenceTensor, ReferenceWeights } from "./gpt2.ts";
+import { type ReferenceOptions, type ReferenceTensor, type ReferenceWeights, roundToCodes } from "./gpt2.ts";
 
 export interface ReferenceCheckpoint {
   config: Gpt2Config;
@@ -53,14 +53,25 @@ export function dequantizedWeights(weights: ReferenceWeights, recipe: Quantizati
   );
 }
 
+/** Static ranges of int8 activations, by the matrix that takes them. */
+export type InputRanges = Readonly<Record<string, number>>;
+
+/** What a recipe's int8 activations do to the inputs of its int8 matrices; see `ReferenceOptions.inputRounding`. */
+export function inputRoundingOf(recipe: QuantizationRecipe, ranges: InputRanges = {}): ReferenceOptions["inputRounding"] {
+  return (values, name) => {
+    const { type } = formatOf(recipe, name, tensorKind(name) === "embedding" ? "embedding" : "linear");
+    if (type === "int8") roundToCodes(values, { range: ranges[name], outlierThreshold: recipe.outlierThreshold });
+  };
+}
+
 /** Feeds a builder as the loader does, so that backends are tested without it. */
-export async function addReferenceWeights(builder: BackendBuilder, weights: ReferenceWeights, recipe: QuantizationRecipe): Promise<void> {
+export async function addReferenceWeights(builder: BackendBuilder, weights: ReferenceWeights, recipe: QuantizationRecipe, ranges: InputRanges = {}): Promise<void> {
   for (const [name, tensor] of weights) {
     const kind = tensorKind(name);
     const values = Float32Array.from(tensor.values);
     const shape = matrixShape(tensor);
     const isMatrix = kind === "linear" || kind === "embedding";
-    await builder.add({ name, kind, shape }, isMatrix ? quantizeTensor(values, shape, formatOf(recipe, name, kind)) : values);
+    await builder.add({ name, kind, shape }, isMatrix ? quantizeTensor(values, shape, formatOf(recipe, name, kind)) : values, { range: ranges[name] });
   }
 }
 

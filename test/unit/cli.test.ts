@@ -6,7 +6,7 @@ import { version } from "../../package.json";
 import { runCli } from "../../src/cli/cli.ts";
 import type { CliIo } from "../../src/cli/io.ts";
 import { writeStream } from "../../src/cli/writeStream.ts";
-import { type CompareOptions, compareQuantizations, decodeComparison, EngineError, type GenerateOptions, type LoadOptions, type Model, type ModelSource, type PerplexityOptions } from "../../src/index.ts";
+import { calibrate, type CompareOptions, compareQuantizations, decodeComparison, EngineError, type GenerateOptions, type LoadOptions, type Model, type ModelSource, type PerplexityOptions } from "../../src/index.ts";
 import { seededCheckpoint } from "../fixtures/seededCheckpoint.ts";
 
 const story = [" there", " was", " a", " fox"];
@@ -83,6 +83,7 @@ async function call(args: string[], overrides: Partial<CliIo> & { onToken?: () =
       seen.compared.push(options);
       return compareQuantizations(tinyModel, { ...options, backend: "cpu" });
     },
+    calibrate: (_source, options) => calibrate(tinyModel, options),
     requestGpu: async () => null,
     async loadModel(source, options = {}) {
       seen.loads.push({ source, options });
@@ -112,7 +113,7 @@ describe("nibble", () => {
     expect([code, stdout]).toEqual([2, ""]);
     expect(stderr).toContain(message);
   });
-  test.each([["generate", "--quantization"], ["perplexity", "--quantization"], ["export", "--out"], ["compare", "--shard"], ["merge", "--markdown"]])("explains %s, even beside an option that does not exist", async (command, option) => {
+  test.each([["generate", "--quantization"], ["perplexity", "--quantization"], ["export", "--out"], ["compare", "--shard"], ["merge", "--markdown"], ["calibrate", "--threshold"]])("explains %s, even beside an option that does not exist", async (command, option) => {
     const { code, stdout, loads } = await call([command, "--nonsense", "--help"]);
     expect([code, loads]).toEqual([0, []]);
     expect(stdout).toContain(`Usage: nibble ${command}`);
@@ -132,6 +133,11 @@ describe("nibble generate", () => {
     expect(code).toBe(0);
     expect(loads[0]?.options).toMatchObject({ quantization: "nf4", backend: "cpu", kvCache: "f16", contextLength: 128 });
     expect(generated[0]).toMatchObject({ prompt: "Hello", options: { maxTokens: 60, temperature: 0.7, topK: 40, topP: 0.9, minP: 0.05, seed: 7, stop: [".", "!"] } });
+  });
+  test("takes a recipe from a file, and a text to calibrate it with", async () => {
+    const texts: Record<string, string> = { "mine.json": '{"linear":{"type":"nf4","block":64},"rounding":"gptq"}', "c.txt": "text" };
+    const { loads } = await call(["export", "--out", "a.safetensors", "--quantization", "mine.json", "--calibration", "c.txt"], { readText: async (path) => texts[path]! });
+    expect(loads[0]?.options).toMatchObject({ quantization: { name: "mine", linear: { type: "nf4", block: 64 }, rounding: "gptq" }, calibration: "text" });
   });
   test("leaves the quantization to the engine where none is given", async () => {
     expect((await call(["generate", "Hello"])).loads[0]?.options.quantization).toBeUndefined();
@@ -239,6 +245,30 @@ describe("nibble perplexity", () => {
   });
 });
 
+describe("nibble calibrate", () => {
+  const readText = async (): Promise<string> => "a text of more than one token";
+  test("shows for every matrix and the head what its inputs were, ranges and outliers", async () => {
+    const { code, stdout, stderr } = await call(["calibrate", "--text", "a.txt", "--threshold", "0.5", "--backend", "cpu"], { readText });
+    expect(code).toBe(0);
+    const [head, ...rows] = stdout.trimEnd().split("\n");
+    expect(head).toMatch(/^input of +absmax +mean \|x\| +99.99 % +least error +outlier columns +values, %$/);
+    expect(rows.map((row) => row.split(" ")[0])).toEqual(["h.0.attn.c_attn", "h.0.attn.c_proj", "h.0.mlp.c_fc", "h.0.mlp.c_proj", "wte"]);
+    expect(rows[0]).toMatch(/ [1-4] of 4 /);
+    expect(stderr).toContain(" · CPU · 7 tokens in 1 windows of 7\n");
+  });
+  test("gives the whole report as JSON", async () => {
+    const { stdout } = await call(["calibrate", "--text", "a.txt", "--json"], { readText });
+    expect(JSON.parse(stdout)).toMatchObject({ tokens: 7, windows: 1, outlierThreshold: 6, inputs: expect.arrayContaining([expect.objectContaining({ name: "wte.weight", outlierColumns: [] })]) as unknown });
+  });
+  test.each([
+    [["calibrate"], "--text is missing"],
+    [["calibrate", "a.txt"], '"a.txt"'],
+    [["calibrate", "--text", "a.txt", "--threshold", "0"], "--threshold"],
+  ])("refuses %j with exit code 2", async (args, message) => {
+    expect(await call(args, { readText })).toMatchObject({ code: 2, stdout: "", stderr: expect.stringContaining(message) as string });
+  });
+});
+
 describe("nibble export", () => {
   test("writes the model as it is quantized, and says on stdout what and where", async () => {
     const { code, stdout, loads, written, disposed } = await call(["export", "--out", "tiny.safetensors", "--quantization", "nf4", "--backend", "cpu"]);
@@ -255,7 +285,7 @@ describe("nibble export", () => {
     [["export", "a.safetensors"], "--out"],
     [["export", "--out", "a.bin"], "ends with .safetensors"],
     [["export", "--out", "no/such/folder/a.safetensors"], 'no folder "no/such/folder"'],
-    [["export", "--out", "a.safetensors", "--quantization", "int8,nf4"], "one preset"],
+    [["export", "--out", "a.safetensors", "--quantization", "int8,nf4"], "one preset or recipe"],
     [["export", "--out", "a.safetensors", "--context", "8"], "--context"],
   ])("refuses %j with exit code 2 before it loads anything", async (args, message) => {
     const { code, stderr, loads } = await call(args);
@@ -374,10 +404,17 @@ describe("nibble compare", () => {
   });
 
   test("goes on after a recipe that cannot run and ends with exit code 1", async () => {
-    const { code, stdout, stderr } = await compare("compare --text t.txt --recipes int8-static,f16");
+    const hugeWeights = seededCheckpoint({ nLayer: 1, nHead: 2, nEmbd: 4, nPositions: 16, vocabSize: 50257, outliers: { channels: [3], gain: 1e-6 } });
+    const { code, stdout, stderr } = await compare("compare --text t.txt --recipes f16,nf4", {}, { compareQuantizations: (_source, options) => compareQuantizations(hugeWeights, { ...options, backend: "cpu" }) });
     expect(code).toBe(1);
-    expect(stdout).toMatch(/\| int8-static +\| quantization\.activations .*cannot run.*\n\| f16 /);
-    expect(stderr).toContain("cannot run");
+    expect(stdout).toMatch(/\| f16 +\| Tensor "h\.0\.attn\.c_attn\.weight": .*at most ±65504.*\n\| nf4 /);
+    expect(stderr).toContain("at most ±65504");
+  });
+
+  test("asks for calibration text where a recipe needs it, with exit code 2, and runs with it", async () => {
+    const { code, stderr } = await compare("compare --text t.txt --recipes int8-static");
+    expect([code, stderr]).toEqual([2, expect.stringContaining("calibration is missing")]);
+    expect((await compare("compare --text t.txt --recipes int8-static --calibration t.txt")).stdout).toContain("| int8-static ");
   });
 
   test.each([

@@ -3,18 +3,21 @@ import { describe, expect, test } from "vitest";
 import { EngineError } from "../../src/errors.ts";
 import type { Backend } from "../../src/model/backend.ts";
 import { type CpuBackendOptions, createCpuBuilder } from "../../src/model/cpu.ts";
+import { activationsOf } from "../../src/load/options.ts";
 import { Input } from "../../src/model/cpu/input.ts";
-import { allocateTogether, type CpuKernels, type CpuMatrix, createScratch } from "../../src/model/cpu/kernels.ts";
+import { allocateTogether, type CpuKernels, type CpuMatrix, createScratch, type InputCoding } from "../../src/model/cpu/kernels.ts";
 import { plainKernels } from "../../src/model/cpu/plain.ts";
 import { createSimdKernels } from "../../src/model/cpu/simd.ts";
 import { assembleTensor, dequantizeTensor, quantizeTensor } from "../../src/quantize/nearest.ts";
 import { formatOf, presets } from "../../src/quantize/recipes.ts";
 import { describeFormat, DYNAMIC_MAP_SIGNED, groupLayout, type ScaledFormat } from "../../src/quantize/formats.ts";
 import type { PresetName, QuantizationRecipe, QuantizedTensor, TensorFormat } from "../../src/types.ts";
+import { int8ActivationCases } from "../fixtures/int8Activations.ts";
 import { gaussian, seededCheckpoint, type SeededCheckpointOptions, tinyCheckpoints } from "../fixtures/seededCheckpoint.ts";
-import { argmax, klDivergence, kvRoundings, logSoftmax, quantizeActivations, referenceLogits, roundToCodes } from "../reference/gpt2.ts";
+import { argmax, klDivergence, kvRoundings, logSoftmax, quantizeActivations, referenceLogits } from "../reference/gpt2.ts";
 import { maxAbsError, nmse } from "../reference/metrics.ts";
-import { addReferenceWeights, dequantizedWeights, type ReferenceCheckpoint, referenceCheckpoint, tensorKind } from "../reference/weights.ts";
+import { disagreement, referenceInputs } from "../reference/observation.ts";
+import { addReferenceWeights, dequantizedWeights, inputRoundingOf, type InputRanges, type ReferenceCheckpoint, referenceCheckpoint, tensorKind } from "../reference/weights.ts";
 import { tolerances } from "../tolerances.ts";
 
 const dot = (x: ArrayLike<number>, xStart: number, y: ArrayLike<number>, yStart: number, length: number): number => {
@@ -30,12 +33,17 @@ function tokensFor({ config: { vocabSize } }: ReferenceCheckpoint, count: number
   return Array.from({ length: count }, (_, i) => (i === 0 ? vocabSize - 1 : (i * 7919) % vocabSize));
 }
 
+/** How matrices of int8 take activations where nothing else is asked for: each row by its own range, without outliers. */
+const dynamic: InputCoding = { range: 0, outlierThreshold: Infinity };
+
 /** The arithmetic of int8 activations as input.ts words it; f32 [tokens, O]. */
-function multiplyInIntegers({ format, shape: [O, K], codes, scales, zeroPoints }: QuantizedTensor, x: Float32Array, tokens: number): Float32Array {
+function multiplyInIntegers(tensor: QuantizedTensor, x: Float32Array, tokens: number, { range, outlierThreshold }: InputCoding): Float32Array {
+  const { format, shape: [O, K], codes, scales, zeroPoints } = tensor;
   const { lineCount, groupLength, groupsPerLine } = groupLayout(format as ScaledFormat, [O, K]);
+  const restored = dequantizeTensor(tensor);
   const y = new Float32Array(tokens * O);
   for (let t = 0; t < tokens; t++) {
-    const row = quantizeActivations(x.subarray(t * K, (t + 1) * K));
+    const row = quantizeActivations(x.subarray(t * K, (t + 1) * K), { range: range || undefined, outlierThreshold });
     for (let o = 0; o < O; o++) {
       const sums = new Map<number, number>(); // by index of the scale
       for (let k = 0; k < K; k++) {
@@ -43,6 +51,7 @@ function multiplyInIntegers({ format, shape: [O, K], codes, scales, zeroPoints }
         sums.set(group, (sums.get(group) ?? 0) + row.codes[k]! * (codes[o * K + k]! - (zeroPoints?.[group] ?? 0)));
       }
       for (const [group, sum] of sums) y[t * O + o]! += Math.fround(Math.fround(Math.fround(sum) * row.scale) * scales[group]!);
+      row.isOutlier.forEach((isOutlier, k) => isOutlier && (y[t * O + o]! += Math.fround(x[t * K + k]! * restored[o * K + k]!)));
     }
   }
   return y;
@@ -57,9 +66,9 @@ describe.each([
   ["WASM SIMD", createSimdKernels, true],
   ["plain TypeScript", () => plainKernels, false],
 ] as const)("in %s", (name, createKernels, simd) => {
-  async function buildCpu({ config, weights }: ReferenceCheckpoint, recipe: QuantizationRecipe = presets.f32, options: Partial<CpuBackendOptions> = {}): Promise<Backend> {
-    const builder = createCpuBuilder({ config, contextLength: config.nPositions, kvCache: "f32", simd, ...options });
-    await addReferenceWeights(builder, weights, recipe);
+  async function buildCpu({ config, weights }: ReferenceCheckpoint, recipe: QuantizationRecipe = presets.f32, options: Partial<CpuBackendOptions> = {}, ranges?: InputRanges): Promise<Backend> {
+    const builder = createCpuBuilder({ config, contextLength: config.nPositions, kvCache: "f32", simd, ...activationsOf(recipe), ...options });
+    await addReferenceWeights(builder, weights, recipe, ranges);
     const backend = await builder.finish();
     expect(backend.adapter.description).toBe(`${name} on the CPU`);
     return backend;
@@ -82,17 +91,33 @@ describe.each([
       });
     });
 
-    test.each(checkpoints)("of %s agrees under int8-dynamic with the oracle under the same rounding, and is not int8's result", async (_name, checkpoint) => {
-      const { config, weights } = checkpoint;
+    describe.each(int8ActivationCases)("under int8 activations with $name", ({ recipe, ranges, change = (checkpoint) => checkpoint }) => {
+      test.each(checkpoints.filter(([name]) => name !== "fullVocabulary"))("of %s agrees with the oracle under the same rounding, and is not int8's result", async (_name, seeded) => {
+        const checkpoint = change(seeded);
+        const { config, weights } = checkpoint;
+        const tokens = tokensFor(checkpoint, Math.min(config.nPositions, 20));
+        const rows = [tokens.length - 1];
+        const restored = dequantizedWeights(weights, recipe);
+        const rounded = referenceLogits(config, restored, tokens, { rows, inputRounding: inputRoundingOf(recipe, ranges) });
+        const exact = referenceLogits(config, restored, tokens, { rows });
+        const backend = await buildCpu(checkpoint, recipe, {}, ranges);
+        const together = await backend.forward(tokens, 0);
+        await backend.forward(tokens.slice(0, -1), 0);
+        const last = await backend.forward(tokens.slice(-1), tokens.length - 1);
+        for (const logits of [together, last]) {
+          expect(maxAbsError(logits, rounded)).toBeLessThan(tolerances.logitActivationsInt8);
+          expect(maxAbsError(logits, rounded)).toBeLessThan(Math.max(tolerances.logit, maxAbsError(logits, exact) / 2));
+        }
+      });
+    });
+
+    test("takes outliers as f32: all of them make float activations, none make int8-dynamic's result", async () => {
+      const { config, weights } = width100;
       const recipe = presets["int8-dynamic"];
-      const tokens = tokensFor(checkpoint, Math.min(config.nPositions, 20));
-      const rows = [tokens.length - 1];
-      const restored = dequantizedWeights(weights, recipe);
-      const rounded = referenceLogits(config, restored, tokens, { rows, inputRounding: roundToCodes });
-      const exact = referenceLogits(config, restored, tokens, { rows });
-      const logits = await (await buildCpu(checkpoint, recipe, { activations: "int8" })).forward(tokens, 0);
-      expect(maxAbsError(logits, rounded)).toBeLessThan(tolerances.logitActivationsInt8);
-      expect(maxAbsError(logits, rounded)).toBeLessThan(maxAbsError(logits, exact) / 2);
+      const tokens = tokensFor(width100, 20);
+      const run = async (outlierThreshold: number): Promise<Float32Array> => (await buildCpu(width100, recipe, { outlierThreshold })).forward(tokens, 0);
+      expect(maxAbsError(await run(1e-30), referenceLogits(config, dequantizedWeights(weights, recipe), tokens, { rows: [19] }))).toBeLessThan(tolerances.logit);
+      expect(await run(1e30)).toEqual(await (await buildCpu(width100, recipe)).forward(tokens, 0));
     });
 
     test("agrees at the end of a context longer than one chunk", async () => {
@@ -182,7 +207,7 @@ describe.each([
       const { input, scratch, y } = allocateTogether(kernels, (kernels) => {
         return { input: new Input(kernels, tokens, K), scratch: createScratch(kernels, tokens, K), y: kernels.allocate(Float32Array, tokens * O) };
       });
-      input.load(x, tokens, K, matrix.takesCodes);
+      input.load(x, tokens, K, matrix.coding);
       const middle = O >> 1;
       matrix.multiply(input, { values: y, start: 0, stride: O, count: tokens }, 0, middle, scratch);
       matrix.multiply(input, { values: y, start: middle, stride: O, count: tokens }, middle, O, scratch);
@@ -196,7 +221,7 @@ describe.each([
       for (const [O, K] of shapes) {
         const tensor = quantizeTensor(gaussian(O * K, 1, 0.3, O + K), [O, K], format);
         const expected = dequantizeTensor(tensor);
-        const matrix = kernels.createMatrix(tensor, false);
+        const matrix = kernels.createMatrix(tensor, null);
 
         const stride = K + 32;
         const restored = kernels.allocate(Float32Array, O * stride);
@@ -211,28 +236,31 @@ describe.each([
       }
     });
 
-    test.each(formats.filter(({ type }) => type === "int8"))("%o multiplies int8 activations in exact integers, then rounds step by step", (format) => {
+    const codings = [dynamic, { range: Math.fround(0.7), outlierThreshold: Infinity }, { range: 0, outlierThreshold: Math.fround(0.6) }, { range: 0.5, outlierThreshold: Math.fround(0.9) }, { range: 0, outlierThreshold: Math.fround(1e-30) }];
+    test.each(formats.filter(({ type }) => type === "int8"))("%o multiplies int8 activations in exact integers, then rounds step by step, outliers last", (format) => {
       const kernels = createKernels()!;
-      for (const [O, K] of shapes) {
+      for (const [O, K] of [...shapes, [50, 70] as const]) {
         const tensor = quantizeTensor(gaussian(O * K, 1, 0.3, O + K), [O, K], format);
-        const matrix = kernels.createMatrix(tensor, true);
-        expect(matrix.takesCodes).toBe(true);
-        for (const tokens of [1, 2, 7]) {
-          const x = inputsOf(tokens, K);
-          x.fill(0, 0, tokens > 1 ? K : 0); // a row of zeros has a scale, too
-          expect(multiply(matrix, kernels, x, tokens)).toEqual(multiplyInIntegers(tensor, x, tokens));
+        for (const coding of codings) {
+          const matrix = kernels.createMatrix(tensor, coding);
+          expect(matrix.coding).toBe(coding);
+          for (const tokens of [1, 2, 7]) {
+            const x = inputsOf(tokens, K);
+            x.fill(0, 0, tokens > 1 ? K : 0); // a row of zeros has a scale, too
+            expect(multiply(matrix, kernels, x, tokens)).toEqual(multiplyInIntegers(tensor, x, tokens, coding));
+          }
         }
       }
     });
 
     test("of another format takes activations as they are, also where int8 was asked for", () => {
-      for (const format of formats) expect(createKernels()!.createMatrix(quantizeTensor(new Float32Array(6), [2, 3], format), true).takesCodes).toBe(format.type === "int8");
+      for (const format of formats) expect(createKernels()!.createMatrix(quantizeTensor(new Float32Array(6), [2, 3], format), dynamic).coding).toBe(format.type === "int8" ? dynamic : null);
     });
 
     test.each(formats.map((format) => [describeFormat(format), format] as const))("%s gives back the tensor that it was made of", (_, format) => {
       for (const [O, K] of shapes) {
         const tensor = quantizeTensor(gaussian(O * K, 1, 0.3, O + K), [O, K], format);
-        expect(isDeepStrictEqual(createKernels()!.createMatrix(tensor, false).toTensor(), tensor), `[${O}, ${K}]`).toBe(true);
+        expect(isDeepStrictEqual(createKernels()!.createMatrix(tensor, null).toTensor(), tensor), `[${O}, ${K}]`).toBe(true);
       }
     });
 
@@ -242,7 +270,7 @@ describe.each([
       const map = DYNAMIC_MAP_SIGNED.map((value) => value * 0.5);
       const tensor = assembleTensor(nested.format, nested.shape, { ...nested, doubleQuantization: { ...nested.doubleQuantization!, map } });
       expect(tensor.scales).not.toEqual(nested.scales); // control case
-      const matrix = kernels.createMatrix(tensor, false);
+      const matrix = kernels.createMatrix(tensor, null);
       expect(matrix.toTensor()).toEqual(tensor);
       const restored = kernels.allocate(Float32Array, 3 * 64);
       matrix.restoreRows(0, 3, restored, 64);
@@ -255,8 +283,8 @@ describe.each([
       const tensor = quantizeTensor(values, [4, 64], { type: "int8", mode: "zeropoint", granularity: "channel" });
       expect(Math.abs(tensor.zeroPoints![0]!)).toBeGreaterThan(1000);
       const restored = dequantizeTensor(tensor);
-      expect(kernels.createMatrix(tensor, false).toTensor()).toEqual(tensor);
-      const y = multiply(kernels.createMatrix(tensor, false), kernels, new Float32Array(64).fill(1), 1);
+      expect(kernels.createMatrix(tensor, null).toTensor()).toEqual(tensor);
+      const y = multiply(kernels.createMatrix(tensor, null), kernels, new Float32Array(64).fill(1), 1);
       expect(nmse(y, [0, 1, 2, 3].map((o) => restored.subarray(o * 64, (o + 1) * 64).reduce((sum, w) => sum + w, 0)))).toBeLessThan(tolerances.kernelNmse.quantized);
     });
   });
@@ -346,6 +374,42 @@ describe.each([
     });
   });
 
+  describe("observe", () => {
+    test.each(checkpoints.filter(([checkpoint]) => checkpoint !== "fullVocabulary"))("sums the inputs of every linear matrix of %s as the oracle has them", async (_name, checkpoint) => {
+      const { config, weights } = checkpoint;
+      const tokens = tokensFor(checkpoint, Math.min(config.nPositions, 150) + 1);
+      const windows = [tokens.slice(0, -1), tokens.slice(-1)];
+      const inputs = referenceInputs(config, weights, windows);
+      const backend = await buildCpu(checkpoint);
+      for (const gram of [false, true]) {
+        const found = await backend.observe(windows, [...inputs.keys()], { gram });
+        expect([...found.keys()]).toEqual([...inputs.keys()]);
+        for (const [matrix, statistics] of found) {
+          expect(disagreement(statistics, inputs.get(matrix)!), matrix).toBeNull();
+          expect(statistics.gram === null).toBe(!gram);
+        }
+      }
+    });
+
+    test("counts tokens, and refuses a name that is no linear matrix", async () => {
+      const backend = await buildCpu(context300);
+      const counts: number[] = [];
+      const tokens = tokensFor(context300, 300);
+      const found = await backend.observe([tokens, [1]], ["h.0.mlp.c_fc.weight", "h.0.mlp.c_fc.weight"], { gram: false, onTokens: (count) => counts.push(count) });
+      expect([...found.keys()]).toEqual(["h.0.mlp.c_fc.weight"]); // control case
+      expect(counts).toEqual([128, 256, 300, 301]);
+      for (const name of ["wpe.weight", "h.2.mlp.c_fc.weight"]) await expect(backend.observe([[1]], [name], { gram: false })).rejects.toThrow(`"${name}", which is no linear matrix`);
+    });
+
+    test("rejects NaN with the matrix that takes it, and sees none in front of it", async () => {
+      const weights = new Map(context300.weights);
+      weights.set("h.0.ln_2.bias", { shape: [36], values: new Float32Array(36).fill(NaN, 7, 8) });
+      const backend = await buildCpu({ ...context300, weights });
+      expect((await backend.observe([[1, 2]], ["h.0.attn.c_proj.weight"], { gram: true })).size).toBe(1); // control case
+      await expect(backend.observe([[1, 2]], ["h.0.mlp.c_fc.weight"], { gram: true })).rejects.toMatchObject({ code: "shader", details: { tensor: "h.0.mlp.c_fc.weight", column: 7 } });
+    });
+  });
+
   describe("abort and dispose", () => {
     const tokens = tokensFor(context300, 300);
 
@@ -358,6 +422,7 @@ describe.each([
         (signal) => backend.compare(backend, 0, tokens, signal),
         (signal) => backend.forward(tokens, 0, signal),
         (signal) => backend.encodeWindow(tokens, signal),
+        (signal) => backend.observe([tokens], ["h.1.mlp.c_proj.weight"], { gram: true, signal }),
       ];
       for (const call of calls) {
         const controller = new AbortController();

@@ -41,11 +41,11 @@ const otherRecipes: QuantizationRecipe[] = [
   { name: "groups", linear: { type: "int8", mode: "absmax", granularity: { group: 32 } }, embedding: { type: "int8", mode: "zeropoint", granularity: { group: 128 } } },
   { name: "4 bits everywhere", linear: { type: "fp4", block: 32, doubleQuantization: true }, embedding: { type: "nf4", block: 64 }, overrides: { "h.0.mlp.*": { type: "f16" } } },
 ];
-const storable = (["f32", "f16", "int8", "int8-zeropoint", "int8-absmax-tensor", "int8-zeropoint-tensor", "int8-dynamic", "nf4", "nf4-dq", "fp4"] as const).map((preset) => presets[preset]);
+const storable = (["f32", "f16", "int8", "int8-zeropoint", "int8-absmax-tensor", "int8-zeropoint-tensor", "int8-dynamic", "int8-static", "llm-int8", "nf4", "nf4-dq", "fp4"] as const).map((preset) => presets[preset]);
 
 describe("exportSafetensors", () => {
   test.each([...storable, ...otherRecipes].map((recipe) => [recipe.name!, recipe] as const))("writes a model of %s that loads to the same codes, scales and logits, bit for bit", async (_, recipe) => {
-    using model = await load(recipe);
+    using model = await load(recipe, undefined, { calibration: [...tokens, ...tokens] });
     const file = await exported(model);
     const isQuantized = recipe.linear.type !== "f32" && recipe.linear.type !== "f16";
     using again = await load(isQuantized ? undefined : recipe, file);
@@ -240,6 +240,8 @@ describe("loadModel of an exported file", () => {
     ["a recipe that is not JSON", "nibble.recipe", "int8", '2 files: nibble.recipe is "int8"; expected JSON.'],
     ["a recipe that is none", "nibble.recipe", "7", "2 files: nibble.recipe is no recipe: quantization.linear is undefined; expected a format such as { type: \"f16\" }."],
     ["a recipe that the tensors are not stored in", "nibble.recipe", JSON.stringify({ linear: { type: "nf4", block: 64 } }), `Tensor "wte.weight" is stored as int8 absmax, per channel; nibble.recipe of 2 files says ${describeFormat({ type: "f16" })}.`],
+    ["ranges that are a list", "nibble.inputRanges", "[]", '2 files: nibble.inputRanges["wte.weight"] is undefined; expected a number of at least 0.'],
+    ["a range that is negative", "nibble.inputRanges", '{"wte.weight":-1}', '2 files: nibble.inputRanges["wte.weight"] is -1; expected a number of at least 0.'],
   ])("rejects %s as `checkpoint`", async (_, key, value, message) => {
     using _control = await load(undefined, await int8);
     await expect(load(undefined, changed(await int8, (_tensors, metadata) => (metadata[key] = value)))).rejects.toMatchObject({ code: "checkpoint", message });

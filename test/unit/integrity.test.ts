@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
-import { compareQuantizations, EngineError, fitToBudget, type LoadOptions, loadModel, type ModelSource } from "../../src/index.ts";
+import { calibrate, compareQuantizations, EngineError, fitToBudget, type LoadOptions, loadModel, type ModelSource } from "../../src/index.ts";
 import { verifiedSource } from "../../src/source/integrity.ts";
 import { openSource } from "../../src/source/openSource.ts";
 import { type HubServer, startHubServer } from "../fixtures/hubServer.ts";
@@ -40,12 +40,13 @@ describe("integrity", () => {
     await expect(load(source, { integrity: { "config.json": `sha256-${zeros}` } })).rejects.toMatchObject({ code: "integrity", details: { file: "config.json" } });
   });
 
-  test.each(sources)("is checked by comparisons and fits of %s, too", async (_, source) => {
+  test.each(sources)("is checked by comparisons, fits and calibration of %s, too", async (_, source) => {
     const integrity = { [name]: `sha256-${zeros}` };
     const common = { backend: "cpu", hub: { endpoint: hub.endpoint }, text: [1, 2, 3, 4], windowTokens: 4 } as const;
     const compare = (integrity: LoadOptions["integrity"]): Promise<unknown> => compareQuantizations(source, { ...common, recipes: ["f16"], integrity }).next();
     await compare(right); // control case
     await expect(compare(integrity)).rejects.toMatchObject(mismatch);
+    await expect(calibrate(source, { ...common, integrity })).rejects.toMatchObject(mismatch);
     await expect(fitToBudget(source, { ...common, bitsPerWeight: 9, integrity })).rejects.toMatchObject(mismatch);
   });
 

@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { compareQuantizations, EngineError, loadModel, type CompareProgress, type ComparisonRow, type LoadProgress, type Model, type ModelSource } from "../../src/index.ts";
+import { compareQuantizations, EngineError, loadModel, presets, type CompareProgress, type ComparisonRow, type LoadProgress, type Model, type ModelSource, type PresetName, type QuantizationRecipe } from "../../src/index.ts";
 import { seededCheckpoint, tinyCheckpoints } from "../fixtures/seededCheckpoint.ts";
 import { logSoftmax, referenceLogits, referencePerplexity } from "../reference/gpt2.ts";
 import { maxAbsError } from "../reference/metrics.ts";
@@ -9,7 +9,7 @@ import { tolerances } from "../tolerances.ts";
 const files = seededCheckpoint(tinyCheckpoints.width100);
 const V = tinyCheckpoints.width100.vocabSize;
 const tokens = Array.from({ length: 20 }, (_, i) => (i * 37 + 5) % V);
-const load = (quantization: "f32" | "int8" | "nf4" = "f32"): Promise<Model> => loadModel(files, { backend: "cpu", quantization });
+const load = (quantization: PresetName = "f32"): Promise<Model> => loadModel(files, { backend: "cpu", quantization });
 
 async function collect(rows: AsyncGenerator<ComparisonRow, unknown>): Promise<ComparisonRow[]> {
   const all: ComparisonRow[] = [];
@@ -28,6 +28,17 @@ describe("loadModel", () => {
     const expected = tokens.slice(1).map((token, t) => logSoftmax(row(t))[token]!);
     expect(maxAbsError(await exact.tokenLogProbs(tokens), expected)).toBeLessThan(tolerances.logProb);
     expect(await exact.tokenLogProbs([3])).toEqual(new Float32Array(0));
+  });
+
+  test("runs llm-int8 by the threshold of the recipe: where all values are outliers, as with float activations", async () => {
+    const { config, weights } = referenceCheckpoint(files);
+    const expected = referenceLogits(config, dequantizedWeights(weights, presets["llm-int8"]), tokens, { rows: [19] });
+    const errorOf = async (recipe: QuantizationRecipe): Promise<number> => {
+      using model = await loadModel(files, { backend: "cpu", quantization: recipe, kvCache: "f32" });
+      return maxAbsError(await model.logits(tokens), expected);
+    };
+    expect(await errorOf({ ...presets["llm-int8"], outlierThreshold: 1e-30 })).toBeLessThan(tolerances.logit);
+    expect(await errorOf(presets["llm-int8"])).toBeGreaterThan(tolerances.logit); // control case
   });
 
   test("takes int8 where no quantization is named", async () => {
@@ -83,7 +94,6 @@ describe("loadModel", () => {
   });
 
   test.each<[what: string, options: object]>([
-    ["calibrated int8 activations", { quantization: "int8-static" }],
     ["a cache that it would not fill", { cache: { match: async () => undefined, put: async () => undefined, delete: async () => false } }],
   ])("refuses %s as `unsupported` instead of ignoring it", async (_, options) => {
     await expect(loadModel(files, { backend: "cpu", ...options })).rejects.toMatchObject({ name: "EngineError", code: "unsupported" });
@@ -195,13 +205,13 @@ describe("compareQuantizations", () => {
 
   test("measures the baseline first, then each recipe against it, on the same tokens", async () => {
     const progress: CompareProgress[] = [];
-    const rows = await collect(compareQuantizations(files, { backend: "cpu", text, windowTokens: 32, recipes: ["f32", "int8", "nf4"], onProgress: (p) => progress.push(p) }));
-    expect(rows.map(({ name }) => name)).toEqual(["f32", "int8", "nf4"]);
-    const [f32, int8, nf4] = rows as [ComparisonRow, ComparisonRow, ComparisonRow];
+    const rows = await collect(compareQuantizations(files, { backend: "cpu", text, windowTokens: 32, recipes: ["f32", "int8", "nf4", "llm-int8"], onProgress: (p) => progress.push(p) }));
+    expect(rows.map(({ name }) => name)).toEqual(["f32", "int8", "nf4", "llm-int8"]);
+    const [f32, int8, nf4, llmInt8] = rows as [ComparisonRow, ComparisonRow, ComparisonRow, ComparisonRow];
     expect(f32).toMatchObject({ ratio: 1, ratioError: 0, klDivergence: { mean: 0 }, sameTopToken: { fraction: 1 }, bitsPerWeight: 32 });
     expect(nf4.klDivergence.mean).toBeGreaterThan(int8.klDivergence.mean);
     expect(int8.klDivergence.mean).toBeGreaterThan(0);
-    for (const [name, row] of [["int8", int8], ["nf4", nf4]] as const) {
+    for (const [name, row] of [["int8", int8], ["nf4", nf4], ["llm-int8", llmInt8]] as const) {
       using model = await load(name);
       const { perplexity, standardError } = await model.perplexity(text, { windowTokens: 32 });
       expect(row.perplexity).toBeCloseTo(perplexity, 6);
@@ -211,16 +221,18 @@ describe("compareQuantizations", () => {
       expect(row.prefillTokensPerSecond).toBeGreaterThan(0);
       expect(row.decodeTokensPerSecond).toBeGreaterThan(0);
     }
-    expect(new Set(progress.map(({ row }) => row))).toEqual(new Set([0, 1, 2]));
-    expect(progress.at(-1)).toMatchObject({ name: "nf4", rows: 3, stage: "score", fraction: 1, scoredTokens: 89, totalTokens: 89 });
+    expect(new Set(progress.map(({ row }) => row))).toEqual(new Set([0, 1, 2, 3]));
+    expect(progress.at(-1)).toMatchObject({ name: "llm-int8", rows: 4, stage: "score", fraction: 1, scoredTokens: 89, totalTokens: 89 });
   });
 
   test("goes on after a recipe that cannot run, whose row says why", async () => {
-    const rows = await collect(compareQuantizations(files, { backend: "cpu", text, windowTokens: 32, recipes: ["int8-static", "f16"] }));
-    expect(rows[1]).toMatchObject({ name: "int8-static", error: { code: "unsupported" } });
+    const huge = seededCheckpoint({ ...tinyCheckpoints.width100, outliers: { channels: [3], gain: 1e-6 } }); // weights that f16 cannot hold
+    const rows = await collect(compareQuantizations(huge, { backend: "cpu", text, windowTokens: 32, recipes: ["f16", "int8"] }));
+    expect(rows[1]).toMatchObject({ name: "f16", error: { code: "quantize", details: { tensor: "h.0.attn.c_attn.weight" } } });
     expect(rows[1]!.error).toBeInstanceOf(EngineError);
-    expect(rows[2]).toMatchObject({ name: "f16", bitsPerWeight: 16 });
-    expect(rows[2]!.ratio).toBeCloseTo(1, 2);
+    expect(rows[2]!.name).toBe("int8");
+    expect(rows[2]!.error).toBeUndefined();
+    expect(rows[2]!.perplexity).toBeGreaterThan(1);
   });
 
   test.each<[what: string, recipes: unknown]>([

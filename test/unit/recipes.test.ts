@@ -1,11 +1,10 @@
 import { describe, expect, test } from "vitest";
 import { validateTensorFormat } from "../../src/quantize/formats.ts";
-import { formatOf, presets, resolveRecipe, unmatchedOverrides } from "../../src/quantize/recipes.ts";
+import { calibratedField, formatOf, presets, resolveRecipe, unmatchedOverrides } from "../../src/quantize/recipes.ts";
 import type { PresetName, QuantizationRecipe, TensorFormat } from "../../src/types.ts";
 
 const nf4: TensorFormat = { type: "nf4", block: 64 };
 const f16: TensorFormat = { type: "f16" };
-const laterPresets: PresetName[] = ["int8-static", "llm-int8"];
 
 describe("presets", () => {
   test("are the 13 of the table, each carrying its name", () => {
@@ -35,7 +34,7 @@ describe("resolveRecipe", () => {
     expect(resolveRecipe()).toBe(presets.int8);
   });
 
-  test.each((Object.keys(presets) as PresetName[]).filter((name) => !laterPresets.includes(name)))("knows %s", (name) => {
+  test.each(Object.keys(presets) as PresetName[])("knows %s", (name) => {
     expect(resolveRecipe(name)).toBe(presets[name]);
   });
 
@@ -56,21 +55,6 @@ describe("resolveRecipe", () => {
     expect(Object.isFrozen(resolved.overrides)).toBe(true);
   });
 
-  test.each<[string, object, string, unknown]>([
-    ["activations", { activations: { type: "int8", ranges: "static" } }, 'quantization.activations is {"type":"int8","ranges":"static"}', { type: "int8", ranges: "static" }],
-    ["rounding", { rounding: "gptq" }, 'quantization.rounding is "gptq"', "gptq"],
-    ["equalization", { equalization: "awq" }, 'quantization.equalization is "awq"', "awq"],
-    ["outlierThreshold", { outlierThreshold: 6 }, "quantization.outlierThreshold is 6", 6],
-  ])("refuses what cannot be run yet by name: %s", (field, fields, message, value) => {
-    resolveRecipe({ linear: nf4 }); // control case
-    expect(() => resolveRecipe({ linear: nf4, ...fields })).toThrow(expect.objectContaining({ code: "unsupported", details: { field, value } }));
-    expect(() => resolveRecipe({ linear: nf4, ...fields })).toThrow(message);
-  });
-
-  test.each(laterPresets)("refuses the preset %s for the same reason", (name) => {
-    expect(() => resolveRecipe(name)).toThrow(expect.objectContaining({ code: "unsupported" }));
-  });
-
   test.each<[unknown, string]>([
     [null, "quantization is null"],
     [7, "quantization is 7"],
@@ -89,6 +73,8 @@ describe("resolveRecipe", () => {
     [{ linear: nf4, smoothing: "half" }, 'quantization.smoothing is "half"'],
     [{ linear: nf4, observer: "mean" }, 'quantization.observer is "mean"'],
     [{ linear: nf4, outlierThreshold: "6" }, 'quantization.outlierThreshold is "6"'],
+    [{ linear: nf4, outlierThreshold: 6 }, 'quantization.outlierThreshold is 6 beside quantization.activations "float"'],
+    [{ linear: nf4, activations: "float", outlierThreshold: 6 }, 'quantization.outlierThreshold is 6 beside quantization.activations "float"'],
     [{ linear: nf4, overrides: [f16] }, "quantization.overrides is an array"],
     [{ linear: nf4, overrides: { "h.0.*": { type: "int9" } } }, 'quantization.overrides["h.0.*"].type is "int9"'],
   ])("rejects %j by name", (recipe, message) => {
@@ -96,9 +82,26 @@ describe("resolveRecipe", () => {
     expect(() => resolveRecipe(recipe as QuantizationRecipe)).toThrow(message);
   });
 
+  test("takes an outlier threshold beside int8 activations", () => {
+    expect(resolveRecipe({ linear: nf4, activations: { type: "int8", ranges: "dynamic" }, outlierThreshold: 6 }).outlierThreshold).toBe(6);
+  });
+
   test("rejects numbers out of range, and NaN", () => {
     expect(() => resolveRecipe({ linear: { type: "nf4", block: 65 as 64 } })).toThrow(RangeError);
     for (const outlierThreshold of [0, -1, NaN]) expect(() => resolveRecipe({ linear: nf4, outlierThreshold })).toThrow(new RangeError(`quantization.outlierThreshold is ${outlierThreshold}; expected a number above 0.`));
+  });
+});
+
+describe("calibratedField", () => {
+  test.each<[string, Partial<QuantizationRecipe>, string | null]>([
+    ["static ranges", { activations: { type: "int8", ranges: "static" } }, 'activations.ranges "static"'],
+    ["GPTQ", { rounding: "gptq" }, 'rounding "gptq"'],
+    ["SmoothQuant", { equalization: "smoothquant" }, 'equalization "smoothquant"'],
+    ["AWQ", { equalization: "awq", rounding: "nearest" }, 'equalization "awq"'],
+    ["dynamic ranges with outliers", { activations: { type: "int8", ranges: "dynamic" }, outlierThreshold: 6 }, null],
+    ["rounding to nearest", { rounding: "nearest", equalization: "none", activations: "float" }, null],
+  ])("of %s", (_, fields, field) => {
+    expect(calibratedField({ linear: nf4, ...fields })).toBe(field);
   });
 });
 

@@ -159,7 +159,7 @@ describe("openSource, from the hub", () => {
     const source = fromHub("acme/tiny");
     await expect(source.open("config.json", { signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
 
-    hub.failures.set("model.safetensors", { stallAtBytes: 1000 });
+    hub.failures.set("model.safetensors", { stalls: [1000, 1000] });
     for (const openWithSignal of [true, false]) {
       const controller = new AbortController();
       const signal = controller.signal;
@@ -179,7 +179,7 @@ describe("openSource, from the hub", () => {
   });
 
   test("cancels the transfer when the loop is left", async () => {
-    hub.failures.set("model.safetensors", { stallAtBytes: 1000 });
+    hub.failures.set("model.safetensors", { stalls: [1000] });
     for await (const piece of (await fromHub("acme/tiny").open("model.safetensors"))!.stream()) {
       expect(piece.length).toBeGreaterThan(0);
       break;

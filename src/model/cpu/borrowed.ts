@@ -11,7 +11,7 @@ export class BorrowedMatrix implements CpuMatrix {
   readonly K: number;
   readonly codeBytes = 0;
   readonly scaleBytes = 0;
-  readonly takesCodes = false;
+  readonly coding = null;
   private readonly lent: CpuMatrix;
   private readonly lentBlock: Float32Array; // f32 [BLOCK_ROWS, longest row padded]: the lender's scratch
   private readonly kernels: CpuKernels;

@@ -36,6 +36,14 @@ export function createScratch(kernels: Pick<CpuKernels, "allocate">, tokens: num
   };
 }
 
+/** How rows of activations become int8 codes; the arithmetic is in input.ts. */
+export interface InputCoding {
+  /** The largest magnitude that a code stands for, f32; 0: each row's own. */
+  range: number;
+  /** f32; what is at least as large stays f32. Infinity: nothing does. */
+  outlierThreshold: number;
+}
+
 /** A matrix [O, K] in its stored form. Weights are restored inside the loops; there is never an f32 copy of a quantized matrix. */
 export interface CpuMatrix {
   readonly O: number;
@@ -43,8 +51,8 @@ export interface CpuMatrix {
   readonly codeBytes: number;
   /** Scales, zero points, double-quantization state. */
   readonly scaleBytes: number;
-  /** Whether multiply() takes an Input that was loaded as codes: int8 activations. */
-  readonly takesCodes: boolean;
+  /** How multiply() wants its Input loaded; null: as f32. */
+  readonly coding: InputCoding | null;
   /** y[t, o − from] = Σ_k w[o, k] · x[t, k] for the rows t of x and from ≤ o < to. */
   multiply(x: Input, y: Rows, from: number, to: number, scratch: Scratch): void;
   /** restored[o − from, k] = the values that `dequantizeTensor` gives, for from ≤ o < to, at most BLOCK_ROWS rows; may write up to a multiple of COLUMN_STEP behind each. */
@@ -70,8 +78,8 @@ export interface CpuKernels {
   allocate<A extends Arrays>(type: ArrayType<A>, length: number): A;
   /** Grows the memory for arrays of so many bytes in all. @throws EngineError `outOfMemory` */
   reserve(bytes: number, arrays: number): void;
-  /** Copies a quantized tensor; takesCodes: multiply int8 codes by int8 codes where the format is int8. */
-  createMatrix(tensor: QuantizedTensor, takesCodes: boolean): CpuMatrix;
+  /** Copies a quantized tensor; coding: where the format is int8, multiply int8 codes by int8 codes. */
+  createMatrix(tensor: QuantizedTensor, coding: InputCoding | null): CpuMatrix;
   /** y[t, o] = Σ_k x[t, k] · w[o, k] for k < K, a multiple of LANES. The order of the sums does not depend on the number of rows. */
   multiplyRows(x: Rows, w: Rows, K: number, y: Rows): void;
   /** max |x[i]| for start ≤ i < start + count; x: f32, count a multiple of COLUMN_STEP. */

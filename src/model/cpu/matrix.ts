@@ -3,11 +3,12 @@ import { assembleTensor, type TensorParts } from "../../quantize/nearest.ts";
 import type { QuantizedTensor, TensorFormat } from "../../types.ts";
 import { halfValues } from "./halfValues.ts";
 import type { Input } from "./input.ts";
-import { BLOCK_ROWS, type CpuMatrix, roundUp, type Rows, type Scratch } from "./kernels.ts";
+import { BLOCK_ROWS, type CpuMatrix, type InputCoding, roundUp, type Rows, type Scratch } from "./kernels.ts";
+import type { ColumnSource } from "./outliers.ts";
 import { multiplyRows } from "./rows.ts";
 
 /** Copies a quantized tensor into the layout of the loops below. */
-export function createPlainMatrix(tensor: QuantizedTensor, takesCodes: boolean): CpuMatrix {
+export function createPlainMatrix(tensor: QuantizedTensor, coding: InputCoding | null): CpuMatrix {
   const { format } = tensor;
   switch (format.type) {
     case "f32":
@@ -15,7 +16,7 @@ export function createPlainMatrix(tensor: QuantizedTensor, takesCodes: boolean):
     case "f16":
       return new F16Matrix(tensor);
     case "int8":
-      return new Int8Matrix(tensor, new RowScales(tensor, format), takesCodes);
+      return new Int8Matrix(tensor, new RowScales(tensor, format), coding);
     case "int4":
     case "nf4":
     case "fp4":
@@ -29,13 +30,13 @@ abstract class PlainMatrix implements CpuMatrix {
   readonly K: number;
   abstract readonly codeBytes: number;
   abstract readonly scaleBytes: number;
-  readonly takesCodes: boolean;
+  readonly coding: InputCoding | null;
   private readonly format: TensorFormat;
 
-  constructor({ shape: [O, K], format }: QuantizedTensor, takesCodes = false) {
+  constructor({ shape: [O, K], format }: QuantizedTensor, coding: InputCoding | null = null) {
     this.O = O;
     this.K = K;
-    this.takesCodes = takesCodes;
+    this.coding = coding;
     this.format = format;
   }
 
@@ -163,7 +164,7 @@ class F16Matrix extends PlainMatrix {
   }
 }
 
-class Int8Matrix extends PlainMatrix {
+class Int8Matrix extends PlainMatrix implements ColumnSource {
   readonly codeBytes: number;
   readonly scaleBytes: number;
   private readonly codes: Int8Array; // [O, stride], zero from K on
@@ -171,8 +172,8 @@ class Int8Matrix extends PlainMatrix {
   private readonly stride: number;
   private readonly scales: RowScales;
 
-  constructor(tensor: QuantizedTensor, scales: RowScales, takesCodes: boolean) {
-    super(tensor, takesCodes);
+  constructor(tensor: QuantizedTensor, scales: RowScales, coding: InputCoding | null) {
+    super(tensor, coding);
     const { codes, shape: [O, K] } = tensor;
     this.scales = scales;
     this.stride = roundUp(K, 4);
@@ -183,10 +184,15 @@ class Int8Matrix extends PlainMatrix {
     this.scaleBytes = scales.bytes;
   }
 
+  override multiply(x: Input, y: Rows, from: number, to: number, scratch: Scratch): void {
+    super.multiply(x, y, from, to, scratch);
+    if (this.coding) x.outliers.addProducts(this, y, from, to, scratch.block);
+  }
+
   /** Per group: scale · (Σ code · x − zeroPoint · Σ x). With codes for x the sums are integers, and `scaled` rounds as Input says. */
   protected multiplyVector({ values: x, scales: xScales }: Input, y: Float32Array, yStart: number, from: number, to: number): void {
     const { words, scales } = this;
-    const xScale = this.takesCodes ? xScales[0]! : null;
+    const xScale = this.coding ? xScales[0]! : null;
     const { groupsPerRow: groups } = scales;
     const { scale, zeroPoint, inputSums } = slots;
     const wordsPerRow = this.stride / 4;
@@ -265,6 +271,17 @@ class Int8Matrix extends PlainMatrix {
     this.restore(from, to, restored, stride, false);
   }
 
+  restoreColumns(from: number, to: number, columns: readonly number[], restored: Float32Array): void {
+    const { codes, stride, scales } = this;
+    for (let o = from; o < to; o++) {
+      scales.load(o, 0);
+      for (let i = 0, at = o - from; i < columns.length; i++, at += BLOCK_ROWS) {
+        const g = Math.floor(columns[i]! / scales.groupLength);
+        restored[at] = (codes[o * stride + columns[i]!]! - slots.zeroPoint[g]!) * slots.scale[g]!;
+      }
+    }
+  }
+
   /** Rows of code − zeroPoint, times the scale unless asCodes. */
   private restore(from: number, to: number, restored: Float32Array, restoredStride: number, asCodes: boolean): void {
     const { codes, stride, scales, K } = this;
@@ -280,7 +297,7 @@ class Int8Matrix extends PlainMatrix {
   }
 
   protected override multiplyBlock(x: Input, y: Rows, from: number, to: number, scratch: Scratch): void {
-    if (!this.takesCodes) return super.multiplyBlock(x, y, from, to, scratch);
+    if (!this.coding) return super.multiplyBlock(x, y, from, to, scratch);
     const { scales, K } = this;
     const { block, sums } = scratch;
     const rows = to - from;

@@ -1,6 +1,6 @@
 import { storedBytes } from "../../quantize/formats.ts";
 import type { Activation, QuantizedTensor } from "../../types.ts";
-import { type ArrayType, type CpuKernels, type CpuMatrix, LANES, type Rows } from "./kernels.ts";
+import { type ArrayType, type CpuKernels, type CpuMatrix, type InputCoding, LANES, type Rows } from "./kernels.ts";
 import { createPlainMatrix } from "./matrix.ts";
 import { activate, layerNorm } from "./ops.ts";
 import { createLoops, type Loops } from "./simd/loops.ts";
@@ -43,13 +43,13 @@ class SimdKernels implements CpuKernels {
   }
 
   /** What the memory cannot hold, or has zero points beyond int8, stays with the plain loops. */
-  createMatrix(tensor: QuantizedTensor, takesCodes: boolean): CpuMatrix {
+  createMatrix(tensor: QuantizedTensor, coding: InputCoding | null): CpuMatrix {
     const { loops, memory, constants } = this;
     const { format, shape, zeroPoints, doubleQuantization } = tensor;
     const hasWideZeroPoints = zeroPoints && !zeroPoints.every((zeroPoint) => zeroPoint >= -128 && zeroPoint <= 127);
     const bytes = storedBytes(format, shape) + shape[0] * 64 + (doubleQuantization?.map?.byteLength ?? 0) + 8 * ARRAY_OVERHEAD_BYTES; // 4-bit rows of odd length are half a byte longer; restored scales
-    if (hasWideZeroPoints || !memory.reserve(bytes, MATRICES_LIMIT_BYTES)) return createPlainMatrix(tensor, takesCodes);
-    return createSimdMatrix(tensor, takesCodes, loops, memory, constants);
+    if (hasWideZeroPoints || !memory.reserve(bytes, MATRICES_LIMIT_BYTES)) return createPlainMatrix(tensor, coding);
+    return createSimdMatrix(tensor, coding, loops, memory, constants);
   }
 
   multiplyRows(x: Rows, w: Rows, K: number, y: Rows): void {

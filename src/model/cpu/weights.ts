@@ -2,7 +2,7 @@ import { gpt2Weights } from "../../checkpoint/gpt2Weights.ts";
 import type { CheckpointTensor } from "../../checkpoint/types.ts";
 import { EngineError } from "../../errors.ts";
 import type { Gpt2Config, QuantizedTensor } from "../../types.ts";
-import type { BackendOptions } from "../backend.ts";
+import type { BackendOptions, MatrixInput } from "../backend.ts";
 import { BorrowedMatrix } from "./borrowed.ts";
 import type { CpuKernels, CpuMatrix } from "./kernels.ts";
 
@@ -45,7 +45,7 @@ export interface Lender {
 /** Takes the tensors of one checkpoint in any order, each once. */
 export class CpuWeightsCollector {
   private readonly kernels: CpuKernels;
-  private readonly takesCodes: boolean;
+  private readonly outlierThreshold: number | null; // null: activations stay f32
   private readonly config: Gpt2Config;
   private readonly contextLength: number;
   private readonly expected: ReadonlyMap<string, CheckpointTensor>;
@@ -53,16 +53,16 @@ export class CpuWeightsCollector {
   private readonly vectors = new Map<string, Float32Array>(); // f32, position embeddings too
   private readonly bytes = { weights: 0, embedding: 0, scales: 0 };
 
-  constructor(kernels: CpuKernels, { config, contextLength, activations = "float" }: Pick<BackendOptions, "config" | "contextLength" | "activations">) {
+  constructor(kernels: CpuKernels, { config, contextLength, activations = "float", outlierThreshold = Infinity }: Pick<BackendOptions, "config" | "contextLength" | "activations" | "outlierThreshold">) {
     this.kernels = kernels;
-    this.takesCodes = activations === "int8";
+    this.outlierThreshold = activations === "int8" ? Math.fround(outlierThreshold) : null;
     this.config = config;
     this.contextLength = contextLength;
     this.expected = new Map(gpt2Weights(config).map((tensor) => [tensor.name, tensor]));
   }
 
   /** @throws EngineError `checkpoint` for a tensor that the config does not call for, has another shape, or came before */
-  add({ name, kind, shape }: CheckpointTensor, values: QuantizedTensor | Float32Array): void {
+  add({ name, kind, shape }: CheckpointTensor, values: QuantizedTensor | Float32Array, { range = 0 }: MatrixInput = {}): void {
     const expected = this.expected.get(name);
     if (!expected) throw new EngineError("checkpoint", `Tensor "${name}" is not part of a GPT-2 with ${this.config.nLayer} layers.`, { tensor: name });
     if (this.matrices.has(name) || this.vectors.has(name)) throw new EngineError("checkpoint", `Tensor "${name}" came twice; expected it once.`, { tensor: name });
@@ -73,7 +73,8 @@ export class CpuWeightsCollector {
       throw new EngineError("checkpoint", message, { tensor: name, found, expected: expected.shape });
     }
     if (isMatrix) {
-      const matrix = this.kernels.createMatrix(values, this.takesCodes);
+      const { outlierThreshold } = this;
+      const matrix = this.kernels.createMatrix(values, outlierThreshold === null ? null : { range: Math.fround(range), outlierThreshold });
       this.matrices.set(name, matrix);
       this.bytes[kind === "linear" ? "weights" : "embedding"] += matrix.codeBytes;
       this.bytes.scales += matrix.scaleBytes;

@@ -2,8 +2,9 @@ import { DYNAMIC_MAP_SIGNED, groupLayout, type ScaledFormat } from "../../../qua
 import { assembleTensor, type TensorParts } from "../../../quantize/nearest.ts";
 import type { QuantizedTensor, TensorFormat } from "../../../types.ts";
 import type { Input } from "../input.ts";
-import { BLOCK_ROWS, type CpuMatrix, LANES, type Rows, roundUp, type Scratch } from "../kernels.ts";
+import { BLOCK_ROWS, type CpuMatrix, type InputCoding, LANES, type Rows, roundUp, type Scratch } from "../kernels.ts";
 import { nibbleCodes, packNibbles, unpackNibbles } from "../matrix.ts";
+import type { ColumnSource } from "../outliers.ts";
 import type { Loops } from "./loops.ts";
 import type { Memory } from "./memory.ts";
 
@@ -24,7 +25,7 @@ export function copyConstants(memory: Memory): Constants {
 }
 
 /** Copies a quantized tensor, whose zero points fit int8, into the memory; `copy` does not fail. */
-export function createSimdMatrix(tensor: QuantizedTensor, takesCodes: boolean, loops: Loops, memory: Memory, constants: Constants): CpuMatrix {
+export function createSimdMatrix(tensor: QuantizedTensor, coding: InputCoding | null, loops: Loops, memory: Memory, constants: Constants): CpuMatrix {
   const { format } = tensor;
   switch (format.type) {
     case "f32":
@@ -34,7 +35,7 @@ export function createSimdMatrix(tensor: QuantizedTensor, takesCodes: boolean, l
     case "int8": {
       const scales = new Scales(tensor, format, loops, memory, constants);
       const address = memory.copy(tensor.codes);
-      return takesCodes ? new Int8CodesMatrix(tensor, loops, memory, address, scales) : new Int8Matrix(tensor, loops, memory, address, scales);
+      return coding ? new Int8CodesMatrix(tensor, loops, memory, address, scales, coding) : new Int8Matrix(tensor, loops, memory, address, scales);
     }
     default: {
       const packed = new Uint8Array(tensor.shape[0] * Math.ceil(tensor.shape[1] / 2));
@@ -49,7 +50,7 @@ abstract class SimdMatrix implements CpuMatrix {
   readonly K: number;
   readonly codeBytes: number;
   readonly scaleBytes: number;
-  readonly takesCodes: boolean = false;
+  readonly coding: InputCoding | null = null;
   private readonly format: TensorFormat;
   private readonly storedScales: Scales | undefined;
   private readonly rowsPerVector: number;
@@ -167,8 +168,33 @@ class Int8Matrix extends SimdMatrix {
 }
 
 /** For int8 activations: codes times codes. */
-class Int8CodesMatrix extends Int8Matrix {
-  override readonly takesCodes = true;
+class Int8CodesMatrix extends Int8Matrix implements ColumnSource {
+  override readonly coding: InputCoding;
+
+  constructor(tensor: QuantizedTensor, loops: Loops, memory: Memory, address: number, scales: Scales, coding: InputCoding) {
+    super(tensor, loops, memory, address, scales);
+    this.coding = coding;
+  }
+
+  override multiply(x: Input, y: Rows, from: number, to: number, scratch: Scratch): void {
+    super.multiply(x, y, from, to, scratch);
+    x.outliers.addProducts(this, y, from, to, scratch.block);
+  }
+
+  restoreColumns(from: number, to: number, columns: readonly number[], restored: Float32Array): void {
+    const [groupLength, scales, scaleStep, zeroPoints, zeroPointStep] = this.scales.of(from, to - from);
+    const bytes = new Int8Array(this.memory.wasm.buffer);
+    const floats = new Float32Array(this.memory.wasm.buffer);
+    for (let i = 0; i < columns.length; i++) {
+      const g = Math.floor(columns[i]! / groupLength);
+      let code = this.rowAddress(from) + columns[i]!;
+      let scale = scales / 4 + g;
+      for (let row = 0; row < to - from; row++, code += this.rowBytes, scale += scaleStep / 4) {
+        const zeroPoint = zeroPoints && bytes[zeroPoints + row * zeroPointStep + g]!;
+        restored[i * BLOCK_ROWS + row] = (bytes[code]! - zeroPoint) * floats[scale]!;
+      }
+    }
+  }
 
   protected override multiplyOne(x: Input, y: number, o: number, rows: number): void {
     this.loops.multiplyInt8Codes(this.memory.addressOf(x.codes), x.scales[0]!, this.rowAddress(o), this.rowBytes, rows, this.K, ...this.scales.of(o, rows), y);
