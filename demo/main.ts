@@ -1,9 +1,9 @@
-import { EngineError, loadModel, presets, type AdapterSummary, type LoadProgress, type Model, type ModelSource, type PresetName } from "nibble-webgpu";
+import { EngineError, loadModel, presets, type AdapterSummary, type LoadOptions, type LoadProgress, type Model, type ModelSource, type PresetName } from "nibble-webgpu";
 import { registry } from "../models/registry.ts";
 import { droppedFiles } from "./droppedFiles.ts";
 import { element, errorLine } from "./element.ts";
 import { formatNote, megabytes } from "./panel/format.ts";
-import { PerplexityPanel, floatPresets } from "./panel/perplexityPanel.ts";
+import { PerplexityPanel, uncalibratedPresets } from "./panel/perplexityPanel.ts";
 import { Playground } from "./playground.ts";
 
 /** What the user asked for. */
@@ -43,6 +43,12 @@ function sourceOf(entry: (typeof registry)[number]): ModelSource {
   return entry.source === "embedded" ? new URL(`models/${entry.id}/`, document.baseURI) : entry.id;
 }
 
+/** What the weights must hash to, where the list knows it. */
+function integrityOf({ label }: Choice): LoadOptions["integrity"] {
+  const sha256 = registry.find((entry) => entry.label === label)?.sha256;
+  return sha256 === undefined ? undefined : { "model.safetensors": `sha256-${sha256}` };
+}
+
 /** Loads beside the model in use, which stays if this fails. A newer call takes the place of one under way. */
 async function load(choice: Choice): Promise<void> {
   loading?.abort(new DOMException("Another model was chosen.", "AbortError"));
@@ -63,7 +69,7 @@ async function load(choice: Choice): Promise<void> {
     loadDetail.textContent = describeProgress(progress);
   };
   try {
-    const model = await loadOrMakeRoom(() => loadModel(choice.source, { quantization: choice.preset, backend, signal, onProgress }));
+    const model = await loadOrMakeRoom(() => loadModel(choice.source, { quantization: choice.preset, backend, integrity: integrityOf(choice), signal, onProgress }));
     if (signal.aborted) return model.dispose();
     await unload();
     loaded = { model, choice };
@@ -157,7 +163,7 @@ function openFiles(files: readonly File[]): void {
 }
 
 for (const entry of registry) modelSelect.add(new Option(`${entry.label} (${megabytes(entry.downloadBytes)} MB)`, entry.label));
-for (const name of floatPresets) presetSelect.add(new Option([name, formatNote(presets[name].linear)].filter((part) => part !== "").join(": "), name));
+for (const name of uncalibratedPresets) presetSelect.add(new Option([name, formatNote(presets[name].linear)].filter((part) => part !== "").join(": "), name));
 
 modelSelect.addEventListener("change", () => {
   const source = opened.get(modelSelect.value) ?? wanted.source;

@@ -112,7 +112,7 @@ export interface LoadOptions {
   fetch?: typeof fetch;
   /** This version caches nothing: both words are accepted without effect, a ModelCache is refused as `unsupported`. */
   cache?: "opfs" | "none" | ModelCache;
-  /** File name -> "sha256-<hex>". This version does not check hashes, and refuses the option as `unsupported` rather than ignore it. */
+  /** File name -> "sha256-<hex>": what the file must be, wherever it comes from, or the load fails as `integrity`. Weights from the hub are compared with the hub's own hashes without it. */
   integrity?: Readonly<Record<string, string>>;
   /**
    * Text or tokens, for recipes that need it: static ranges, GPTQ, SmoothQuant, AWQ; with LLM.int8() the share of outliers is reported. The first 16,384

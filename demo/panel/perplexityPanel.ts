@@ -18,8 +18,11 @@ import { change, clock, formatNote, figure, megabytes, rate, smallFigure } from 
 import { panelStyles } from "./panelStyles.ts";
 import { sizeChart } from "./sizeChart.ts";
 
-/** The presets that quantize weights alone, and so need no calibration text. */
-export const floatPresets = (Object.keys(presets) as PresetName[]).filter((name) => (presets[name].activations ?? "float") === "float" && presets[name].outlierThreshold === undefined);
+/** The presets that need no calibration text. */
+export const uncalibratedPresets = (Object.keys(presets) as PresetName[]).filter((name) => {
+  const { activations = "float" } = presets[name];
+  return activations === "float" || activations.ranges === "dynamic";
+});
 
 type Protocol = NonNullable<PerplexityOptions["protocol"]>;
 type TextKind = "given" | "pasted" | "file";
@@ -48,7 +51,7 @@ export class PerplexityPanel extends LitElement {
   /** What that text is called in the list. */
   @property({ attribute: "text-label" }) textLabel = "the bundled stories";
   /** Offered as checkboxes; recipes need a `name`. */
-  @property({ attribute: false }) recipes: readonly (PresetName | QuantizationRecipe)[] = floatPresets;
+  @property({ attribute: false }) recipes: readonly (PresetName | QuantizationRecipe)[] = uncalibratedPresets;
   /** Names of those that are ticked. The baseline, f32, is always measured. */
   @property({ attribute: false }) chosen: ReadonlySet<string> = new Set(["int8", "int4", "nf4"]);
   @property() backend: NonNullable<LoadOptions["backend"]> = "auto";

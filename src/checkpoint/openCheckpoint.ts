@@ -34,6 +34,7 @@ export async function openCheckpoint(source: CheckpointSource, { signal, restore
     config,
     description: source.description,
     tokenizerFiles,
+    weightFiles: files.files.map(({ name }) => name),
     tensors: expected.map(({ name, kind, shape }) => ({ name, kind, shape })),
     readHeaders: (signal) => readHeaders(files, config, signal),
     read: (options) => readWeights(files, expected, config, restore, options),
@@ -72,7 +73,7 @@ async function findWeightFiles(source: CheckpointSource, signal: AbortSignal | u
   const single = named.length === 1 ? named[0]! : "model.safetensors";
   if (named.length <= 1 || named.includes(single)) {
     const file = await source.open(single, { signal });
-    if (file) return { totalBytes: file.sizeBytes, files: [new WeightFile(async () => file)] };
+    if (file) return { totalBytes: file.sizeBytes, files: [new WeightFile(single, async () => file)] };
     if (named.length === 1) throw missing(source, single);
   }
   const index = await source.open(indexName, { signal });
@@ -80,7 +81,7 @@ async function findWeightFiles(source: CheckpointSource, signal: AbortSignal | u
   if (named.length === 0) throw missing(source, "model.safetensors");
   const files = await Promise.all(named.map((name) => openWeights(source, name, signal)));
   const totalBytes = files.reduce<number | null>((total, { sizeBytes }) => (total === null || sizeBytes === null ? null : total + sizeBytes), 0);
-  return { totalBytes, files: files.map((file) => new WeightFile(async () => file)) };
+  return { totalBytes, files: files.map((file) => new WeightFile(file.name, async () => file)) };
 }
 
 /** The shards of a model.safetensors.index.json: { metadata: { total_size }, weight_map: { tensor name: file name } }. */
@@ -100,7 +101,7 @@ function indexedFiles(source: CheckpointSource, index: unknown): WeightFiles {
   const totalSize = metadata?.total_size;
   return {
     totalBytes: typeof totalSize === "number" && totalSize > 0 ? totalSize : null,
-    files: names.map((name) => new WeightFile((signal) => openWeights(source, name, signal))),
+    files: names.map((name) => new WeightFile(name, (signal) => openWeights(source, name, signal))),
     tensorNames: entries.map(([tensor]) => tensor),
   };
 }

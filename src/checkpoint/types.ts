@@ -53,6 +53,8 @@ export interface Checkpoint {
   readonly description: string;
   /** Texts of the tokenizer files that the checkpoint brings, by name: tokenizer.json, or vocab.json with merges.txt. */
   readonly tokenizerFiles: Readonly<Record<string, string>>;
+  /** Names of the .safetensors that read() reads. */
+  readonly weightFiles: readonly string[];
   /** Every tensor that the model needs, in an order of the engine's own. */
   readonly tensors: readonly CheckpointTensor[];
   /** What the headers say where matrices are stored quantized; null where none is, which an index tells by its names alone. */

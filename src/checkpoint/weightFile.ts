@@ -17,7 +17,10 @@ export class WeightFile {
   private ahead: StartedFile | null = null;
 
   /** open: called once per pass, when its turn comes: an opened response waits for nobody. */
-  constructor(open: (signal: AbortSignal | undefined) => Promise<SourceFile>) {
+  constructor(
+    readonly name: string,
+    open: (signal: AbortSignal | undefined) => Promise<SourceFile>,
+  ) {
     this.open = open;
   }
 
@@ -41,15 +44,15 @@ export class WeightFile {
 
   private async begin(signal: AbortSignal | undefined): Promise<StartedFile> {
     const file = await this.open(signal);
-    const { name, sizeBytes } = file;
+    const { name } = file;
     const reader = new FileReader(file, signal);
     try {
       const start = await reader.read(8);
-      const headerBytes = inFile(name, () => readHeaderLength(start, sizeBytes));
+      const headerBytes = inFile(name, () => readHeaderLength(start, file.sizeBytes));
       const bytes = new Uint8Array(8 + headerBytes);
       bytes.set(start);
       bytes.set(await reader.read(headerBytes), 8);
-      return { name, reader, header: inFile(name, () => parseSafetensorsHeader(bytes, sizeBytes)) };
+      return { name, reader, header: inFile(name, () => parseSafetensorsHeader(bytes, file.sizeBytes)) };
     } catch (error) {
       await reader.close();
       throw error;

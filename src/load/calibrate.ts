@@ -1,14 +1,12 @@
 import { headName } from "../checkpoint/gpt2Weights.ts";
-import { openCheckpoint } from "../checkpoint/openCheckpoint.ts";
 import { outliersBeyond } from "../quantize/inputStatistics.ts";
 import { staticRange } from "../quantize/observers.ts";
-import { restoreStored } from "../quantize/stored.ts";
 import { checkTokens } from "../generate/options.ts";
-import { openSource } from "../source/openSource.ts";
 import { createTokenizer } from "../tokenizer/index.ts";
 import type { CalibrateOptions, CalibrationReport, InputReport, ModelSource } from "../types.ts";
 import { Calibration, calibrationWindows, openFloat } from "./calibration.ts";
 import { chooseBackend, createBuilder } from "./openBackend.ts";
+import { openVerified } from "./openVerified.ts";
 import { checkLoadOptions, resolveContextLength } from "./options.ts";
 import { ProgressMeter } from "./progress.ts";
 
@@ -20,12 +18,12 @@ const OUTLIER_THRESHOLD = 6;
  * @throws TypeError or RangeError for wrong options; EngineError as loadModel, `shader` for NaN or Infinity; signal.reason on abort. Nothing stays allocated.
  */
 export async function calibrate(source: ModelSource, options: CalibrateOptions): Promise<CalibrationReport> {
-  const { signal, hub, fetch, outlierThreshold = OUTLIER_THRESHOLD } = options;
+  const { signal, hub, fetch, integrity, outlierThreshold = OUTLIER_THRESHOLD } = options;
   signal?.throwIfAborted();
   checkLoadOptions(options);
   if (typeof outlierThreshold !== "number") throw new TypeError(`outlierThreshold is ${JSON.stringify(outlierThreshold)}; expected a number.`);
   if (!(outlierThreshold > 0)) throw new RangeError(`outlierThreshold is ${outlierThreshold}; expected a number above 0.`);
-  const checkpoint = await openCheckpoint(openSource(source, { hub, fetch, signal }), { signal, restore: restoreStored });
+  const checkpoint = await openVerified(source, { hub, fetch, signal, integrity });
   const { config, tensors } = checkpoint;
   const contextLength = resolveContextLength(options.contextLength, config);
   const tokens = typeof options.text === "string" ? createTokenizer(checkpoint.tokenizerFiles, config).encode(options.text) : options.text;

@@ -1,4 +1,3 @@
-import { openCheckpoint } from "../checkpoint/openCheckpoint.ts";
 import type { Checkpoint } from "../checkpoint/types.ts";
 import { EngineError } from "../errors.ts";
 import { emptyRow, measuresOf, sampleRow } from "../evaluate/comparison.ts";
@@ -7,14 +6,12 @@ import { planWindows, shardOf } from "../evaluate/protocols.ts";
 import { checkTokens } from "../generate/options.ts";
 import type { Backend } from "../model/backend.ts";
 import { resolveRecipe } from "../quantize/recipes.ts";
-import { restoreStored } from "../quantize/stored.ts";
-import { materialize } from "../source/materialize.ts";
-import { openSource } from "../source/openSource.ts";
 import { createTokenizer } from "../tokenizer/index.ts";
 import type { CompareOptions, Comparison, ComparisonRow, CompareProgress, ModelSource, PresetName, QuantizationRecipe, QuantizationReport } from "../types.ts";
 import { Calibration, type FloatModel, hasObservedInput, openFloat } from "./calibration.ts";
 import { hashedWhileRead, identifyTokens } from "./identity.ts";
 import { chooseBackend, createBuilderBeside } from "./openBackend.ts";
+import { openVerified } from "./openVerified.ts";
 import { activationsOf, checkLoadOptions, resolveContextLength, resolveKvCache } from "./options.ts";
 import { quantizeCalibrated, readCalibration, requireCalibration } from "./prepare.ts";
 import { ProgressMeter } from "./progress.ts";
@@ -46,15 +43,14 @@ interface Loaded {
  * @throws TypeError or RangeError for wrong options; EngineError as loadModel; signal.reason on abort. Leaving the loop frees everything.
  */
 export async function* compareQuantizations(source: ModelSource, options: CompareOptions): AsyncGenerator<ComparisonRow, Comparison> {
-  const { signal, hub, fetch, shard = null, samples: keepsSamples = shard !== null } = options;
+  const { signal, hub, fetch, integrity, shard = null, samples: keepsSamples = shard !== null } = options;
   signal?.throwIfAborted();
   checkLoadOptions(options);
   const entries = namedEntries(options);
   for (const { recipe } of entries) requireCalibration(recipe, options.calibration);
   const meter = new CompareMeter(entries, options.onProgress);
   const onBytes = ({ loadedBytes, totalBytes }: { loadedBytes: number; totalBytes: number | null }): void => meter.report({ fraction: (LOAD_SHARE * DOWNLOAD_SHARE * loadedBytes) / (totalBytes ?? Infinity) });
-  const local = await materialize(openSource(source, { hub, fetch, signal }), { signal, onBytes });
-  const checkpoint = await openCheckpoint(local, { signal, restore: restoreStored });
+  const checkpoint = await openVerified(source, { hub, fetch, signal, integrity, download: { onBytes } });
   const { config } = checkpoint;
   const contextLength = resolveContextLength(options.contextLength, config);
   const tokenizer = createTokenizer(checkpoint.tokenizerFiles, config);

@@ -1,14 +1,11 @@
-import { openCheckpoint } from "../checkpoint/openCheckpoint.ts";
 import type { Checkpoint, CheckpointTensor } from "../checkpoint/types.ts";
 import { Pacer } from "../model/cpu/pacer.ts";
 import { describeFormat, storedBytes, validateTensorFormat } from "../quantize/formats.ts";
 import { dequantizeTensor } from "../quantize/nearest.ts";
-import { restoreStored } from "../quantize/stored.ts";
-import { materialize } from "../source/materialize.ts";
-import { openSource } from "../source/openSource.ts";
 import type { BudgetFit, FitOptions, ModelSource, TensorFormat, TensorSensitivity } from "../types.ts";
 import { FitBench, FitMeter } from "./fitBench.ts";
 import { Budget, type Candidate, FitSearch, int8Channel, type Item, MEASURED_POINTS } from "./fitSearch.ts";
+import { openVerified } from "./openVerified.ts";
 import { checkLoadOptions } from "./options.ts";
 import { quantizeNamed } from "./quantizeInto.ts";
 
@@ -32,14 +29,13 @@ const DEFAULT_REFINEMENTS = 8;
  * @throws TypeError or RangeError for wrong options and a budget below the smallest recipe; EngineError as loadModel; signal.reason on abort. It frees everything.
  */
 export async function fitToBudget(source: ModelSource, options: FitOptions): Promise<BudgetFit> {
-  const { signal, hub, fetch } = options;
+  const { signal, hub, fetch, integrity } = options;
   signal?.throwIfAborted();
   checkLoadOptions(options);
   const formats = checkFitOptions(options);
   const progress = new FitMeter(options.onProgress);
   const onBytes = ({ loadedBytes, totalBytes }: { loadedBytes: number; totalBytes: number | null }): void => progress.loading(loadedBytes / (totalBytes ?? Infinity) / 2);
-  const local = await materialize(openSource(source, { hub, fetch, signal }), { signal, onBytes });
-  const checkpoint = await openCheckpoint(local, { signal, restore: restoreStored });
+  const checkpoint = await openVerified(source, { hub, fetch, signal, integrity, download: { onBytes } });
   const items = itemsOf(checkpoint, formats, options);
   const budget = new Budget(checkpoint, items, options);
   budget.require(items.map(({ tensor, formats }) => formats.map((format) => ({ bytes: budget.counted(tensor, storedBytes(format, tensor.shape)), cost: 0 })))); // before any work

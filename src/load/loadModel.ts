@@ -1,16 +1,14 @@
-import { openCheckpoint } from "../checkpoint/openCheckpoint.ts";
 import type { Checkpoint } from "../checkpoint/types.ts";
 import { resolveRecipe } from "../quantize/recipes.ts";
-import { restoreStored } from "../quantize/stored.ts";
 import { storedRanges, storedRecipe } from "../quantize/storedRecipe.ts";
-import { openSource } from "../source/openSource.ts";
 import { createTokenizer } from "../tokenizer/index.ts";
 import type { LoadOptions, Model, ModelSource, QuantizationRecipe } from "../types.ts";
 import { Calibration, type FloatModel, openFloat } from "./calibration.ts";
 import { LoadedModel } from "./model.ts";
 import { chooseBackend, createBuilder, createBuilderBeside } from "./openBackend.ts";
+import { openVerified } from "./openVerified.ts";
 import { activationsOf, checkLoadOptions, resolveContextLength, resolveKvCache } from "./options.ts";
-import { materializeFor, quantizeCalibrated, readCalibration, requireCalibration, usesCalibration } from "./prepare.ts";
+import { downloadFirst, quantizeCalibrated, readCalibration, requireCalibration, usesCalibration } from "./prepare.ts";
 import { ProgressMeter } from "./progress.ts";
 
 /**
@@ -18,19 +16,18 @@ import { ProgressMeter } from "./progress.ts";
  * A recipe that is worked out from calibration text first runs it through the checkpoint in floats.
  * A checkpoint that is quantized already, by exportSafetensors() or by bitsandbytes to 4 bits, keeps its codes where the recipe asks for the format
  * that they are in, and for all of them where no recipe is given.
- * @throws TypeError or RangeError for wrong options; EngineError network, checkpoint, quantize, unsupported, outOfMemory, shader or deviceLost;
+ * @throws TypeError or RangeError for wrong options; EngineError network, checkpoint, integrity, quantize, unsupported, outOfMemory, shader or deviceLost;
  * signal.reason on abort. Whatever it throws, nothing stays allocated.
  */
 export async function loadModel(source: ModelSource, options: LoadOptions = {}): Promise<Model> {
-  const { signal, hub, fetch } = options;
+  const { signal, hub, fetch, integrity } = options;
   signal?.throwIfAborted();
   const given = options.quantization === undefined ? null : resolveRecipe(options.quantization);
   checkLoadOptions(options);
   if (given) requireCalibration(given, options.calibration);
   const progress = new ProgressMeter(options.onProgress);
-  const opened = openSource(source, { hub, fetch, signal });
   const mayCalibrate = options.calibration !== undefined && (!given || usesCalibration(given));
-  const checkpoint = await openCheckpoint(mayCalibrate ? await materializeFor(progress, opened, signal) : opened, { signal, restore: restoreStored });
+  const checkpoint = await openVerified(source, { hub, fetch, signal, integrity, download: mayCalibrate ? downloadFirst(progress) : undefined });
   const { config } = checkpoint;
   const { recipe, ranges } = given ? { recipe: given } : await defaultRecipe(checkpoint, signal);
   if (!ranges?.size) requireCalibration(recipe, options.calibration);

@@ -3,10 +3,9 @@ import type { BackendOptions } from "../model/backend.ts";
 import type { Gpt2Config, LoadOptions, QuantizationRecipe } from "../types.ts";
 
 /** Checks the options that do not depend on the checkpoint. Throws TypeError or RangeError naming the option, `unsupported` for what arrives later. */
-export function checkLoadOptions(options: Pick<LoadOptions, "backend" | "kvCache" | "integrity" | "cache">): void {
+export function checkLoadOptions(options: Pick<LoadOptions, "backend" | "kvCache" | "cache">): void {
   oneOf("backend", options.backend, ["auto", "webgpu", "cpu"]);
   oneOf("kvCache", options.kvCache, ["f32", "f16", "int8"]);
-  if (options.integrity && Object.keys(options.integrity).length > 0) throw new EngineError("unsupported", "integrity is set, but this version does not check hashes yet; leave it out.", { option: "integrity" });
   if (typeof options.cache === "object") throw new EngineError("unsupported", "cache is an object, but this version does not cache weights yet; leave it out.", { option: "cache" });
   else oneOf("cache", options.cache, ["opfs", "none"]);
 }

@@ -5,8 +5,7 @@ import { Pacer } from "../model/cpu/pacer.ts";
 import { equalized, findFactors } from "../quantize/equalization.ts";
 import type { InputStatistics } from "../quantize/inputStatistics.ts";
 import { calibratedField } from "../quantize/recipes.ts";
-import { materialize } from "../source/materialize.ts";
-import type { CheckpointSource } from "../source/types.ts";
+import type { MaterializeOptions } from "../source/materialize.ts";
 import type { Tokenizer } from "../tokenizer/types.ts";
 import type { Gpt2Config, LoadOptions, QuantizationRecipe, QuantizationReport } from "../types.ts";
 import { Calibration, calibrationWindows, type CalibrationWindows, type FloatModel } from "./calibration.ts";
@@ -48,10 +47,10 @@ export function readCalibration(calibration: NonNullable<LoadOptions["calibratio
   return calibrationWindows("calibration", tokens, contextLength);
 }
 
-/** The same source, for a checkpoint that is read several times. */
-export function materializeFor(progress: ProgressMeter, source: CheckpointSource, signal: AbortSignal | undefined): Promise<CheckpointSource> {
+/** How openVerified() downloads a checkpoint that is read several times. */
+export function downloadFirst(progress: ProgressMeter): Pick<MaterializeOptions, "onBytes"> {
   progress.spanTo(DOWNLOAD_END);
-  return materialize(source, { signal, onBytes: ({ file, loadedBytes, totalBytes }) => progress.downloaded(file, loadedBytes, totalBytes) });
+  return { onBytes: ({ file, loadedBytes, totalBytes }) => progress.downloaded(file, loadedBytes, totalBytes) };
 }
 
 /** quantizeInto() after what calibration has to find out for the recipe. The models that it opens are gone when it ends, however it ends. */

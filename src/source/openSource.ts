@@ -1,6 +1,7 @@
 import type { LoadOptions, ModelSource } from "../types.ts";
 import { localSource } from "./local.ts";
-import { remoteSource, type RemoteFolder } from "./remote.ts";
+import { remoteSource } from "./remote.ts";
+import type { RetryOptions } from "./retry.ts";
 import type { CheckpointSource } from "./types.ts";
 
 export interface SourceOptions {
@@ -9,6 +10,8 @@ export interface SourceOptions {
   fetch?: typeof fetch;
   /** Ends every transfer of the source whose call brings no signal of its own. */
   signal?: AbortSignal;
+  /** For tests; what is left out is as defaultRetry has it. */
+  retry?: Partial<RetryOptions>;
 }
 
 const defaultEndpoint = "https://huggingface.co";
@@ -69,13 +72,10 @@ function openUrl(url: URL, options: SourceOptions): CheckpointSource {
 function openHub(owner: string, name: string, revision: string | undefined, options: SourceOptions): CheckpointSource {
   const endpoint = hubEndpoint(options);
   const version = revision ?? options.hub?.revision ?? "main";
-  const folder: RemoteFolder = {
-    description: `hub ${owner}/${name}@${version}`,
-    fileUrl: (file) => new URL(`${endpoint.href.replace(/\/+$/, "")}/${owner}/${name}/resolve/${encodeURIComponent(version)}/${encodeURIComponent(file)}`),
-    safetensorsNames: [],
-    token: options.hub?.token,
-  };
-  return remoteSource(folder, options);
+  const urlOf = (kind: "resolve" | "raw") => (file: string) =>
+    new URL(`${endpoint.href.replace(/\/+$/, "")}/${owner}/${name}/${kind}/${encodeURIComponent(version)}/${encodeURIComponent(file)}`);
+  const description = `hub ${owner}/${name}@${version}`;
+  return remoteSource({ description, fileUrl: urlOf("resolve"), pointerUrl: urlOf("raw"), safetensorsNames: [], token: options.hub?.token }, options);
 }
 
 function hubEndpoint(options: SourceOptions): URL {

@@ -6,6 +6,8 @@ export interface SourceFile {
   readonly sizeBytes: number | null;
   /** The bytes from the start, in order, in pieces of any size. Leaving the loop cancels the transfer. */
   stream(options?: { signal?: AbortSignal }): AsyncIterable<Uint8Array>;
+  /** SHA-256 that the server states for the file, hex; null where it states none. Rejects on abort only. */
+  statedSha256?(signal?: AbortSignal): Promise<string | null>;
 }
 
 /** Opens the files of one checkpoint by name. */

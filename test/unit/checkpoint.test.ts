@@ -300,7 +300,7 @@ describe("Checkpoint.read", () => {
   test("cancels the transfer when the loop is left", async () => {
     const files = seededCheckpoint(tinyCheckpoints.width100);
     const hub = await startHubServer({ repositories: { "acme/tiny": files } });
-    hub.failures.set("model.safetensors", { stallAtBytes: 300_000 });
+    hub.failures.set("model.safetensors", { stalls: [300_000] });
     const checkpoint = await openCheckpoint(openSource("acme/tiny", { hub: { endpoint: hub.endpoint } }));
     for await (const { tensor } of checkpoint.read()) {
       expect(tensor.name).toBe("h.0.attn.c_attn.bias");

@@ -94,7 +94,6 @@ describe("loadModel", () => {
   });
 
   test.each<[what: string, options: object]>([
-    ["hashes that it would not check", { integrity: { "model.safetensors": "sha256-00" } }],
     ["a cache that it would not fill", { cache: { match: async () => undefined, put: async () => undefined, delete: async () => false } }],
   ])("refuses %s as `unsupported` instead of ignoring it", async (_, options) => {
     await expect(loadModel(files, { backend: "cpu", ...options })).rejects.toMatchObject({ name: "EngineError", code: "unsupported" });

@@ -5,6 +5,7 @@ import { openSource, type SourceOptions } from "../../src/source/openSource.ts";
 import type { CheckpointSource, SourceFile } from "../../src/source/types.ts";
 import type { ModelSource } from "../../src/types.ts";
 import { type HubServer, startHubServer } from "../fixtures/hubServer.ts";
+import { ManualTimers } from "../fixtures/manualTimers.ts";
 
 const encode = (text: string): Uint8Array<ArrayBuffer> => new TextEncoder().encode(text);
 const weights = Uint8Array.from({ length: 300_000 }, (_, i) => i % 251);
@@ -22,8 +23,10 @@ beforeEach(async () => {
 });
 afterEach(() => hub.close());
 
+const { retry } = new ManualTimers();
+
 function fromHub(source: ModelSource, options: SourceOptions = {}): CheckpointSource {
-  return openSource(source, { ...options, hub: { endpoint: hub.endpoint, ...options.hub } });
+  return openSource(source, { retry, ...options, hub: { endpoint: hub.endpoint, ...options.hub } });
 }
 
 async function bytesOf(file: SourceFile | null, signal?: AbortSignal): Promise<Uint8Array> {
@@ -115,24 +118,32 @@ describe("openSource, from the hub", () => {
   });
 
   test.each([
-    [401, "it does not exist, or needs a token with access (hub.token)"],
-    [403, "access is refused; a gated model needs a token of an account that accepted its terms (hub.token)"],
-    [418, "expected 200"],
-    [429, "too many requests; try again later"],
-    [503, "the server failed; try again later"],
-  ])("rejects with what a %i means", async (status, meaning) => {
+    [401, "it does not exist, or needs a token with access (hub.token)", 1],
+    [403, "access is refused; a gated model needs a token of an account that accepted its terms (hub.token)", 1],
+    [416, "its file is shorter than it announced", 1],
+    [418, "expected 200", 1],
+    [408, "the server failed; try again later", 6],
+    [429, "too many requests; try again later", 6],
+    [500, "the server failed; try again later", 6],
+    [502, "the server failed; try again later", 6],
+    [503, "the server failed; try again later", 6],
+    [504, "the server failed; try again later", 6],
+  ])("rejects with what a %i means: %s", async (status, meaning, attempts) => {
     await fromHub("acme/tiny").open("config.json"); // control case
     hub.failures.set("config.json", { status });
+    hub.requests.length = 0;
     const error = await errorOf(fromHub("acme/tiny").open("config.json"));
     const url = `${hub.endpoint}/acme/tiny/resolve/main/config.json`;
-    expect(error).toMatchObject({ code: "network", message: `${url} answered ${status}: ${meaning}.`, details: { url, status } });
+    const message = `${url} answered ${status}: ${meaning} (${attempts} attempt${attempts === 1 ? "" : "s"}, 0 bytes loaded).`;
+    expect(error).toMatchObject({ code: "network", message, details: { url, status, attempts, loadedBytes: 0, expectedBytes: null } });
+    expect(hub.requests).toHaveLength(attempts);
   });
 
   test("rejects a transfer that breaks off, with the bytes it had", async () => {
-    hub.failures.set("model.safetensors", { truncateAtBytes: 1000 });
+    hub.failures.set("model.safetensors", { cuts: Array<number>(6).fill(1000) });
     const error = await errorOf(bytesOf(await fromHub("acme/tiny").open("model.safetensors")));
-    expect(error).toMatchObject({ code: "network", details: { loadedBytes: 1000, expectedBytes: weights.length } });
-    expect(error.message).toMatch(/broke off after 1000 bytes; expected 300000\.$/);
+    expect(error).toMatchObject({ code: "network", details: { attempts: 6, loadedBytes: 1000, expectedBytes: weights.length } });
+    expect(error.message).toMatch(/model\.safetensors broke off \(6 attempts, 1000 of 300000 bytes loaded\)\.$/);
     expect(error.cause).toBeInstanceOf(Error);
   });
 
@@ -148,7 +159,7 @@ describe("openSource, from the hub", () => {
     const source = fromHub("acme/tiny");
     await expect(source.open("config.json", { signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
 
-    hub.failures.set("model.safetensors", { stallAtBytes: 1000 });
+    hub.failures.set("model.safetensors", { stalls: [1000, 1000] });
     for (const openWithSignal of [true, false]) {
       const controller = new AbortController();
       const signal = controller.signal;
@@ -168,7 +179,7 @@ describe("openSource, from the hub", () => {
   });
 
   test("cancels the transfer when the loop is left", async () => {
-    hub.failures.set("model.safetensors", { stallAtBytes: 1000 });
+    hub.failures.set("model.safetensors", { stalls: [1000] });
     for await (const piece of (await fromHub("acme/tiny").open("model.safetensors"))!.stream()) {
       expect(piece.length).toBeGreaterThan(0);
       break;
@@ -179,16 +190,16 @@ describe("openSource, from the hub", () => {
   test("keeps the cause where fetch itself fails", async () => {
     const cause = new TypeError("Failed to fetch");
     const { fetch } = fakeFetch(() => Promise.reject(cause));
-    const error = await errorOf(openSource("a/b", { fetch }).open("config.json"));
+    const error = await errorOf(openSource("a/b", { fetch, retry }).open("config.json"));
     expect(error).toMatchObject({ code: "network", cause, details: { url: "https://huggingface.co/a/b/resolve/main/config.json" } });
-    expect(error.message).toMatch(/could not be reached: Failed to fetch\.$/);
+    expect(error.message).toMatch(/could not be reached: Failed to fetch \(3 attempts, 0 bytes loaded\)\.$/);
   });
 
   test("rejects a body shorter than its Content-Length, unless it was compressed", async () => {
     const answer = (headers: Record<string, string>) => fakeFetch(() => new Response(new Uint8Array(10), { headers: { "Content-Length": "12", ...headers } })).fetch;
     const file = await openSource("a/b", { fetch: answer({ "Content-Encoding": "gzip" }) }).open("config.json");
     expect(await bytesOf(file)).toHaveLength(10); // control case
-    const short = await openSource("a/b", { fetch: answer({}) }).open("config.json");
+    const short = await openSource("a/b", { fetch: answer({}), retry }).open("config.json");
     const error = await errorOf(bytesOf(short));
     expect(error).toMatchObject({ code: "network", details: { loadedBytes: 10, expectedBytes: 12 } });
   });
@@ -217,7 +228,7 @@ describe("openSource, from a URL", () => {
 
   test("shows no query in descriptions and errors, where it may be a key", async () => {
     const { fetch } = fakeFetch(() => new Response("", { status: 500 }));
-    const source = openSource("https://host/a/?key=secret", { fetch });
+    const source = openSource("https://host/a/?key=secret", { fetch, retry });
     expect(source.description).toBe("https://host/a/");
     const error = await errorOf(source.open("config.json"));
     expect(error.message + JSON.stringify(error.details)).not.toContain("secret");
