@@ -26,6 +26,23 @@ export class EngineError extends Error {
   }
 }
 
+const SHOWN_CHARACTERS = 80;
+const SHOWN_ITEMS = 8;
+
+/**
+ * A value of a file's or a caller's as messages show it: text in quotes, of an array its first items, of an object only that it is one.
+ * Short whatever it is, and not recursive: what JSON.parse() takes can be nested too deep for JSON.stringify().
+ */
+export function show(value: unknown): string {
+  if (typeof value === "string") return JSON.stringify(value.length > SHOWN_CHARACTERS ? `${value.slice(0, SHOWN_CHARACTERS)}…` : value);
+  if (Array.isArray(value)) {
+    const items = value.slice(0, SHOWN_ITEMS).map((item) => (Array.isArray(item) ? "[…]" : show(item)));
+    return `[${items.join(", ")}${value.length > SHOWN_ITEMS ? ", …" : ""}]`;
+  }
+  if (typeof value === "object" && value !== null) return "an object";
+  return typeof value === "function" ? "a function" : String(value);
+}
+
 /** Throws `signal.reason`, untouched, when the signal has fired. */
 export function throwIfAborted(signal: AbortSignal | undefined): void {
   if (signal?.aborted) throw signal.reason;

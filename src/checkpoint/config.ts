@@ -1,4 +1,4 @@
-import { EngineError } from "../errors.ts";
+import { EngineError, show } from "../errors.ts";
 import type { Activation, Gpt2Config } from "../types.ts";
 
 const activations: readonly Activation[] = ["gelu_new", "gelu", "relu", "gelu_pytorch_tanh"];
@@ -97,12 +97,4 @@ function tokenId(fields: Readonly<Record<string, unknown>>, name: string, vocabS
 
 function invalid(field: string, value: unknown, expected: string): EngineError {
   return new EngineError("checkpoint", `config.json: ${field} is ${show(value)}; expected ${expected}.`, { file: "config.json", field });
-}
-
-/** A found value for a message, cut where long. */
-function show(value: unknown): string {
-  if (Array.isArray(value)) return "an array";
-  if (typeof value === "object" && value !== null) return "an object";
-  const text = typeof value === "number" ? String(value) : JSON.stringify(value); // JSON has no Infinity, 1e999 does
-  return text.length > 80 ? `${text.slice(0, 80)}…` : text;
 }

@@ -1,6 +1,9 @@
 import { EngineError } from "../errors.ts";
 import type { SourceFile } from "../source/types.ts";
 
+/** What a header may make a reader allocate before any byte has come. */
+const UNPROVEN_BYTES = 2 ** 16;
+
 /** Reads a file front to back by exact lengths, holding one piece of the transfer at most. close() cancels what is left. */
 export class FileReader {
   readBytes = 0;
@@ -15,10 +18,18 @@ export class FileReader {
     this.pieces = file.stream({ signal })[Symbol.asyncIterator]();
   }
 
-  /** u8 [length], the caller's own. Throws `checkpoint` where the file ends before it. */
+  /** u8 [length], the caller's own. Throws `checkpoint` where the file ends before it. Of a file of unknown size it takes memory as the bytes come. */
   async read(length: number): Promise<Uint8Array<ArrayBuffer>> {
-    const bytes = new Uint8Array(length);
-    await this.take(length, (piece, at) => bytes.set(piece, at));
+    let bytes = new Uint8Array(this.file.sizeBytes === null ? Math.min(length, UNPROVEN_BYTES) : length);
+    await this.take(length, (piece, at) => {
+      const end = at + piece.length;
+      if (end > bytes.length) {
+        const grown = new Uint8Array(Math.min(length, 2 * end));
+        grown.set(bytes);
+        bytes = grown;
+      }
+      bytes.set(piece, at);
+    });
     return bytes;
   }
 

@@ -46,7 +46,7 @@ export function headName({ tieWordEmbeddings }: Gpt2Config): string {
 }
 
 /** What a quantized matrix has beside its codes: bitsandbytes' state of a 4-bit one, scales and zero points of an int8 one. */
-const companions = /^(.+\.weight)(\.absmax|\.quant_map|\.nested_absmax|\.nested_quant_map|\.quant_state\.bitsandbytes__\w+|_scale|_zero_point)$/;
+const companions = /^(.+\.weight)(\.absmax|\.quant_map|\.nested_absmax|\.nested_quant_map|\.quant_state\.bitsandbytes__\w{1,16}|_scale|_zero_point)$/;
 
 /** The model's tensor that an entry of a file belongs to, and what of it: "" itself, else what follows its name. GPT2LMHeadModel saves "transformer.h.0…", GPT2Model "h.0…". */
 export function splitName(fileName: string, headIsWte: boolean): { name: string; suffix: string } {

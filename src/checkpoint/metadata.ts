@@ -1,4 +1,4 @@
-import { EngineError } from "../errors.ts";
+import { EngineError, show } from "../errors.ts";
 
 /** What an exported file says of itself in `__metadata__`, beside `format`. */
 export const metadataKeys = {
@@ -36,7 +36,7 @@ export function parseHashes(metadata: ReadonlyMap<string, string>, file: string)
   const hashes = parseJson(text, metadataKeys.hashes, file);
   const entries = typeof hashes === "object" && hashes !== null ? Object.entries(hashes) : [["", null] as const];
   const wrong = entries.find(([, hash]) => typeof hash !== "string" || !/^[0-9a-f]{64}$/.test(hash));
-  if (wrong) throw new EngineError("checkpoint", `${file}: ${metadataKeys.hashes}[${JSON.stringify(wrong[0])}] is ${JSON.stringify(wrong[1])?.slice(0, 80)}; expected 64 hexadecimal digits.`, { file, tensor: wrong[0] });
+  if (wrong) throw new EngineError("checkpoint", `${file}: ${metadataKeys.hashes}[${show(wrong[0])}] is ${show(wrong[1])}; expected 64 hexadecimal digits.`, { file, tensor: wrong[0] });
   return new Map(entries as [string, string][]);
 }
 
@@ -44,7 +44,7 @@ export function parseJson(text: string, what: string, file: string): unknown {
   try {
     return JSON.parse(text);
   } catch (cause) {
-    throw new EngineError("checkpoint", `${file}: ${what} is ${JSON.stringify(text.slice(0, 40))}; expected JSON.`, { file }, { cause });
+    throw new EngineError("checkpoint", `${file}: ${what} is ${show(text)}; expected JSON.`, { file }, { cause });
   }
 }
 

@@ -1,4 +1,4 @@
-import { EngineError } from "../errors.ts";
+import { EngineError, show } from "../errors.ts";
 import type { CheckpointSource, SourceFile } from "../source/types.ts";
 import { parseGpt2Config } from "./config.ts";
 import { isHtml, readJson, readText } from "./fileReader.ts";
@@ -93,8 +93,7 @@ function indexedFiles(source: CheckpointSource, index: unknown): WeightFiles {
   const entries = Object.entries(weightMap);
   for (const [tensor, file] of entries) {
     if (typeof file === "string" && /^[^/\\]+\.safetensors$/.test(file)) continue; // a name with a path could lead anywhere
-    const found = typeof file === "string" ? JSON.stringify(file) : typeof file;
-    const message = `${indexName}: weight_map[${JSON.stringify(tensor)}] is ${found}; expected the name of a .safetensors beside it.`;
+    const message = `${indexName}: weight_map[${show(tensor)}] is ${show(file)}; expected the name of a .safetensors beside it.`;
     throw new EngineError("checkpoint", message, { file: indexName, tensor });
   }
   const names = [...new Set(entries.map(([, file]) => file as string))].sort();

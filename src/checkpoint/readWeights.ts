@@ -1,4 +1,4 @@
-import { EngineError, throwIfAborted } from "../errors.ts";
+import { EngineError, show, throwIfAborted } from "../errors.ts";
 import { isFloatDtype, type SafetensorsEntry, type SafetensorsHeader, toFloat32 } from "../safetensors/index.ts";
 import type { Gpt2Config } from "../types.ts";
 import { type ExpectedTensor, isHeadWte, splitName, transpose } from "./gpt2Weights.ts";
@@ -137,7 +137,7 @@ function planFile(
     const { name, suffix } = splitName(entry.name, headIsWte);
     const layer = /^h\.(\d+)\./.exec(name)?.[1];
     if (layer !== undefined && Number(layer) >= nLayer) {
-      throw new EngineError("checkpoint", `Tensor "${entry.name}" lies beyond the last layer; config.json says n_layer is ${nLayer}.`, { tensor: entry.name, file, nLayer });
+      throw new EngineError("checkpoint", `Tensor ${show(entry.name)} lies beyond the last layer; config.json says n_layer is ${nLayer}.`, { tensor: entry.name, file, nLayer });
     }
     const tensor = wanted.get(name);
     const isMatrix = tensor?.kind === "linear" || tensor?.kind === "embedding";
@@ -159,7 +159,7 @@ function planFile(
 function checkDtypeAndShape({ name, dtype, shape }: SafetensorsEntry, expected: readonly number[]): void {
   if (!isFloatDtype(dtype)) throw new EngineError("checkpoint", `Tensor "${name}" has dtype ${dtype}; expected F32, F16, BF16 or F64.`, { tensor: name, dtype });
   if (shape.length === expected.length && shape.every((length, i) => length === expected[i])) return;
-  throw new EngineError("checkpoint", `Tensor "${name}" has shape [${shape.join(", ")}]; expected [${expected.join(", ")}].`, { tensor: name, shape, expected });
+  throw new EngineError("checkpoint", `Tensor "${name}" has shape ${show(shape)}; expected ${show(expected)}.`, { tensor: name, shape, expected });
 }
 
 function readFloats(bytes: Uint8Array<ArrayBuffer>, entry: SafetensorsEntry, tensor: ExpectedTensor): ReadTensor {

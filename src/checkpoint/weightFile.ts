@@ -49,9 +49,10 @@ export class WeightFile {
     try {
       const start = await reader.read(8);
       const headerBytes = inFile(name, () => readHeaderLength(start, file.sizeBytes));
+      const rest = await reader.read(headerBytes);
       const bytes = new Uint8Array(8 + headerBytes);
       bytes.set(start);
-      bytes.set(await reader.read(headerBytes), 8);
+      bytes.set(rest, 8);
       return { name, reader, header: inFile(name, () => parseSafetensorsHeader(bytes, file.sizeBytes)) };
     } catch (error) {
       await reader.close();

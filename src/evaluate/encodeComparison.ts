@@ -1,5 +1,5 @@
-import { EngineError, type EngineErrorCode } from "../errors.ts";
-import { isRecord, show, validateTensorFormat } from "../quantize/formats.ts";
+import { EngineError, type EngineErrorCode, show } from "../errors.ts";
+import { isRecord, validateTensorFormat } from "../quantize/formats.ts";
 import { validateRecipe } from "../quantize/recipes.ts";
 import type { AdapterSummary, Comparison, ComparisonRow, ComparisonSamples, Gpt2Config, TensorFormat, TensorInputReport, TensorReport, TokensIdentity } from "../types.ts";
 

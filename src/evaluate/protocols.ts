@@ -1,3 +1,4 @@
+import { show } from "../errors.ts";
 import type { PerplexityOptions, Shard } from "../types.ts";
 
 /** Row i of a window predicts token start + i + 1 from tokens start … start + i. */
@@ -35,7 +36,7 @@ export function planWindows(
 ): WindowPlan {
   const protocol = options.protocol ?? "strided";
   if (protocol !== "strided" && protocol !== "disjoint" && protocol !== "llama.cpp") {
-    throw new RangeError(`protocol is ${JSON.stringify(protocol)}; expected "strided", "disjoint" or "llama.cpp".`);
+    throw new RangeError(`protocol is ${show(protocol)}; expected "strided", "disjoint" or "llama.cpp".`);
   }
   const leastTokens = protocol === "llama.cpp" ? 3 : 2; // a window that scores one token
   const windowTokens = options.windowTokens ?? (protocol === "llama.cpp" ? Math.min(512, nPositions) : nPositions);

@@ -2,7 +2,7 @@ import { EngineError, throwIfAborted } from "../errors.ts";
 import type { Backend, SampledToken } from "../model/backend.ts";
 import type { Tokenizer } from "../tokenizer/types.ts";
 import type { Completion, FinishReason, GeneratedToken, GenerateOptions, Generation, GenerationSummary, Gpt2Config } from "../types.ts";
-import { checkTokens, resolveGenerateOptions } from "./options.ts";
+import { resolveGenerateOptions, tokensOf } from "./options.ts";
 import { Sampler, type SamplingOptions } from "./sampler.ts";
 import { StopMatcher } from "./stopStrings.ts";
 
@@ -139,14 +139,10 @@ export async function complete(generation: Generation): Promise<Completion> {
 
 /** An empty prompt becomes the beginning-of-text token, as Hugging Face's generate() has it. */
 function tokenizePrompt(prompt: unknown, tokenizer: Tokenizer, config: Gpt2Config): readonly number[] {
-  if (typeof prompt !== "string" && !Array.isArray(prompt)) throw new TypeError(`prompt is ${typeof prompt}; expected a string or an array of token ids.`);
-  let tokens: unknown[] = typeof prompt === "string" ? tokenizer.encode(prompt) : [...(prompt as unknown[])];
-  if (tokens.length === 0) {
-    if (config.bosTokenId === null) throw new RangeError("prompt has no tokens, and the model has no beginning-of-text token; expected at least one token.");
-    tokens = [config.bosTokenId];
-  }
-  checkTokens("prompt", tokens, config.vocabSize);
-  return tokens;
+  const tokens = tokensOf("prompt", prompt, tokenizer, config.vocabSize);
+  if (tokens.length > 0) return tokens;
+  if (config.bosTokenId === null) throw new RangeError("prompt has no tokens, and the model has no beginning-of-text token; expected at least one token.");
+  return [config.bosTokenId];
 }
 
 /** Errs on the side of true: a token that ends with the last bytes of a character looks on its own as one that ends inside. */

@@ -1,4 +1,6 @@
+import { show } from "../errors.ts";
 import type { SamplingOptions } from "../kernels/sampling.ts";
+import type { Tokenizer } from "../tokenizer/types.ts";
 import type { GenerateOptions } from "../types.ts";
 
 /** GenerateOptions with every default filled in. */
@@ -39,16 +41,25 @@ export function resolveGenerateOptions(options: GenerateOptions = {}, vocabSize:
   };
 }
 
-/** Throws TypeError or RangeError naming the first element that is no token id in 0…vocabSize − 1. */
-export function checkTokens(name: string, tokens: unknown, vocabSize: number): asserts tokens is readonly number[] {
+/** A copy, each element read once and checked. Throws TypeError or RangeError naming the first that is no token id in 0…vocabSize − 1. */
+export function checkedTokens(name: string, tokens: unknown, vocabSize: number): number[] {
   if (!Array.isArray(tokens)) throw new TypeError(`${name} is ${show(tokens)}; expected an array of token ids.`);
+  const copy: number[] = []; // not [...tokens]: an array of holes may be 4 G long
   for (let i = 0; i < tokens.length; i++) {
     const id: unknown = tokens[i];
     if (typeof id !== "number") throw new TypeError(`${name}[${i}] is ${show(id)}; expected a token id.`);
     if (!Number.isInteger(id) || id < 0 || id >= vocabSize) {
       throw new RangeError(`${name}[${i}] is ${id}; expected a token id from 0 to ${vocabSize - 1}.`);
     }
+    copy.push(id);
   }
+  return copy;
+}
+
+/** The tokens of a text, or checkedTokens(). */
+export function tokensOf(name: string, given: unknown, tokenizer: Tokenizer, vocabSize: number): number[] {
+  if (typeof given !== "string" && !Array.isArray(given)) throw new TypeError(`${name} is ${show(given)}; expected a string or an array of token ids.`);
+  return checkedTokens(name, typeof given === "string" ? tokenizer.encode(given) : given, vocabSize);
 }
 
 function checkLogitBias(logitBias: unknown, vocabSize: number): ResolvedGenerateOptions["logitBias"] {
@@ -71,7 +82,7 @@ function checkStop(stop: unknown): readonly string[] {
   if (stop === undefined) return [];
   if (!Array.isArray(stop)) throw new TypeError(`stop is ${show(stop)}; expected an array of strings.`);
   if (stop.length > MAX_STOP_STRINGS) throw new RangeError(`stop has ${stop.length} strings; expected at most ${MAX_STOP_STRINGS}.`);
-  return stop.map((value: unknown, i) => {
+  return Array.from(stop, (value: unknown, i) => { // not stop.map(), which leaves holes as they are
     if (typeof value !== "string") throw new TypeError(`stop[${i}] is ${show(value)}; expected a string.`);
     if (value.length === 0 || value.length > MAX_STOP_LENGTH) {
       throw new RangeError(`stop[${i}] has ${value.length} characters; expected 1 to ${MAX_STOP_LENGTH}.`);
@@ -82,6 +93,12 @@ function checkStop(stop: unknown): readonly string[] {
   });
 }
 
+/** Checks what watches and stops a call. Throws TypeError naming it. */
+export function checkWatching({ signal, onProgress }: { signal?: unknown; onProgress?: unknown }): void {
+  checkSignal(signal);
+  if (onProgress !== undefined && typeof onProgress !== "function") throw new TypeError(`onProgress is ${show(onProgress)}; expected a function.`);
+}
+
 function checkSignal(signal: unknown): AbortSignal | undefined {
   if (signal === undefined) return undefined;
   // By its shape: the signal may come from another realm.
@@ -89,11 +106,4 @@ function checkSignal(signal: unknown): AbortSignal | undefined {
     throw new TypeError(`signal is ${show(signal)}; expected an AbortSignal.`);
   }
   return signal as AbortSignal;
-}
-
-function show(value: unknown): string {
-  if (typeof value === "string") return JSON.stringify(value.length > 40 ? `${value.slice(0, 40)}…` : value);
-  if (Array.isArray(value)) return "an array";
-  if (typeof value === "object" && value !== null) return "an object";
-  return typeof value === "function" ? "a function" : String(value);
 }

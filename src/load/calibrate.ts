@@ -1,7 +1,8 @@
+import { show } from "../errors.ts";
 import { headName } from "../checkpoint/gpt2Weights.ts";
 import { outliersBeyond } from "../quantize/inputStatistics.ts";
 import { staticRange } from "../quantize/observers.ts";
-import { checkTokens } from "../generate/options.ts";
+import { tokensOf } from "../generate/options.ts";
 import { createTokenizer } from "../tokenizer/index.ts";
 import type { CalibrateOptions, CalibrationReport, InputReport, ModelSource } from "../types.ts";
 import { Calibration, calibrationWindows, openFloat } from "./calibration.ts";
@@ -19,15 +20,14 @@ const OUTLIER_THRESHOLD = 6;
  */
 export async function calibrate(source: ModelSource, options: CalibrateOptions): Promise<CalibrationReport> {
   const { signal, hub, fetch, integrity, outlierThreshold = OUTLIER_THRESHOLD } = options;
-  signal?.throwIfAborted();
   checkLoadOptions(options);
-  if (typeof outlierThreshold !== "number") throw new TypeError(`outlierThreshold is ${JSON.stringify(outlierThreshold)}; expected a number.`);
+  signal?.throwIfAborted();
+  if (typeof outlierThreshold !== "number") throw new TypeError(`outlierThreshold is ${show(outlierThreshold)}; expected a number.`);
   if (!(outlierThreshold > 0)) throw new RangeError(`outlierThreshold is ${outlierThreshold}; expected a number above 0.`);
   const checkpoint = await openVerified(source, { hub, fetch, signal, integrity });
   const { config, tensors } = checkpoint;
   const contextLength = resolveContextLength(options.contextLength, config);
-  const tokens = typeof options.text === "string" ? createTokenizer(checkpoint.tokenizerFiles, config).encode(options.text) : options.text;
-  checkTokens("text", tokens, config.vocabSize);
+  const tokens = tokensOf("text", options.text, createTokenizer(checkpoint.tokenizerFiles, config), config.vocabSize);
   const windows = calibrationWindows("text", tokens, contextLength);
   const progress = new ProgressMeter(options.onProgress);
 

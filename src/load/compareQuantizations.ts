@@ -1,9 +1,9 @@
 import type { Checkpoint } from "../checkpoint/types.ts";
-import { EngineError } from "../errors.ts";
+import { EngineError, show } from "../errors.ts";
 import { emptyRow, measuresOf, sampleRow } from "../evaluate/comparison.ts";
 import { scoredBytes as countScoredBytes, tokenByteLengths } from "../evaluate/perplexity.ts";
 import { planWindows, shardOf } from "../evaluate/protocols.ts";
-import { checkTokens } from "../generate/options.ts";
+import { tokensOf } from "../generate/options.ts";
 import type { Backend } from "../model/backend.ts";
 import { resolveRecipe } from "../quantize/recipes.ts";
 import { createTokenizer } from "../tokenizer/index.ts";
@@ -44,8 +44,8 @@ interface Loaded {
  */
 export async function* compareQuantizations(source: ModelSource, options: CompareOptions): AsyncGenerator<ComparisonRow, Comparison> {
   const { signal, hub, fetch, integrity, shard = null, samples: keepsSamples = shard !== null } = options;
-  signal?.throwIfAborted();
   checkLoadOptions(options);
+  signal?.throwIfAborted();
   const entries = namedEntries(options);
   for (const { recipe } of entries) requireCalibration(recipe, options.calibration);
   const meter = new CompareMeter(entries, options.onProgress);
@@ -54,9 +54,7 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
   const { config } = checkpoint;
   const contextLength = resolveContextLength(options.contextLength, config);
   const tokenizer = createTokenizer(checkpoint.tokenizerFiles, config);
-  const encode = (text: string | readonly number[]): readonly number[] => (typeof text === "string" ? tokenizer.encode(text) : text);
-  const tokens = encode(options.text);
-  checkTokens("text", tokens, config.vocabSize);
+  const tokens = tokensOf("text", options.text, tokenizer, config.vocabSize);
   const whole = planWindows(tokens.length, options, contextLength);
   const plan = shard ? shardOf(whole, shard) : whole;
   const scoredBytes = typeof options.text === "string" ? countScoredBytes(plan, tokenByteLengths(tokens, tokenizer)) : null;
@@ -120,7 +118,7 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
       shard,
       model: { source: checkpoint.description, config, sha256: hashed.sha256() },
       text: await identifyTokens(tokens),
-      calibration: options.calibration === undefined ? null : await identifyTokens(encode(options.calibration)),
+      calibration: options.calibration === undefined ? null : await identifyTokens(tokensOf("calibration", options.calibration, tokenizer, config.vocabSize)),
       kvCache: options.kvCache ?? null,
       engineVersion: ENGINE_VERSION,
       adapter: baseline!.adapter,
@@ -160,17 +158,19 @@ class CompareMeter {
 
 /** Baseline first, then the recipes in their order; a recipe named like the baseline is the baseline and stands once. */
 function namedEntries({ recipes, baseline = "f32" }: CompareOptions): Entry[] {
-  if (!Array.isArray(recipes)) throw new TypeError("recipes is not an array; expected preset names or recipes with a name.");
+  if (!Array.isArray(recipes)) throw new TypeError(`recipes is ${show(recipes)}; expected an array of preset names or recipes with a name.`);
   const entries: Entry[] = [];
-  for (const given of [baseline, ...(recipes as readonly (PresetName | QuantizationRecipe)[])]) {
+  const add = (given: PresetName | QuantizationRecipe): void => {
     const name = typeof given === "string" ? given : given?.name;
     if (typeof name !== "string" || name === "") throw new TypeError("A recipe has no name; expected a preset name or a recipe with a name.");
     const recipe = checkedRecipe(name, given);
     const first = entries[0];
-    if (first && name === first.name) continue;
-    if (entries.some((entry) => entry.name === name)) throw new TypeError(`recipes has two recipes named "${name}"; expected names to differ.`);
+    if (first && name === first.name) return;
+    if (entries.some((entry) => entry.name === name)) throw new TypeError(`recipes has two recipes named ${show(name)}; expected names to differ.`);
     entries.push({ name, recipe });
-  }
+  };
+  add(baseline);
+  for (const given of recipes as readonly (PresetName | QuantizationRecipe)[]) add(given);
   return entries;
 }
 
@@ -187,7 +187,7 @@ function checkedRecipe(name: string, given: PresetName | QuantizationRecipe): Qu
     return resolveRecipe(given);
   } catch (error) {
     const { message } = error as Error;
-    throw error instanceof RangeError ? new RangeError(`Recipe "${name}": ${message}`) : new TypeError(`Recipe "${name}": ${message}`);
+    throw error instanceof RangeError ? new RangeError(`Recipe ${show(name)}: ${message}`) : new TypeError(`Recipe ${show(name)}: ${message}`);
   }
 }
 

@@ -2,6 +2,7 @@ import { gpt2Weights } from "../checkpoint/gpt2Weights.ts";
 import { metadataKeys, requireSha256 } from "../checkpoint/metadata.ts";
 import type { CheckpointTensor, StoredEntry } from "../checkpoint/types.ts";
 import { EngineError, throwIfAborted } from "../errors.ts";
+import { checkWatching } from "../generate/options.ts";
 import { requireStorable, storeTensor } from "../quantize/stored.ts";
 import { compareEntries, writeHeader } from "../safetensors/write.ts";
 import type { Model, QuantizationReport } from "../types.ts";
@@ -44,6 +45,7 @@ interface PlannedEntry {
  */
 export function exportSafetensors(model: Model, { signal }: { signal?: AbortSignal } = {}): ReadableStream<Uint8Array> {
   if (!(model instanceof LoadedModel)) throw new TypeError("model was not made by loadModel().");
+  checkWatching({ signal });
   const ended = new AbortController();
   const chunks = writeChunks(model, signal, ended);
   return new ReadableStream<Uint8Array>(

@@ -1,7 +1,7 @@
 import type { Checkpoint } from "../checkpoint/types.ts";
 import { measuresOf, sampleRow } from "../evaluate/comparison.ts";
 import { planWindows, type WindowPlan } from "../evaluate/protocols.ts";
-import { checkTokens } from "../generate/options.ts";
+import { tokensOf } from "../generate/options.ts";
 import type { Backend, BackendBuilder, BackendOptions } from "../model/backend.ts";
 import { formatOf, presets } from "../quantize/recipes.ts";
 import { createTokenizer } from "../tokenizer/index.ts";
@@ -35,8 +35,7 @@ export class FitBench {
     const { text, signal, maxTokens = DEFAULT_MAX_TOKENS, kvCache = "f32" } = options;
     const { config } = checkpoint;
     const contextLength = resolveContextLength(options.contextLength, config);
-    const tokens = (typeof text === "string" ? createTokenizer(checkpoint.tokenizerFiles, config).encode(text) : text).slice(0, maxTokens);
-    checkTokens("text", tokens, config.vocabSize);
+    const tokens = tokensOf("text", text, createTokenizer(checkpoint.tokenizerFiles, config), config.vocabSize).slice(0, maxTokens);
     const windowTokens = options.windowTokens ?? Math.min(DEFAULT_WINDOW_TOKENS, contextLength, Math.max(2, tokens.length));
     const plan = planWindows(tokens.length, { protocol: "disjoint", windowTokens }, contextLength);
     const choice = await chooseBackend(options, config);

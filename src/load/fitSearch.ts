@@ -51,8 +51,8 @@ export class Budget {
     const smallest = choices.reduce((sum, some) => sum + Math.min(...some.map(({ bytes }) => bytes)), 0);
     if (smallest <= this.limitBytes) return;
     const { bytes, bitsPerWeight } = this.options;
-    if (bytes === undefined) throw new RangeError(`bitsPerWeight is ${bitsPerWeight}; with these formats the smallest is ${(8 * smallest) / this.linearWeights}.`);
-    throw new RangeError(`bytes is ${bytes}; with these formats the smallest model takes ${smallest + this.fixedBytes}.`);
+    if (bytes === undefined) throw new RangeError(`bitsPerWeight is ${bitsPerWeight}; expected at least ${(8 * smallest) / this.linearWeights}, the smallest with these formats.`);
+    throw new RangeError(`bytes is ${bytes}; expected at least ${smallest + this.fixedBytes}, the smallest model with these formats.`);
   }
 }
 

@@ -1,6 +1,7 @@
+import { show } from "../errors.ts";
 import type { Checkpoint, CheckpointTensor } from "../checkpoint/types.ts";
 import { Pacer } from "../model/cpu/pacer.ts";
-import { describeFormat, storedBytes, validateTensorFormat } from "../quantize/formats.ts";
+import { describeFormat, isRecord, storedBytes, validateTensorFormat } from "../quantize/formats.ts";
 import { dequantizeTensor } from "../quantize/nearest.ts";
 import type { BudgetFit, FitOptions, ModelSource, TensorFormat, TensorSensitivity } from "../types.ts";
 import { FitBench, FitMeter } from "./fitBench.ts";
@@ -30,8 +31,8 @@ const DEFAULT_REFINEMENTS = 8;
  */
 export async function fitToBudget(source: ModelSource, options: FitOptions): Promise<BudgetFit> {
   const { signal, hub, fetch, integrity } = options;
-  signal?.throwIfAborted();
   checkLoadOptions(options);
+  signal?.throwIfAborted();
   const formats = checkFitOptions(options);
   const progress = new FitMeter(options.onProgress);
   const onBytes = ({ loadedBytes, totalBytes }: { loadedBytes: number; totalBytes: number | null }): void => progress.loading(loadedBytes / (totalBytes ?? Infinity) / 2);
@@ -53,16 +54,21 @@ export async function fitToBudget(source: ModelSource, options: FitOptions): Pro
 }
 
 /** @returns the formats to choose from, each once */
-function checkFitOptions({ bytes, bitsPerWeight, formats = defaultFormats, embedding, maxTokens, refinements = DEFAULT_REFINEMENTS }: FitOptions): TensorFormat[] {
-  if ((bytes === undefined) === (bitsPerWeight === undefined)) throw new TypeError(`bytes is ${bytes} and bitsPerWeight is ${bitsPerWeight}; expected one of them.`);
+function checkFitOptions({ bytes, bitsPerWeight, formats = defaultFormats, embedding, maxTokens, refinements = DEFAULT_REFINEMENTS, sensitivity = [] }: FitOptions): TensorFormat[] {
+  if ((bytes === undefined) === (bitsPerWeight === undefined)) throw new TypeError(`bytes is ${show(bytes)} and bitsPerWeight is ${show(bitsPerWeight)}; expected one of them.`);
   const [name, limit] = bytes === undefined ? ["bitsPerWeight", bitsPerWeight] : ["bytes", bytes];
-  if (typeof limit !== "number") throw new TypeError(`${name} is ${typeof limit}; expected a number.`);
+  if (typeof limit !== "number") throw new TypeError(`${name} is ${show(limit)}; expected a number.`);
   if (!(limit > 0)) throw new RangeError(`${name} is ${limit}; expected a number above 0.`);
-  if (maxTokens !== undefined && !(Number.isInteger(maxTokens) && maxTokens >= 2)) throw new RangeError(`maxTokens is ${maxTokens}; expected an integer of at least 2.`);
-  if (!(Number.isInteger(refinements) && refinements >= 0)) throw new RangeError(`refinements is ${refinements}; expected an integer of at least 0.`);
-  if (!Array.isArray(formats) || formats.length === 0) throw new TypeError("formats is not an array of formats; expected at least one.");
-  formats.forEach((format, i) => validateTensorFormat(format, `formats[${i}]`));
+  if (maxTokens !== undefined && !(Number.isInteger(maxTokens) && maxTokens >= 2)) throw new RangeError(`maxTokens is ${show(maxTokens)}; expected an integer of at least 2.`);
+  if (!(Number.isInteger(refinements) && refinements >= 0)) throw new RangeError(`refinements is ${show(refinements)}; expected an integer of at least 0.`);
+  if (!Array.isArray(formats) || formats.length === 0) throw new TypeError(`formats is ${show(formats)}; expected an array of at least one format.`);
+  for (const [i, format] of formats.entries()) validateTensorFormat(format, `formats[${i}]`);
   if (embedding !== undefined) validateTensorFormat(embedding, "embedding");
+  if (!Array.isArray(sensitivity)) throw new TypeError(`sensitivity is ${show(sensitivity)}; expected an array, as an earlier fit gives it.`);
+  for (const [i, one] of (sensitivity as readonly unknown[]).entries()) {
+    if (!isRecord(one) || typeof one.tensor !== "string" || typeof one.klDivergence !== "number") throw new TypeError(`sensitivity[${i}] is ${show(one)}; expected { tensor, format, bytes, klDivergence }.`);
+    validateTensorFormat(one.format, `sensitivity[${i}].format`);
+  }
   return [...new Map((formats as readonly TensorFormat[]).map((format) => [describeFormat(format), format])).values()];
 }
 

@@ -21,9 +21,9 @@ import { ProgressMeter } from "./progress.ts";
  */
 export async function loadModel(source: ModelSource, options: LoadOptions = {}): Promise<Model> {
   const { signal, hub, fetch, integrity } = options;
+  checkLoadOptions(options);
   signal?.throwIfAborted();
   const given = options.quantization === undefined ? null : resolveRecipe(options.quantization);
-  checkLoadOptions(options);
   if (given) requireCalibration(given, options.calibration);
   const progress = new ProgressMeter(options.onProgress);
   const mayCalibrate = options.calibration !== undefined && (!given || usesCalibration(given));

@@ -2,7 +2,7 @@ import { EngineError } from "../errors.ts";
 import { measurePerplexity, tokenByteLengths } from "../evaluate/perplexity.ts";
 import { planWindows } from "../evaluate/protocols.ts";
 import { complete, createGeneration } from "../generate/generation.ts";
-import { checkTokens } from "../generate/options.ts";
+import { checkedTokens, checkWatching, tokensOf } from "../generate/options.ts";
 import { Turnstile } from "../generate/queue.ts";
 import type { Backend } from "../model/backend.ts";
 import type { Tokenizer } from "../tokenizer/types.ts";
@@ -63,23 +63,23 @@ export class LoadedModel implements Model {
   }
 
   async logits(tokens: readonly number[], { signal }: { signal?: AbortSignal } = {}): Promise<Float32Array> {
-    this.#checkWindow(tokens);
-    return this.#inTurn(signal, () => this.#parts.backend.forward(tokens, 0, signal));
+    const window = this.#checkedWindow(tokens);
+    return this.#inTurn(signal, () => this.#parts.backend.forward(window, 0, signal));
   }
 
   async tokenLogProbs(tokens: readonly number[], { signal }: { signal?: AbortSignal } = {}): Promise<Float32Array> {
-    this.#checkWindow(tokens);
-    if (tokens.length === 1) return new Float32Array(0);
+    const window = this.#checkedWindow(tokens);
+    if (window.length === 1) return new Float32Array(0);
     return this.#inTurn(signal, async () => {
-      await this.#parts.backend.encodeWindow(tokens, signal);
-      return this.#parts.backend.score(0, tokens.slice(1), signal);
+      await this.#parts.backend.encodeWindow(window, signal);
+      return this.#parts.backend.score(0, window.slice(1), signal);
     });
   }
 
   async perplexity(text: string | readonly number[], options: PerplexityOptions = {}): Promise<PerplexityReport> {
     const { contextLength, tokenizer, backend, config } = this.#parts;
-    const tokens = typeof text === "string" ? tokenizer.encode(text) : text;
-    checkTokens("text", tokens, config.vocabSize);
+    checkWatching(options);
+    const tokens = tokensOf("text", text, tokenizer, config.vocabSize);
     const plan = planWindows(tokens.length, options, contextLength);
     const byteLengths = typeof text === "string" ? tokenByteLengths(tokens, tokenizer) : null;
     return this.#inTurn(options.signal, async () => (await measurePerplexity(backend, tokens, plan, byteLengths, options)).report);
@@ -118,9 +118,11 @@ export class LoadedModel implements Model {
     }
   }
 
-  #checkWindow(tokens: readonly number[]): void {
+  /** A copy of tokens that fit the context. */
+  #checkedWindow(given: readonly number[]): number[] {
     const { contextLength, config } = this.#parts;
-    checkTokens("tokens", tokens, config.vocabSize);
+    const tokens = checkedTokens("tokens", given, config.vocabSize);
     if (tokens.length < 1 || tokens.length > contextLength) throw new RangeError(`tokens has length ${tokens.length}; expected 1…${contextLength} (contextLength).`);
+    return tokens;
   }
 }

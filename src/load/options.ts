@@ -1,9 +1,11 @@
-import { EngineError } from "../errors.ts";
+import { EngineError, show } from "../errors.ts";
+import { checkWatching } from "../generate/options.ts";
 import type { BackendOptions } from "../model/backend.ts";
 import type { Gpt2Config, LoadOptions, QuantizationRecipe } from "../types.ts";
 
 /** Checks the options that do not depend on the checkpoint. Throws TypeError or RangeError naming the option, `unsupported` for what arrives later. */
-export function checkLoadOptions(options: Pick<LoadOptions, "backend" | "kvCache" | "cache">): void {
+export function checkLoadOptions(options: Pick<LoadOptions, "backend" | "kvCache" | "cache" | "signal"> & { onProgress?: unknown }): void {
+  checkWatching(options);
   oneOf("backend", options.backend, ["auto", "webgpu", "cpu"]);
   oneOf("kvCache", options.kvCache, ["f32", "f16", "int8"]);
   if (typeof options.cache === "object") throw new EngineError("unsupported", "cache is an object, but this version does not cache weights yet; leave it out.", { option: "cache" });
@@ -13,7 +15,7 @@ export function checkLoadOptions(options: Pick<LoadOptions, "backend" | "kvCache
 /** contextLength within the model's positions. */
 export function resolveContextLength(contextLength: number | undefined, { nPositions }: Gpt2Config): number {
   if (contextLength === undefined) return nPositions;
-  if (!Number.isInteger(contextLength) || contextLength < 1 || contextLength > nPositions) throw new RangeError(`contextLength is ${contextLength}; expected an integer in 1…${nPositions} (nPositions).`);
+  if (!Number.isInteger(contextLength) || contextLength < 1 || contextLength > nPositions) throw new RangeError(`contextLength is ${show(contextLength)}; expected an integer in 1…${nPositions} (nPositions).`);
   return contextLength;
 }
 
@@ -28,5 +30,5 @@ export function activationsOf({ activations = "float", outlierThreshold }: Quant
 }
 
 function oneOf(option: string, value: unknown, allowed: readonly string[]): void {
-  if (value !== undefined && !allowed.includes(value as string)) throw new TypeError(`${option} is ${JSON.stringify(value)}; expected one of ${allowed.map((a) => `"${a}"`).join(", ")}.`);
+  if (value !== undefined && !allowed.includes(value as string)) throw new TypeError(`${option} is ${show(value)}; expected one of ${allowed.map((a) => `"${a}"`).join(", ")}.`);
 }

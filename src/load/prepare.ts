@@ -1,5 +1,5 @@
 import type { Checkpoint } from "../checkpoint/types.ts";
-import { checkTokens } from "../generate/options.ts";
+import { tokensOf } from "../generate/options.ts";
 import type { BackendBuilder } from "../model/backend.ts";
 import { Pacer } from "../model/cpu/pacer.ts";
 import { equalized, findFactors } from "../quantize/equalization.ts";
@@ -42,9 +42,7 @@ export function usesCalibration(recipe: QuantizationRecipe): boolean {
 
 /** The windows of LoadOptions.calibration. @throws TypeError or RangeError naming it */
 export function readCalibration(calibration: NonNullable<LoadOptions["calibration"]>, tokenizer: Tokenizer, config: Gpt2Config, contextLength: number): CalibrationWindows {
-  const tokens = typeof calibration === "string" ? tokenizer.encode(calibration) : calibration;
-  checkTokens("calibration", tokens, config.vocabSize);
-  return calibrationWindows("calibration", tokens, contextLength);
+  return calibrationWindows("calibration", tokensOf("calibration", calibration, tokenizer, config.vocabSize), contextLength);
 }
 
 /** How openVerified() downloads a checkpoint that is read several times. */

@@ -1,5 +1,6 @@
 import { openCheckpoint } from "../checkpoint/openCheckpoint.ts";
-import { EngineError } from "../errors.ts";
+import { EngineError, show } from "../errors.ts";
+import { checkWatching } from "../generate/options.ts";
 import { restoreStored } from "../quantize/stored.ts";
 import { openSource } from "../source/openSource.ts";
 import type { LoadOptions, ModelSource } from "../types.ts";
@@ -26,14 +27,15 @@ const LISTED_NAMES = 3;
  * @throws TypeError for a name that is none; EngineError network, checkpoint (an unknown name, with those that are close); signal.reason on abort
  */
 export async function readTensor(source: ModelSource, name: string, { hub, fetch, signal, onProgress }: ReadTensorOptions = {}): Promise<NamedTensor> {
-  if (typeof name !== "string" || name === "") throw new TypeError(`name is ${name === "" ? "empty" : typeof name}; expected a tensor such as "h.0.attn.c_attn.weight".`);
+  if (typeof name !== "string" || name === "") throw new TypeError(`name is ${show(name)}; expected a tensor such as "h.0.attn.c_attn.weight".`);
+  checkWatching({ signal, onProgress });
   signal?.throwIfAborted();
   const checkpoint = await openCheckpoint(openSource(source, { hub, fetch, signal }), { signal, restore: restoreStored });
   const wanted = name.replace(/^transformer\./, "");
   const names = checkpoint.tensors.map((tensor) => tensor.name);
   if (!names.includes(wanted)) {
     const close = closestNames(wanted, names);
-    throw new EngineError("checkpoint", `There is no tensor "${name}" in ${checkpoint.description}; close to it are ${close.join(", ")}.`, { tensor: name, close });
+    throw new EngineError("checkpoint", `There is no tensor ${show(name)} in ${checkpoint.description}; close to it are ${close.join(", ")}.`, { tensor: name, close });
   }
   for await (const { tensor, values } of checkpoint.read({ signal, onBytes: onProgress })) {
     if (tensor.name === wanted) return { name: wanted, shape: tensor.shape, values };

@@ -1,3 +1,4 @@
+import { show } from "../errors.ts";
 import type { TensorFormat } from "../types.ts";
 
 /** A format whose codes are multiplied by a scale when read. */
@@ -152,11 +153,6 @@ export function validateTensorFormat(format: unknown, option: string): asserts f
 
 export function isRecord(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null && !Array.isArray(value);
-}
-
-/** A value as an error message quotes it. */
-export function show(value: unknown): string {
-  return typeof value === "string" ? JSON.stringify(value) : Array.isArray(value) ? "an array" : isRecord(value) ? "an object" : String(value);
 }
 
 export function oneOf(value: unknown, words: readonly string[], option: string, more = ""): void {

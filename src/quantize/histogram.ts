@@ -1,4 +1,4 @@
-import { EngineError } from "../errors.ts";
+import { EngineError, show } from "../errors.ts";
 
 export interface HistogramOptions {
   /** Bins of equal width, 1…65,536. @default 100 */
@@ -13,13 +13,15 @@ const MAX_BINS = 65_536;
  * Counts weights in bins of equal width: bin i holds edges[i] ≤ w < edges[i + 1], the last one its upper edge too.
  * @param values f32 [n], n ≥ 1
  * @returns edges: f64 [bins + 1], counts: u32 [bins]
- * @throws EngineError `quantize` for NaN and Infinity; RangeError for no values, wrong bins or a wrong range
+ * @throws EngineError `quantize` for NaN and Infinity; TypeError or RangeError for no values, wrong bins or a wrong range
  */
 export function weightHistogram(values: Float32Array, { bins = 100, range }: HistogramOptions = {}): { edges: Float64Array; counts: Uint32Array } {
-  if (!Number.isInteger(bins) || bins < 1 || bins > MAX_BINS) throw new RangeError(`bins is ${bins}; expected an integer from 1 to ${MAX_BINS}.`);
+  if (!(values instanceof Float32Array)) throw new TypeError(`values is ${show(values)}; expected a Float32Array.`);
+  if (!Number.isInteger(bins) || bins < 1 || bins > MAX_BINS) throw new RangeError(`bins is ${show(bins)}; expected an integer from 1 to ${MAX_BINS}.`);
   if (values.length === 0) throw new RangeError("values has 0 elements; expected at least one.");
+  if (range !== undefined && !(Array.isArray(range) && typeof range[0] === "number" && typeof range[1] === "number")) throw new TypeError(`range is ${show(range)}; expected two finite numbers, the smaller first.`);
   const [low, high] = range ?? valueRange(values);
-  if (!(low < high && Number.isFinite(high - low))) throw new RangeError(`range is [${low}, ${high}]; expected two finite numbers, the smaller first.`);
+  if (!(low < high && Number.isFinite(high - low))) throw new RangeError(`range is ${show([low, high])}; expected two finite numbers, the smaller first.`);
 
   const edges = Float64Array.from({ length: bins + 1 }, (_, i) => (i === bins ? high : low + ((high - low) * i) / bins));
   const counts = new Uint32Array(bins);

@@ -1,6 +1,7 @@
+import { show } from "../errors.ts";
 import type { QuantizedTensor, TensorFormat } from "../types.ts";
 import { quantizationError, type QuantizationError } from "./error.ts";
-import { CODE_BITS, groupLayout, type ScaledFormat, scaleCount, show } from "./formats.ts";
+import { CODE_BITS, groupLayout, type ScaledFormat, scaleCount } from "./formats.ts";
 import { valueRange, weightHistogram } from "./histogram.ts";
 import { dequantizeTensor, forEachGroup, quantizeTensor } from "./nearest.ts";
 

@@ -1,4 +1,4 @@
-import { EngineError } from "../errors.ts";
+import { EngineError, show } from "../errors.ts";
 import type { QuantizedTensor, TensorFormat } from "../types.ts";
 import { findNearest, nearestCode } from "./codebook.ts";
 import { DYNAMIC_MAP_SIGNED, type GroupLayout, groupLayout, NESTED_BLOCK, type ScaledFormat, scaleCount, storedBytes, validateTensorFormat } from "./formats.ts";
@@ -29,6 +29,7 @@ export function validateWeights(values: Float32Array, shape: Shape, format: Tens
   validateTensorFormat(format, "format");
   validateShape(shape);
   const [rows, columns] = shape;
+  if (!(values instanceof Float32Array)) throw new TypeError(`values is ${show(values)}; expected a Float32Array.`);
   if (values.length !== rows * columns) throw new RangeError(`values has ${values.length} elements; expected ${rows * columns} for shape [${rows}, ${columns}].`);
   const bad = firstNonFinite(values);
   if (bad >= 0) throw badWeight(values, bad, shape, format, "a finite weight");
@@ -184,6 +185,7 @@ export function groupOf(index: number, { lineLength, groupLength, groupsPerLine 
   return Math.floor(index / lineLength) * groupsPerLine + Math.floor((index % lineLength) / groupLength);
 }
 
-function validateShape([rows, columns]: Shape): void {
-  if (!(Number.isInteger(rows) && rows > 0 && Number.isInteger(columns) && columns > 0)) throw new RangeError(`shape is [${rows}, ${columns}]; expected two positive integers.`);
+function validateShape(shape: Shape): void {
+  if (!Array.isArray(shape)) throw new TypeError(`shape is ${show(shape)}; expected [rows, columns].`);
+  if (shape.length !== 2 || !shape.every((length) => Number.isInteger(length) && length > 0)) throw new RangeError(`shape is ${show(shape)}; expected two positive integers.`);
 }

@@ -1,5 +1,6 @@
+import { show } from "../errors.ts";
 import type { PresetName, QuantizationRecipe, TensorFormat } from "../types.ts";
-import { isRecord, oneOf, rejectUnknownKeys, show, validateTensorFormat } from "./formats.ts";
+import { isRecord, oneOf, rejectUnknownKeys, validateTensorFormat } from "./formats.ts";
 
 const int8Channel: TensorFormat = { type: "int8", mode: "absmax", granularity: "channel" };
 const int8Tensor: TensorFormat = { type: "int8", mode: "absmax", granularity: "tensor" };
@@ -40,10 +41,13 @@ function presetOf(name: string): QuantizationRecipe {
   return presets[name as PresetName];
 }
 
+/** Records within records that a recipe can have: overrides, a format, its granularity. */
+const RECIPE_DEPTH = 4;
 const RECIPE_FIELDS = ["name", "linear", "embedding", "activations", "rounding", "activationOrder", "equalization", "smoothing", "observer", "outlierThreshold", "overrides"] as const;
 
 /** A frozen copy. @throws TypeError or RangeError naming the field that is wrong */
-export function validateRecipe(quantization: unknown): QuantizationRecipe {
+export function validateRecipe(given: unknown): QuantizationRecipe {
+  const quantization = copyRecord(given, RECIPE_DEPTH); // once, before it is checked: the caller's may be a framework's proxy, which structuredClone() refuses
   if (!isRecord(quantization)) throw new TypeError(`quantization is ${show(quantization)}; expected a preset's name or a recipe.`);
   const { name, linear, embedding, activations, rounding, activationOrder, equalization, smoothing, observer, outlierThreshold, overrides } = quantization;
   rejectUnknownKeys(quantization, RECIPE_FIELDS, "quantization");
@@ -74,7 +78,7 @@ export function validateRecipe(quantization: unknown): QuantizationRecipe {
     if (!isRecord(overrides)) throw new TypeError(`quantization.overrides is ${show(overrides)}; expected an object of globs and formats.`);
     for (const [glob, format] of Object.entries(overrides)) validateTensorFormat(format, `quantization.overrides[${show(glob)}]`);
   }
-  return deepFreeze(structuredClone(quantization)) as unknown as QuantizationRecipe;
+  return deepFreeze(quantization) as unknown as QuantizationRecipe;
 }
 
 /** What of a recipe cannot be worked out without calibration, as its field and value; null where nothing is. */
@@ -120,6 +124,10 @@ function matches(glob: string, tensorName: string): boolean {
 
 function withoutPrefix(name: string): string {
   return name.replace(/^transformer\./, "");
+}
+
+function copyRecord(value: unknown, depth: number): unknown {
+  return depth > 0 && isRecord(value) ? Object.fromEntries(Object.entries(value).map(([key, field]) => [key, copyRecord(field, depth - 1)])) : value;
 }
 
 function deepFreeze<T extends object>(object: T): T {

@@ -1,6 +1,6 @@
 import { transpose } from "../checkpoint/gpt2Weights.ts";
 import type { CheckpointTensor, ReadTensor, StoredEntries, StoredEntry } from "../checkpoint/types.ts";
-import { EngineError } from "../errors.ts";
+import { EngineError, show } from "../errors.ts";
 import { type Dtype, typedView } from "../safetensors/index.ts";
 import type { QuantizedTensor, TensorFormat } from "../types.ts";
 import { BLOCK_LENGTHS, describeFormat, DYNAMIC_MAP_SIGNED, FP4_CODES, GROUP_LENGTHS, groupLayout, isRecord, NESTED_BLOCK, NF4_CODES, scaleCount, type ScaledFormat } from "./formats.ts";
@@ -149,7 +149,7 @@ class EntryReader {
 
   get(suffix: string): StoredEntry {
     const entry = this.entries.get(suffix);
-    if (!entry) throw this.malformed("", `lacks "${this.name}${suffix}"`, `it beside ${[...this.entries.keys()].map((key) => `"${this.name}${key}"`).join(", ")}`);
+    if (!entry) throw this.malformed("", `lacks "${this.name}${suffix}"`, `it beside ${[...this.entries.keys()].slice(0, 8).map((key) => `"${this.name}${key}"`).join(", ")}`);
     return entry;
   }
 
@@ -157,7 +157,7 @@ class EntryReader {
   take<D extends "F32" | "I8" | "I32" | "U8">(suffix: string, dtypes: readonly D[], shapes: readonly (readonly number[])[]): Taken[D] {
     const { dtype, shape, bytes } = this.get(suffix);
     const known = dtypes.some((each) => each === dtype) && shapes.some((each) => each.join() === shape.join());
-    if (!known) throw this.malformed(suffix, `is ${dtype} [${shape.join(", ")}]`, `${dtypes.join(" or ")} ${shapes.map((each) => `[${each.join(", ")}]`).join(" or ")}`);
+    if (!known) throw this.malformed(suffix, `is ${dtype} ${show(shape)}`, `${dtypes.join(" or ")} ${shapes.map(show).join(" or ")}`);
     return typedView(bytes, dtype) as Taken[D];
   }
 
@@ -201,7 +201,7 @@ function restoreInt8(reader: EntryReader, [rows, columns]: Shape): QuantizedTens
   const codes = reader.take("", ["I8"], [[rows, columns]]);
   const { shape: scaleShape } = reader.get(SCALE);
   const granularity = granularityOf([rows, columns], scaleShape);
-  if (!granularity) throw reader.malformed(SCALE, `has shape [${scaleShape.join(", ")}]`, `[1], [${rows}, 1], or [${rows}, groups] for groups of ${GROUP_LENGTHS.join(", ")} in ${columns} columns`);
+  if (!granularity) throw reader.malformed(SCALE, `has shape ${show(scaleShape)}`, `[1], [${rows}, 1], or [${rows}, groups] for groups of ${GROUP_LENGTHS.join(", ")} in ${columns} columns`);
   const scales = reader.takeFloats(SCALE, [scaleShape], 0);
   const zeroPoints = reader.entries.has(ZERO_POINT) ? Int32Array.from(reader.take<"I8" | "I32">(ZERO_POINT, ["I8", "I32"], [scaleShape])) : undefined;
   if (!zeroPoints) reader.requireEach("", codes, (code) => code >= -127, "codes from -127 to 127 where there are no zero points");
@@ -232,8 +232,8 @@ function restoreCodebook(reader: EntryReader, shape: Shape): QuantizedTensor {
     codes[2 * i + 1] = packed[i]! & 15;
   }
   if (!nested) return assembleTensor(format, shape, { codes, scales: reader.takeFloats(".absmax", [[blocks]], 0) });
-  if (nestedBlock !== NESTED_BLOCK) throw reader.malformed(STATE + type, `has nested_blocksize ${JSON.stringify(nestedBlock)}`, String(NESTED_BLOCK));
-  if (typeof offset !== "number" || !(Math.abs(offset) <= LARGEST_F32)) throw reader.malformed(STATE + type, `has nested_offset ${JSON.stringify(offset)}`, "a finite number");
+  if (nestedBlock !== NESTED_BLOCK) throw reader.malformed(STATE + type, `has nested_blocksize ${show(nestedBlock)}`, String(NESTED_BLOCK));
+  if (typeof offset !== "number" || !(Math.abs(offset) <= LARGEST_F32)) throw reader.malformed(STATE + type, `has nested_offset ${show(offset)}`, "a finite number");
   const map = reader.takeFloats(".nested_quant_map", [[256]]);
   const isOwn = map.some((value, i) => value !== DYNAMIC_MAP_SIGNED[i]);
   const doubleQuantization = {
@@ -255,12 +255,12 @@ function readState(reader: EntryReader, [rows, columns]: Shape): { type: Codeboo
   if (second !== undefined) throw reader.malformed(second, `is beside "${reader.name}${suffix}"`, "one of them");
   const type = (["nf4", "fp4"] as const).find((each) => suffix === STATE + each);
   if (!type) throw reader.malformed(suffix, "names an unknown type", "nf4 or fp4");
-  if (dtype !== "U8" || shape.length !== 1) throw reader.malformed(suffix, `is ${dtype} [${shape.join(", ")}]`, "U8 [bytes of JSON]");
+  if (dtype !== "U8" || shape.length !== 1) throw reader.malformed(suffix, `is ${dtype} ${show(shape)}`, "U8 [bytes of JSON]");
   const state = parseState(bytes);
   if (!isRecord(state)) throw reader.malformed(suffix, `holds ${JSON.stringify(new TextDecoder().decode(bytes.subarray(0, 40)))}`, "an object in JSON");
-  const fail = (field: string, expected: string): EngineError => reader.malformed(suffix, `has ${field} ${JSON.stringify(state[field])}`, expected);
+  const fail = (field: string, expected: string): EngineError => reader.malformed(suffix, `has ${field} ${show(state[field])}`, expected);
   if (state.quant_type !== type) throw fail("quant_type", JSON.stringify(type));
-  if (JSON.stringify(state.shape) !== JSON.stringify([rows, columns])) throw fail("shape", `[${rows}, ${columns}], outputs first`);
+  if (!Array.isArray(state.shape) || state.shape.length !== 2 || state.shape[0] !== rows || state.shape[1] !== columns) throw fail("shape", `[${rows}, ${columns}], outputs first`);
   if (typeof state.blocksize !== "number" || !Number.isInteger(state.blocksize) || state.blocksize < 1) throw fail("blocksize", BLOCK_LENGTHS.join(", "));
   const block = BLOCK_LENGTHS.find((length) => length === state.blocksize);
   if (!block) throw reader.unsupported(suffix, `has blocksize ${state.blocksize}`, BLOCK_LENGTHS.join(", "));

@@ -1,9 +1,9 @@
 import { metadataKeys, parseJson } from "../checkpoint/metadata.ts";
-import type { Checkpoint, WeightHeaders } from "../checkpoint/types.ts";
-import { EngineError } from "../errors.ts";
+import type { Checkpoint, CheckpointTensor, WeightHeaders } from "../checkpoint/types.ts";
+import { EngineError, show } from "../errors.ts";
 import type { QuantizationRecipe, TensorFormat } from "../types.ts";
 import { describeFormat, isRecord } from "./formats.ts";
-import { formatOf, resolveRecipe } from "./recipes.ts";
+import { formatOf, resolveRecipe, unmatchedOverrides } from "./recipes.ts";
 import { isSameFormat, storedFormat } from "./stored.ts";
 
 /**
@@ -21,10 +21,13 @@ export function storedRecipe({ tensors, description }: Pick<Checkpoint, "tensors
   const brought = metadata.get(metadataKeys.recipe);
   if (brought === undefined) return derivedRecipe(tensors, matrices, formats);
   const recipe = parseRecipe(brought, description);
-  for (const { name, kind, shape } of tensors) {
+  const quantizable = tensors.filter(({ kind }) => kind === "linear" || kind === "embedding") as readonly (CheckpointTensor & { kind: "linear" | "embedding" })[];
+  const [unmatched] = unmatchedOverrides(recipe, quantizable.map(({ name }) => name));
+  if (unmatched !== undefined) throw new EngineError("checkpoint", `${description}: ${metadataKeys.recipe} has an override for ${show(unmatched)}; expected one that matches a matrix.`, { unmatched });
+  for (const { name, kind, shape } of quantizable) {
     const format = formats.get(name);
-    const expected = kind === "linear" || kind === "embedding" ? formatOf(recipe, name, kind) : null;
-    if (!format || !expected || isSameFormat(format, expected, shape)) continue;
+    const expected = formatOf(recipe, name, kind);
+    if (!format || isSameFormat(format, expected, shape)) continue;
     const message = `Tensor "${name}" is stored as ${describeFormat(format)}; ${metadataKeys.recipe} of ${description} says ${describeFormat(expected)}.`;
     throw new EngineError("checkpoint", message, { tensor: name, format, expected });
   }
@@ -45,7 +48,7 @@ export function storedRanges({ tensors, description }: Pick<Checkpoint, "tensors
     const range = ranges.get(name);
     if (range === undefined && name === "wte.weight" && ranges.has("lm_head.weight")) continue; // rows of it are gathered, and nothing is multiplied
     if (typeof range === "number" && range >= 0 && range < Infinity) continue;
-    throw new EngineError("checkpoint", `${description}: ${metadataKeys.ranges}["${name}"] is ${JSON.stringify(range)}; expected a number of at least 0.`, { tensor: name, range });
+    throw new EngineError("checkpoint", `${description}: ${metadataKeys.ranges}["${name}"] is ${show(range)}; expected a number of at least 0.`, { tensor: name, range });
   }
   return ranges as ReadonlyMap<string, number>;
 }

@@ -1,4 +1,4 @@
-import { EngineError } from "../errors.ts";
+import { EngineError, show } from "../errors.ts";
 import { type Dtype, dtypeBytes, isDtype } from "./dtypes.ts";
 import { findDuplicateKey } from "./duplicateKey.ts";
 
@@ -34,8 +34,8 @@ export function readHeaderLength(start: Uint8Array, fileBytes: number | null = n
   const headerBytes = view.getUint32(0, true) + view.getUint32(4, true) * 2 ** 32;
   if (headerBytes > maxHeaderBytes) {
     const text = String.fromCharCode(...start.subarray(0, 8));
-    if (/^\s*<[!a-z?]/i.test(text)) throw malformed(`Found HTML, starting with ${quote(text)}; expected safetensors.`, { start: text });
-    if (/^[\x20-\x7e\s]{8}$/.test(text)) throw malformed(`Found text, starting with ${quote(text)}; expected safetensors.`, { start: text });
+    if (/^\s*<[!a-z?]/i.test(text)) throw malformed(`Found HTML, starting with ${show(text)}; expected safetensors.`, { start: text });
+    if (/^[\x20-\x7e\s]{8}$/.test(text)) throw malformed(`Found text, starting with ${show(text)}; expected safetensors.`, { start: text });
     throw malformed(`The header length is ${headerBytes} bytes; expected at most ${maxHeaderBytes}.`, { headerBytes });
   }
   if (headerBytes < 2) throw malformed(`The header length is ${headerBytes} bytes; expected at least the 2 of "{}".`, { headerBytes });
@@ -74,7 +74,7 @@ export function parseSafetensorsHeader(bytes: Uint8Array, fileBytes: number | nu
 
 function parseHeaderJson(bytes: Uint8Array): Record<string, unknown> {
   if (bytes[0] !== 0x7b) {
-    const start = JSON.stringify(String.fromCharCode(...bytes.subarray(0, 16)));
+    const start = show(String.fromCharCode(...bytes.subarray(0, 16)));
     throw malformed(`The header starts with ${start}; expected "{".`, { start });
   }
   let text: string;
@@ -90,8 +90,8 @@ function parseHeaderJson(bytes: Uint8Array): Record<string, unknown> {
     throw malformed(`The header is not valid JSON: ${(cause as Error).message}.`, {}, cause);
   }
   const duplicate = findDuplicateKey(text);
-  if (duplicate?.depth === 1) throw malformed(`The header names ${quote(duplicate.key)} twice.`, { tensor: duplicate.key });
-  if (duplicate) throw malformed(`The key ${quote(duplicate.key)} occurs twice in one object of the header.`, { key: duplicate.key });
+  if (duplicate?.depth === 1) throw malformed(`The header names ${show(duplicate.key)} twice.`, { tensor: duplicate.key });
+  if (duplicate) throw malformed(`The key ${show(duplicate.key)} occurs twice in one object of the header.`, { key: duplicate.key });
   return header as Record<string, unknown>; // valid JSON that starts with "{"
 }
 
@@ -100,21 +100,21 @@ function readMetadata(value: unknown): Map<string, string> {
   if (!isObject(value)) throw malformed(`__metadata__ is ${show(value)}; expected an object of strings.`);
   const entries = Object.entries(value);
   for (const [key, text] of entries) {
-    if (typeof text !== "string") throw malformed(`__metadata__[${quote(key)}] is ${show(text)}; expected a string.`, { key });
+    if (typeof text !== "string") throw malformed(`__metadata__[${show(key)}] is ${show(text)}; expected a string.`, { key });
   }
   return new Map(entries as [string, string][]);
 }
 
 function readEntry(name: string, value: unknown): SafetensorsEntry {
-  const fail = (found: string, details: Readonly<Record<string, unknown>> = {}): EngineError => malformed(`Tensor ${quote(name)} ${found}`, { tensor: name, ...details });
+  const fail = (found: string, details: Readonly<Record<string, unknown>> = {}): EngineError => malformed(`Tensor ${show(name)} ${found}`, { tensor: name, ...details });
   if (!isObject(value)) throw fail(`is described by ${show(value)}; expected { dtype, shape, data_offsets }.`);
   const { dtype, shape, data_offsets: offsets } = value;
-  if (!isDtype(dtype)) throw fail(`has dtype ${show(dtype)}; expected one of ${Object.keys(dtypeBytes).join(", ")}.`);
-  if (!Array.isArray(shape) || !shape.every(isSize)) throw fail(`has shape ${show(shape)}; expected an array of non-negative integers.`);
+  if (!isDtype(dtype)) throw fail(`has dtype ${showField(dtype)}; expected one of ${Object.keys(dtypeBytes).join(", ")}.`);
+  if (!Array.isArray(shape) || !shape.every(isSize)) throw fail(`has shape ${showField(shape)}; expected an array of non-negative integers.`);
   let expectedBytes: number = dtypeBytes[dtype];
   for (const length of shape.includes(0) ? [0] : shape) expectedBytes *= length;
   if (!Number.isSafeInteger(expectedBytes)) throw fail(`has shape ${show(shape)}, more than 2^53 bytes.`);
-  if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isSize)) throw fail(`has data_offsets ${show(offsets)}; expected two non-negative integers.`);
+  if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isSize)) throw fail(`has data_offsets ${showField(offsets)}; expected two non-negative integers.`);
   const [begin, end] = offsets as [number, number];
   if (begin > end) throw fail(`begins at byte ${begin} and ends at byte ${end}; expected begin ≤ end.`, { begin, end });
   const foundBytes = end - begin;
@@ -128,11 +128,11 @@ function checkCoverage(entries: readonly SafetensorsEntry[]): number {
   let previous = "the header";
   for (const entry of entries) {
     const details = { tensor: entry.name, begin: entry.begin, previousEnd: end };
-    const begins = `Tensor ${quote(entry.name)} begins at byte ${entry.begin}`;
+    const begins = `Tensor ${show(entry.name)} begins at byte ${entry.begin}`;
     if (entry.begin < end) throw malformed(`${begins} and overlaps ${previous}, which ends at ${end}.`, details);
     if (entry.begin > end) throw malformed(`${begins}, ${entry.begin - end} bytes after ${previous}; expected no hole.`, details);
     end = entry.end;
-    previous = quote(entry.name);
+    previous = show(entry.name);
   }
   return end;
 }
@@ -145,18 +145,8 @@ function isSize(value: unknown): value is number {
   return Number.isSafeInteger(value) && (value as number) >= 0;
 }
 
-/** A found value for a message, cut where long; of an array or object only its outermost level. */
-function show(value: unknown): string {
-  if (value === undefined) return "missing";
-  if (typeof value === "string") return quote(value);
-  if (isObject(value)) return "an object";
-  if (!Array.isArray(value)) return JSON.stringify(value);
-  const items = value.slice(0, 8).map((item) => (Array.isArray(item) ? "[…]" : show(item)));
-  return `[${items.join(", ")}${value.length > 8 ? ", …" : ""}]`;
-}
-
-function quote(text: string): string {
-  return JSON.stringify(text.length > 100 ? `${text.slice(0, 100)}…` : text);
+function showField(value: unknown): string {
+  return value === undefined ? "missing" : show(value);
 }
 
 function malformed(message: string, details: Readonly<Record<string, unknown>> = {}, cause?: unknown): EngineError {

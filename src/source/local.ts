@@ -15,7 +15,7 @@ export function localSource(source: Exclude<ModelSource, string | URL>, signal?:
   if (source instanceof Blob || source instanceof ArrayBuffer || ArrayBuffer.isView(source)) {
     throw new TypeError(`source is a ${source.constructor.name}; expected a record that names it: { "config.json": …, "model.safetensors": … }.`);
   }
-  const entries = Symbol.iterator in source ? [...source].map(fileEntry) : Object.entries(source).map(recordEntry);
+  const entries = Symbol.iterator in source ? Array.from(source, fileEntry) : Object.entries(source).map(recordEntry);
   if (entries.length === 0) throw new TypeError("source holds no files; expected config.json, model.safetensors and the like.");
   const files = new Map<string, LocalEntry>();
   for (const entry of checkpointFolder(entries)) {
@@ -63,7 +63,7 @@ function recordEntry([path, content]: [string, unknown]): LocalEntry {
 function checkpointFolder(entries: readonly LocalEntry[]): LocalEntry[] {
   const depth = ({ path }: LocalEntry): number => path.split("/").length;
   const marks = entries.filter(({ path }) => baseName(path) === "config.json" || path.endsWith(".safetensors"));
-  const outermost = Math.min(...(marks.length > 0 ? marks : entries).map(depth));
+  const outermost = (marks.length > 0 ? marks : entries).reduce((least, entry) => Math.min(least, depth(entry)), Infinity); // not Math.min(...): a folder may have a million files
   return entries.filter((entry) => depth(entry) === outermost);
 }
 

@@ -1,3 +1,4 @@
+import { show } from "../errors.ts";
 import { fromByteString, utf8ByteString } from "./byteStrings.ts";
 import { mergePiece, type MergeRules } from "./merge.ts";
 import { forEachPiece } from "./pieces.ts";
@@ -50,8 +51,8 @@ export class BytePairTokenizer implements Tokenizer {
   }
 
   encode(text: string, { specialTokens = "parse" }: { specialTokens?: "parse" | "text" } = {}): number[] {
-    if (typeof text !== "string") throw new TypeError(`text is ${typeof text}; expected a string.`);
-    if (specialTokens !== "parse" && specialTokens !== "text") throw new TypeError(`specialTokens is ${String(specialTokens)}; expected "parse" or "text".`);
+    if (typeof text !== "string") throw new TypeError(`text is ${show(text)}; expected a string.`);
+    if (specialTokens !== "parse" && specialTokens !== "text") throw new TypeError(`specialTokens is ${show(specialTokens)}; expected "parse" or "text".`);
     const ids: number[] = [];
     const splitter = this.splitters[specialTokens];
     const parts = splitter ? text.split(splitter) : [text]; // the splitter captures: text, added token, text, …
@@ -63,6 +64,8 @@ export class BytePairTokenizer implements Tokenizer {
   }
 
   decode(tokens: readonly number[]): string {
+    const given: unknown = tokens;
+    if (!Array.isArray(given) && !ArrayBuffer.isView(given)) throw new TypeError(`tokens is ${show(tokens)}; expected an array of token ids.`);
     const byteStrings = Array.from(tokens, (token, i) => this.byteString(token, `tokens[${i}]`));
     return utf8Decoder().decode(fromByteString(byteStrings.join("")));
   }
@@ -93,7 +96,7 @@ export class BytePairTokenizer implements Tokenizer {
   }
 
   private byteString(token: number, name: string): string {
-    if (!Number.isInteger(token) || token < 0 || token >= this.decodableCount) throw new RangeError(`${name} is ${token}; expected an integer from 0 to ${this.decodableCount - 1}.`);
+    if (!Number.isInteger(token) || token < 0 || token >= this.decodableCount) throw new RangeError(`${name} is ${show(token)}; expected an integer from 0 to ${this.decodableCount - 1}.`);
     return this.vocabulary.tokens[token] ?? "";
   }
 }

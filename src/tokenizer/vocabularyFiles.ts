@@ -1,4 +1,4 @@
-import { EngineError } from "../errors.ts";
+import { EngineError, show } from "../errors.ts";
 import type { AddedToken, Vocabulary } from "./bpe.ts";
 import { utf8ByteString } from "./byteStrings.ts";
 import { END_OF_TEXT } from "./gpt2.ts";
@@ -71,24 +71,31 @@ interface VocabularyParts {
 }
 
 function buildVocabulary({ file, vocab, mergesFile, merges, addedTokens, addPrefixSpace }: VocabularyParts): Vocabulary {
-  const tokens: (string | undefined)[] = [];
+  const texts = new Map<number, string>();
   const ids = new Map<string, number>();
+  let tokenCount = 0;
+  const setText = (id: number, byteString: string): void => {
+    texts.set(id, byteString);
+    tokenCount = Math.max(tokenCount, id + 1);
+  };
   for (const [token, id] of Object.entries(record(vocab, file, "the vocabulary"))) {
-    if (!isTokenId(id)) throw malformed(file, `the id of ${JSON.stringify(token)}`, id, ID_RANGE);
-    if (tokens[id] !== undefined) throw malformed(file, `the id of ${JSON.stringify(token)}`, id, "an id that no other token has");
-    tokens[id] = fromByteChars(token);
+    if (!isTokenId(id)) throw malformed(file, `the id of ${show(token)}`, id, ID_RANGE);
+    if (texts.has(id)) throw malformed(file, `the id of ${show(token)}`, id, "an id that no other token has");
+    setText(id, fromByteChars(token));
     ids.set(token, id);
   }
   const byteIds = byteChars.map((char, byte) => {
     const id = ids.get(char);
-    if (id === undefined) throw malformed(file, `the token ${JSON.stringify(char)} of byte ${byte}`, id, "all 256 bytes in a byte-level vocabulary");
+    if (id === undefined) throw malformed(file, `the token ${show(char)} of byte ${byte}`, id, "all 256 bytes in a byte-level vocabulary");
     return id;
   });
+  const addedCharacters = addedTokens.reduce((sum, { content }) => sum + content.length, 0);
+  if (addedCharacters > MAX_ADDED_CHARACTERS) throw malformed(file, "the length of all added tokens", addedCharacters, `at most ${MAX_ADDED_CHARACTERS} characters`);
   for (const { content, id } of addedTokens) {
-    if (tokens[id] !== undefined && ids.get(content) !== id) throw malformed(file, `the id of the added token ${JSON.stringify(content)}`, id, "an id that no other token has");
-    tokens[id] = utf8ByteString(content);
+    if (texts.has(id) && ids.get(content) !== id) throw malformed(file, `the id of the added token ${show(content)}`, id, "an id that no other token has");
+    setText(id, utf8ByteString(content));
   }
-  for (let id = 0; id < tokens.length; id++) tokens[id] ??= undefined; // no holes: they make an array slow
+  const tokens = Array.from({ length: tokenCount }, (_, id) => texts.get(id)); // no holes: they make an array slow
 
   if (merges.length > MAX_TOKEN_COUNT) throw malformed(mergesFile, "the number of merges", merges.length, `at most ${MAX_TOKEN_COUNT}`);
   const ranks = new Map<number, number>();
@@ -98,7 +105,7 @@ function buildVocabulary({ file, vocab, mergesFile, merges, addedTokens, addPref
     const mergedId = ids.get(left + right);
     if (leftId === undefined || rightId === undefined || mergedId === undefined) {
       const unknown = [left, right, left + right].find((token) => !ids.has(token));
-      throw malformed(mergesFile, `merge ${rank} (${JSON.stringify(`${left} ${right}`)})`, unknown, "tokens of the vocabulary");
+      throw malformed(mergesFile, `merge ${rank} (${show(`${left} ${right}`)})`, unknown, "tokens of the vocabulary");
     }
     const key = leftId * MAX_TOKEN_COUNT + rightId;
     if (ranks.has(key)) throw malformed(mergesFile, `merge ${rank}`, `${left} ${right}`, `a pair that merge ${ranks.get(key)!} has not`);
@@ -128,11 +135,15 @@ function fromByteChars(token: string): string {
 function addedToken(value: unknown, file: string, place: string): AddedToken {
   const token = record(value, file, place);
   const { content, id, special = false } = token;
-  if (typeof content !== "string" || content === "") throw malformed(file, `${place}.content`, content, "a text");
+  if (typeof content !== "string" || content === "" || content.length > MAX_ADDED_LENGTH) throw malformed(file, `${place}.content`, content, `a text of at most ${MAX_ADDED_LENGTH} characters`);
   for (const field of ["lstrip", "rstrip", "single_word"]) requireOneOf(file, `${place}.${field}`, token[field] ?? false, [false]);
   if (!isTokenId(id)) throw malformed(file, `${place}.id`, id, ID_RANGE);
   return { content, id, special: special === true };
 }
+
+/** Added tokens are looked for by a regular expression: V8 refuses one for a text of some ten thousand characters, or a million in all. */
+const MAX_ADDED_LENGTH = 1024;
+const MAX_ADDED_CHARACTERS = 65_536;
 
 const ID_RANGE = `an integer from 0 to ${MAX_TOKEN_COUNT - 1}`;
 
@@ -152,15 +163,15 @@ function describeStep(step: unknown): unknown {
 
 function requireOneOf(file: string, place: string, value: unknown, supported: readonly unknown[]): void {
   if (supported.includes(value)) return;
-  const expected = supported.map((one) => JSON.stringify(one)).join(" or ");
-  throw new EngineError("unsupported", `${file}: ${place} is ${quote(value)}; expected ${expected}, as in a byte-level BPE.`, { file, place, found: quote(value) });
+  const expected = supported.map(show).join(" or ");
+  throw new EngineError("unsupported", `${file}: ${place} is ${show(value)}; expected ${expected}, as in a byte-level BPE.`, { file, place, found: show(value) });
 }
 
 function parseJson(text: string, file: string): unknown {
   try {
     return JSON.parse(text);
   } catch (cause) {
-    throw new EngineError("checkpoint", `${file} is not JSON; it begins with ${quote(text.slice(0, 40))}.`, { file }, { cause });
+    throw new EngineError("checkpoint", `${file} is not JSON; it begins with ${show(text.slice(0, 40))}.`, { file }, { cause });
   }
 }
 
@@ -183,11 +194,6 @@ function isRecord(value: unknown): value is Record<string, unknown> {
 }
 
 function malformed(file: string, place: string, found: unknown, expected: string): EngineError {
-  return new EngineError("checkpoint", `${file}: ${place} is ${quote(found)}; expected ${expected}.`, { file, place, found: quote(found) });
-}
-
-/** A value from a file, short enough for a message. */
-function quote(value: unknown): string {
-  const text = JSON.stringify(value) ?? "missing";
-  return text.length > 80 ? `${text.slice(0, 80)}…` : text;
+  const shown = found === undefined ? "missing" : show(found);
+  return new EngineError("checkpoint", `${file}: ${place} is ${shown}; expected ${expected}.`, { file, place, found: shown });
 }

@@ -9,8 +9,9 @@ import { type Dtype, parseSafetensors, toFloat32 } from "../../src/safetensors/i
 import { openSource } from "../../src/source/openSource.ts";
 import type { CheckpointSource } from "../../src/source/types.ts";
 import { startHubServer } from "../fixtures/hubServer.ts";
-import { writeSafetensors, type WrittenTensor } from "../fixtures/safetensorsWriter.ts";
+import { encodeFloats, writeSafetensors, type WrittenTensor } from "../fixtures/safetensorsWriter.ts";
 import { seededCheckpoint, tinyCheckpoints } from "../fixtures/seededCheckpoint.ts";
+import { watchMemory } from "../fuzz/watch.ts";
 
 type Files = Record<string, Uint8Array>;
 const encode = (value: unknown): Uint8Array => new TextEncoder().encode(typeof value === "string" ? value : JSON.stringify(value));
@@ -84,7 +85,7 @@ describe("parseGpt2Config", () => {
   });
 
   test.each<[json: string, message: string]>([
-    ["[]", "config.json holds an array; expected an object."],
+    ["[]", "config.json holds []; expected an object."],
     ["null", "config.json holds null; expected an object."],
     ['{"model_type":"llama"}', 'config.json: model_type is "llama"; expected "gpt2".'],
     ['{"add_cross_attention":true}', "config.json: add_cross_attention is true; expected false; encoder-decoder models are not supported."],
@@ -233,6 +234,7 @@ describe("Checkpoint.read", () => {
     ["integer weights", (t) => (t["ln_f.bias"] = { dtype: "I8", shape: [2], data: new Uint8Array(2) }), 'Tensor "ln_f.bias" has dtype I8; expected F32, F16, BF16 or F64.'],
     ["one missing tensor", (t) => delete t["ln_f.bias"], "model.safetensors lacks 1 of 16 tensors: ln_f.bias."],
     ["many missing tensors", (t) => Object.keys(t).forEach((name) => name.startsWith("h.") && delete t[name]), "model.safetensors lacks 12 of 16 tensors: h.0.ln_1.weight, h.0.ln_1.bias, h.0.attn.c_attn.weight, …."],
+    ["a layer too many under a long name", (t) => (t[`h.1.${"x".repeat(1e5)}`] = t["ln_f.bias"]!), `Tensor "h.1.${"x".repeat(76)}…" lies beyond the last layer; config.json says n_layer is 1.`],
     ["a layer too many", (t) => (t["h.1.ln_1.bias"] = t["ln_f.bias"]!), 'Tensor "h.1.ln_1.bias" lies beyond the last layer; config.json says n_layer is 1.'],
     ["one tensor under two names", (t) => (t["transformer.ln_f.bias"] = t["ln_f.bias"]!), 'Tensor "ln_f.bias" is there twice, under two names in model.safetensors.'],
     ["NaN", (t) => (t["h.0.mlp.c_fc.weight"] = { dtype: "F16", shape: [2, 3], data: Float32Array.of(0, 1, 2, 3, NaN, 5) }), 'Tensor "h.0.mlp.c_fc.weight" holds NaN at [1, 1]; expected finite weights.'],
@@ -242,6 +244,15 @@ describe("Checkpoint.read", () => {
     await readAll(await open(small())); // control case
     const checkpoint = await open(small(change));
     expect(await errorOf(readAll(checkpoint))).toMatchObject({ code: "checkpoint", message });
+  });
+
+  test.each((["F64", "F32", "F16", "BF16"] as const).flatMap((dtype) => [NaN, Infinity, -Infinity].map((value) => [value, dtype] as const)))("reports %d in %s with tensor and index", async (value, dtype) => {
+    const holding = (bad: number): Files => small((tensors) => {
+      tensors["h.0.mlp.c_fc.weight"] = { dtype, shape: [2, 3], data: encodeFloats(Float32Array.of(0, 1, 2, 3, 4, bad), dtype) };
+      tensors["ln_f.bias"] = { dtype, shape: [2], data: encodeFloats(Float32Array.of(1, 2), dtype) };
+    });
+    await readAll(await open(holding(5))); // control case
+    expect(await errorOf(open(holding(value)).then((checkpoint) => readAll(checkpoint)))).toMatchObject({ message: `Tensor "h.0.mlp.c_fc.weight" holds ${value} at [1, 2]; expected finite weights.`, details: { tensor: "h.0.mlp.c_fc.weight", index: [1, 2] } });
   });
 
   test.each<[rule: string, model: (good: Uint8Array) => Uint8Array, message: RegExp]>([
@@ -273,6 +284,32 @@ describe("Checkpoint.read", () => {
     expect(await readFrom(good)).toBe(16); // control case
     expect((await errorOf(readFrom(good.subarray(0, good.length - 1)))).message).toBe(`model.safetensors ends after ${good.length - 1} bytes; expected at least ${good.length}.`);
     expect((await errorOf(readFrom(Uint8Array.from([...good, 0])))).message).toBe(`model.safetensors goes on after byte ${good.length}, where its last tensor ends.`);
+  });
+
+  test("takes no memory for what a file of unknown size only promises: a header of 99 MB, a tensor of 128 MB", async () => {
+    const { "model.safetensors": good } = small();
+    const headerBytes = new DataView(good!.buffer).getUint32(0, true);
+    const header = JSON.parse(new TextDecoder().decode(good!.subarray(8, 8 + headerBytes))) as Record<string, { shape: number[]; data_offsets: [number, number] }>;
+    const { data_offsets: [begin] } = header["wte.weight"]!; // the last
+    header["wte.weight"] = { ...header["wte.weight"]!, shape: [16e6, 2], data_offsets: [begin, begin + 128e6] };
+    const json = encode(header);
+    const hugeTensor = Uint8Array.from([...new Uint8Array(Uint32Array.of(json.length, 0).buffer), ...json, ...good!.subarray(8 + headerBytes)]);
+    const hugeHeader = Uint8Array.from([...new Uint8Array(Uint32Array.of(99e6, 0).buffer), 0x7b]);
+    for (const [model, expected] of [[hugeTensor, 8 + json.length + begin + 128e6], [hugeHeader, 8 + 99e6]] as const) {
+      const source = openSource({ ...small(undefined, { vocab_size: 16e6 }), "model.safetensors": model });
+      const sizeless: CheckpointSource = { ...source, open: async (name, options) => {
+        const file = await source.open(name, options);
+        return file && { ...file, sizeBytes: null };
+      } };
+      const watch = watchMemory();
+      try {
+        const error = await errorOf(openCheckpoint(sizeless).then((checkpoint) => readAll(checkpoint)));
+        expect(error.message).toBe(`model.safetensors ends after ${model.length} bytes; expected at least ${expected}.`);
+        expect(watch.largestBytes).toBeLessThan(2 ** 20);
+      } finally {
+        watch.stop();
+      }
+    }
   });
 
   test("reads again from the start, and reports every byte", async () => {
@@ -345,7 +382,8 @@ describe("shards", () => {
   test.each<[rule: string, files: Files, message: string]>([
     ["an index without weight_map", indexed(undefined), "model.safetensors.index.json has no weight_map; expected an object of file names by tensor."],
     ["a file name with a path", indexed({ a: "../model.safetensors" }), 'model.safetensors.index.json: weight_map["a"] is "../model.safetensors"; expected the name of a .safetensors beside it.'],
-    ["a file name that is none", indexed({ a: 7 }), 'model.safetensors.index.json: weight_map["a"] is number; expected the name of a .safetensors beside it.'],
+    ["a file name of a million characters", indexed({ a: "x".repeat(1e6) }), `model.safetensors.index.json: weight_map["a"] is "${"x".repeat(80)}…"; expected the name of a .safetensors beside it.`],
+    ["a file name that is none", indexed({ a: 7 }), 'model.safetensors.index.json: weight_map["a"] is 7; expected the name of a .safetensors beside it.'],
     ["an index without all tensors", indexed({ "wte.weight": names[1] }), "model.safetensors.index.json lacks 15 of 16 tensors: wpe.weight, h.0.ln_1.weight, h.0.ln_1.bias, …."],
     ["a shard that is missing", indexed(Object.fromEntries(tensors.map(([name]) => [name, "model-3.safetensors"]))), "There is no model-3.safetensors in 4 files."],
     ["one dropped shard of two", { "config.json": shards["config.json"]!, [names[0]]: shards[names[0]]! }, `${names[0]} lacks 7 of 16 tensors: wte.weight, wpe.weight, h.0.mlp.c_fc.weight, ….`],

@@ -237,6 +237,8 @@ describe("loadModel of an exported file", () => {
     ["hashes that are a list", "nibble.sha256", "[7]", 'model.safetensors: nibble.sha256["0"] is 7; expected 64 hexadecimal digits.'],
     ["hashes that are null", "nibble.sha256", "null", 'model.safetensors: nibble.sha256[""] is null; expected 64 hexadecimal digits.'],
     ["a hash that is none", "nibble.sha256", '{"wte.weight":"00"}', 'model.safetensors: nibble.sha256["wte.weight"] is "00"; expected 64 hexadecimal digits.'],
+    ["a hash nested deeper than JSON.stringify() goes", "nibble.sha256", `{"wte.weight":${"[".repeat(20_000)}${"]".repeat(20_000)}}`, 'model.safetensors: nibble.sha256["wte.weight"] is [[…]]; expected 64 hexadecimal digits.'],
+    ["a recipe with an override for no matrix", "nibble.recipe", JSON.stringify({ linear: presets.int8.linear, embedding: presets.int8.embedding, overrides: { "h.7.*": { type: "f16" } } }), '2 files: nibble.recipe has an override for "h.7.*"; expected one that matches a matrix.'],
     ["a recipe that is not JSON", "nibble.recipe", "int8", '2 files: nibble.recipe is "int8"; expected JSON.'],
     ["a recipe that is none", "nibble.recipe", "7", "2 files: nibble.recipe is no recipe: quantization.linear is undefined; expected a format such as { type: \"f16\" }."],
     ["a recipe that the tensors are not stored in", "nibble.recipe", JSON.stringify({ linear: { type: "nf4", block: 64 } }), `Tensor "wte.weight" is stored as int8 absmax, per channel; nibble.recipe of 2 files says ${describeFormat({ type: "f16" })}.`],

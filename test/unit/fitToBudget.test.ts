@@ -91,8 +91,8 @@ describe("fitToBudget", { timeout: 60_000 }, () => {
   });
 
   test.each<[limit: "bytes" | "bitsPerWeight", message: RegExp]>([
-    ["bytes", /^bytes is 1000; with these formats the smallest model takes (\d+)\.$/],
-    ["bitsPerWeight", /^bitsPerWeight is 1000; with these formats the smallest is ([\d.]+)\.$/],
+    ["bytes", /^bytes is 1000; expected at least (\d+), the smallest model with these formats\.$/],
+    ["bitsPerWeight", /^bitsPerWeight is 1000; expected at least ([\d.]+), the smallest with these formats\.$/],
   ])("names the smallest %s there is where the budget is below, and fits it exactly", async (limit, pattern) => {
     const message = await fit({ [limit]: limit === "bytes" ? 1000 : 1 }).then(String, (error: unknown) => (error instanceof RangeError ? error.message : String(error)));
     const smallest = Number(pattern.exec(message.replace("is 1;", "is 1000;"))?.[1]);
@@ -105,6 +105,8 @@ describe("fitToBudget", { timeout: 60_000 }, () => {
     ["a budget that is no number", { bytes: "350000" }, TypeError],
     ["a budget of nothing", { bitsPerWeight: 0 }, RangeError],
     ["no formats", { bytes, formats: [] }, TypeError],
+    ["formats of holes", { bytes, formats: new Array(2 ** 32 - 1) }, TypeError],
+    ["a sensitivity that is none", { bytes, sensitivity: [{ tensor: "wte.weight" }] }, TypeError],
     ["an unknown format", { bytes, formats: [{ type: "int2" }] }, TypeError],
     ["an unknown embedding", { bytes, embedding: { type: "nf4", block: 48 } }, RangeError],
     ["a text of one token", { bytes, text: [1] }, RangeError],

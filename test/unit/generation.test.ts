@@ -221,8 +221,14 @@ describe("createGeneration", () => {
     expect(() => start()).toThrow(/^prompt/);
   });
 
+  test("throws at once for a prompt of four thousand million holes", () => {
+    expect(() => setUp(scripted("xyz"), { prompt: new Array<number>(2 ** 32 - 1) }).start()).toThrow(new TypeError("prompt[0] is undefined; expected a token id."));
+  });
+
   test("throws at once for a wrong option", () => {
     expect(() => setUp(scripted("xyz")).start({ topP: 2 })).toThrow("topP is 2");
+    setUp(scripted("xyz")).start({ stop: ["a", "b"] }); // control case
+    expect(() => setUp(scripted("xyz")).start({ stop: ["a", , "b"] as string[] })).toThrow(new TypeError("stop[1] is undefined; expected a string."));
   });
 
   test("rejects a prompt longer than the context with both numbers, and accepts one that fills it", async () => {

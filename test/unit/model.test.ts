@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { compareQuantizations, EngineError, loadModel, presets, type CompareProgress, type ComparisonRow, type LoadProgress, type Model, type ModelSource, type PresetName, type QuantizationRecipe } from "../../src/index.ts";
+import { compareQuantizations, EngineError, loadModel, presets, readTensor, type CompareProgress, type ComparisonRow, type LoadProgress, type Model, type ModelSource, type PresetName, type QuantizationRecipe } from "../../src/index.ts";
 import { seededCheckpoint, tinyCheckpoints } from "../fixtures/seededCheckpoint.ts";
 import { logSoftmax, referenceLogits, referencePerplexity } from "../reference/gpt2.ts";
 import { maxAbsError } from "../reference/metrics.ts";
@@ -159,6 +159,27 @@ describe("a model", () => {
     await expect(call(model)).rejects.toThrow(RangeError);
   });
 
+  test("works on the tokens it was given, whatever becomes of their array while a call waits", async () => {
+    using model = await load();
+    const expected = await model.logits(tokens);
+    const mine = [...tokens];
+    const generating = model.complete(tokens, { temperature: 0, maxTokens: 4 });
+    const waiting = model.logits(mine);
+    mine.fill(V + 1);
+    await generating;
+    expect(await waiting).toEqual(expected);
+  });
+
+  test.each<[option: string, options: object]>([
+    ["onProgress", { onProgress: 5 }],
+    ["signal", { signal: {} }],
+  ])("throws TypeError for a wrong %s", async (option, options) => {
+    using model = await loadModel(files, { backend: "cpu", onProgress: () => undefined, signal: new AbortController().signal }); // control case
+    for (const call of [() => loadModel(files, { backend: "cpu", ...options }), () => model.perplexity(tokens, options), () => readTensor(files, "ln_f.bias", options)]) {
+      await expect(call()).rejects.toThrow(expect.objectContaining({ name: "TypeError", message: expect.stringContaining(`${option} is `) as string }));
+    }
+  });
+
   test("lets calls made together take turns", async () => {
     using model = await load();
     const alone = await model.complete(tokens, { temperature: 0, maxTokens: 8 });
@@ -240,6 +261,7 @@ describe("compareQuantizations", () => {
     ["a recipe without a name", [{ linear: { type: "f16" } }]],
     ["two recipes of one name", ["int8", { name: "int8", linear: { type: "f16" } }]],
     ["no list", "int8"],
+    ["a list of holes", new Array(2 ** 32 - 1)],
   ])("throws TypeError for %s", async (_, recipes) => {
     await expect(collect(compareQuantizations(files, { backend: "cpu", text, recipes: recipes as never }))).rejects.toThrow(TypeError);
   });

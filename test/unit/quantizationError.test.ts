@@ -102,6 +102,12 @@ describe("weightHistogram", () => {
     expect(() => weightHistogram(values, options)).toThrow(message);
   });
 
+  test("rejects what is no array of weights and no range as TypeError", () => {
+    weightHistogram(Float32Array.of(0, 1), { range: [0, 1] }); // control case
+    expect(() => weightHistogram([0, 1] as unknown as Float32Array)).toThrow(new TypeError("values is [0, 1]; expected a Float32Array."));
+    expect(() => weightHistogram(Float32Array.of(0, 1), { range: 5 as unknown as [number, number] })).toThrow(new TypeError("range is 5; expected two finite numbers, the smaller first."));
+  });
+
   test("rejects no values", () => {
     expect(() => weightHistogram(new Float32Array(0))).toThrow(RangeError);
   });

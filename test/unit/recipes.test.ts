@@ -55,10 +55,24 @@ describe("resolveRecipe", () => {
     expect(Object.isFrozen(resolved.overrides)).toBe(true);
   });
 
+  test("takes a recipe that a framework has wrapped, which structuredClone() refuses", () => {
+    const wrap = <T extends object>(target: T): T => new Proxy(target, { get: (from, key) => { const value: unknown = Reflect.get(from, key); return typeof value === "object" && value !== null ? wrap(value) : value; } });
+    const recipe: QuantizationRecipe = { linear: nf4, overrides: { "h.0.*": { type: "int8", mode: "absmax", granularity: { group: 32 } } } };
+    expect(() => structuredClone(wrap(recipe))).toThrow();
+    expect(resolveRecipe(wrap(recipe))).toEqual(recipe);
+  });
+
+  test("reads each field of a recipe once: what was checked is what is used", () => {
+    let asked = 0;
+    const linear = { get type() { return asked++ === 0 ? "f16" : "int3"; } };
+    expect(resolveRecipe({ linear } as unknown as QuantizationRecipe).linear).toEqual({ type: "f16" });
+    expect(asked).toBe(1);
+  });
+
   test.each<[unknown, string]>([
     [null, "quantization is null"],
     [7, "quantization is 7"],
-    [[], "quantization is an array"],
+    [[], "quantization is []"],
     [{}, "quantization.linear is undefined"],
     [{ linear: "nf4" }, 'quantization.linear is "nf4"'],
     [{ linear: { type: "nf4", block: "64" } }, 'quantization.linear.block is "64"'],
@@ -75,7 +89,7 @@ describe("resolveRecipe", () => {
     [{ linear: nf4, outlierThreshold: "6" }, 'quantization.outlierThreshold is "6"'],
     [{ linear: nf4, outlierThreshold: 6 }, 'quantization.outlierThreshold is 6 beside quantization.activations "float"'],
     [{ linear: nf4, activations: "float", outlierThreshold: 6 }, 'quantization.outlierThreshold is 6 beside quantization.activations "float"'],
-    [{ linear: nf4, overrides: [f16] }, "quantization.overrides is an array"],
+    [{ linear: nf4, overrides: [f16] }, "quantization.overrides is [an object]"],
     [{ linear: nf4, overrides: { "h.0.*": { type: "int9" } } }, 'quantization.overrides["h.0.*"].type is "int9"'],
   ])("rejects %j by name", (recipe, message) => {
     expect(() => resolveRecipe(recipe as QuantizationRecipe)).toThrow(TypeError);

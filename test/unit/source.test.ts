@@ -296,6 +296,12 @@ describe("openSource, from files and buffers", () => {
   });
 });
 
+test("openSource takes more files than a call takes arguments", async () => {
+  const nothing = new Uint8Array(0);
+  const source = openSource(Object.fromEntries(Array.from({ length: 200_000 }, (_, i) => [`photos/${i}.jpg`, nothing])));
+  expect(source.description).toBe("200000 files");
+});
+
 describe("openSource, from what is no source", () => {
   test.each<[source: unknown, message: string]>([
     ["", 'source "" is neither a hub id nor a URL'],

@@ -48,6 +48,16 @@ describe("the GPT-2 tokenizer", () => {
     expect(gpt2.decode(ids)).toBe(text);
   });
 
+  test("encodes words of thousands of characters as gpt-tokenizer does", () => {
+    const alphabets = ["abcdefghijklmnopqrstuvwxyz", "aB", "äßçñ", "从前有一只小猫", "-=_*", "0123456789", "\0\x01", "🙂👍é"];
+    for (const alphabet of alphabets) {
+      const characters = [...alphabet];
+      const word = Array.from({ length: 2_000 }, (_, i) => characters[(i * i * 31 + i * 7 + (i >> 3)) % characters.length]).join("");
+      expect(gpt2.encode(word)).toEqual(encodeByPackage(word));
+      expect(gpt2.decode(gpt2.encode(word))).toBe(word);
+    }
+  });
+
   test("gives the evaluation text 8,594 tokens", () => {
     const text = file("models/texts/stories-eval.txt");
     const ids = gpt2.encode(text);
@@ -110,12 +120,15 @@ describe("the GPT-2 tokenizer", () => {
 
   test("rejects what is no text or no token, having accepted what is", () => {
     gpt2.encode("a", { specialTokens: "parse" }); // control case
-    expect(() => gpt2.encode(5 as unknown as string)).toThrow(new TypeError("text is number; expected a string."));
+    expect(() => gpt2.encode(5 as unknown as string)).toThrow(new TypeError("text is 5; expected a string."));
     expect(() => gpt2.encode("a", { specialTokens: "ignore" as "text" })).toThrow(TypeError);
     gpt2.decode([0, 50_256]); // control case
     expect(() => gpt2.decode([0, 50_257])).toThrow(new RangeError("tokens[1] is 50257; expected an integer from 0 to 50256."));
     for (const token of [-1, 1.5, NaN]) expect(() => gpt2.decode([token])).toThrow(RangeError);
     expect(() => gpt2.stream().push(50_257)).toThrow(RangeError);
+    expect(gpt2.decode(Uint32Array.of(64) as unknown as number[])).toBe("a"); // control case
+    expect(() => gpt2.decode(64 as unknown as number[])).toThrow(new TypeError("tokens is 64; expected an array of token ids."));
+    expect(() => gpt2.decode(new Array<number>(2 ** 32 - 1))).toThrow(new RangeError("tokens[0] is undefined; expected an integer from 0 to 50256."));
   });
 });
 
@@ -212,6 +225,18 @@ describe("mergePiece", () => {
     expect(mergePiece([1, 1, 1, 1], rules([10, 1], [1, 1], [11, 1]))).toEqual([11, 11]);
   });
 
+  test.each<[string, (i: number) => number]>([
+    ["one token", () => 1],
+    ["tokens at random", (i) => (i * i * 7919 + 3 * i) % 10],
+  ])("asks for ranks in proportion to the length of a piece: %s", (_, token) => {
+    const askedFor = (length: number): number => {
+      let asked = 0;
+      mergePiece(Array.from({ length }, (_, i) => token(i)), { rank: (left, right) => (asked++, left === right && left < 20 ? left : (left + right) % 3 === 0 ? 20 : -1), merged: (rank) => 10 + rank });
+      return asked;
+    };
+    for (const length of [100, 10_000]) expect(askedFor(length)).toBeLessThan(4 * length);
+  });
+
   test("leaves what does not merge", () => {
     expect(mergePiece([1, 2], rules())).toEqual([1, 2]);
     expect(mergePiece([5], rules([5, 5]))).toEqual([5]);
@@ -280,6 +305,9 @@ describe("a tokenizer from a checkpoint's files", () => {
   const smallTokenizer = (change: Partial<typeof small> = {}, vocabSize = 300): Tokenizer => createTokenizer({ "tokenizer.json": JSON.stringify({ ...small, ...change }) }, { vocabSize, eosTokenId: null });
   const model = (change: object): Partial<typeof small> => ({ model: { ...small.model, ...change } });
 
+  /** Of 1,024 characters each, ids from the largest downwards. */
+  const longTokens = (count: number) => Array.from({ length: count }, (_, i) => ({ id: 2 ** 21 - 1 - i, content: String(i).padStart(1024, "x") }));
+
   test("merges by its own ranks", () => {
     expect(smallTokenizer().encode("abcab a abd")).toEqual([257, 256, 258, 32, 256, 100]);
   });
@@ -342,7 +370,7 @@ describe("a tokenizer from a checkpoint's files", () => {
     ["another pre-tokenizer", { pre_tokenizer: { type: "Metaspace" } }, "unsupported", 'pre_tokenizer is "Metaspace"'],
     ["several pre-tokenizers", { pre_tokenizer: { type: "Sequence", pretokenizers: [{ type: "Digits" }, { type: "ByteLevel" }] } }, "unsupported", 'pre_tokenizer is "Sequence"'],
     ["no pattern", { pre_tokenizer: { type: "ByteLevel", use_regex: false } }, "unsupported", "pre_tokenizer.use_regex is false"],
-    ["a vocabulary that is a list", model({ vocab: [["a", 0]] }), "checkpoint", 'the vocabulary is [["a",0]]; expected an object'],
+    ["a vocabulary that is a list", model({ vocab: [["a", 0]] }), "checkpoint", 'the vocabulary is [[…]]; expected an object'],
     ["an id that is text", model({ vocab: { ...smallVocab, ab: "256" } }), "checkpoint", 'the id of "ab" is "256"; expected an integer from 0'],
     ["a negative id", model({ vocab: { ...smallVocab, ab: -1 } }), "checkpoint", 'the id of "ab" is -1'],
     ["a huge id", model({ vocab: { ...smallVocab, ab: 2 ** 30 } }), "checkpoint", 'the id of "ab" is 1073741824'],
@@ -350,12 +378,14 @@ describe("a tokenizer from a checkpoint's files", () => {
     ["a byte missing", model({ vocab: { ...smallVocab, Ċ: undefined } }), "checkpoint", 'the token "Ċ" of byte 10 is missing; expected all 256 bytes'],
     ["merges that are text", model({ merges: "a b" }), "checkpoint", 'model.merges is "a b"; expected a list'],
     ["a merge of three", model({ merges: ["a b", "a b c"] }), "checkpoint", 'model.merges[1] is "a b c"; expected two tokens'],
-    ["a merge of numbers", model({ merges: [[1, 2]] }), "checkpoint", "model.merges[0] is [1,2]"],
+    ["a merge of numbers", model({ merges: [[1, 2]] }), "checkpoint", "model.merges[0] is [1, 2]"],
     ["a merge of an unknown token", model({ merges: ["a b", "xyz c"] }), "checkpoint", 'merge 1 ("xyz c") is "xyz"; expected tokens of the vocabulary'],
     ["a merge into an unknown token", model({ merges: ["a b", "a c"] }), "checkpoint", 'merge 1 ("a c") is "ac"'],
     ["a merge twice", model({ merges: ["a b", "ab c", "a b"] }), "checkpoint", 'merge 2 is "a b"; expected a pair that merge 0 has not'],
     ["an added token without content", { added_tokens: [{ id: 259 }] }, "checkpoint", "added_tokens[0].content is missing"],
     ["an added token with another's id", { added_tokens: [{ id: 97, content: "<x>" }] }, "checkpoint", 'the id of the added token "<x>" is 97'],
+    ["an added token too long for a regular expression", { added_tokens: [{ id: 259, content: "x".repeat(1025) }] }, "checkpoint", `added_tokens[0].content is "${"x".repeat(80)}…"; expected a text of at most 1024 characters`],
+    ["added tokens too long for a regular expression together", { added_tokens: longTokens(65) }, "checkpoint", "the length of all added tokens is 66560; expected at most 65536 characters"],
     ["an added token that takes blanks", { added_tokens: [{ id: 259, content: "<mask>", lstrip: true }] }, "unsupported", "added_tokens[0].lstrip is true"],
   ])("rejects %s, having accepted the same file without", (_, change, code, message) => {
     smallTokenizer(); // control case
@@ -363,7 +393,15 @@ describe("a tokenizer from a checkpoint's files", () => {
     expect(() => smallTokenizer(change)).toThrow(`tokenizer.json: ${message}`);
   });
 
+  test("takes added tokens as long as they may be, and an id far beyond the others", () => {
+    const tokens = longTokens(64);
+    const tokenizer = smallTokenizer({ added_tokens: tokens });
+    expect(tokenizer.encode(`a${tokens[7]!.content}b`)).toEqual([97, tokens[7]!.id, 98]);
+    expect(tokenizer.decode([97, 2 ** 20])).toBe("a");
+  });
+
   test.each<[string, Record<string, string>, string]>([
+    ["an id nested deeper than JSON.stringify() goes", { "vocab.json": `{"a":${"[".repeat(20_000)}${"]".repeat(20_000)}}`, "merges.txt": "" }, 'vocab.json: the id of "a" is [[…]]; expected an integer from 0'],
     ["HTML for JSON", { "tokenizer.json": "<!doctype html><p>404" }, 'tokenizer.json is not JSON; it begins with "<!doctype html><p>404".'],
     ["a list for an object", { "tokenizer.json": "[]" }, "tokenizer.json: the file is []; expected an object."],
     ["vocab.json alone", { "vocab.json": "{}" }, "The checkpoint brings vocab.json without merges.txt"],
