@@ -95,6 +95,7 @@ export class KernelCompiler {
       pipeline = await device.createComputePipelineAsync({ label, layout: device.createPipelineLayout({ label, bindGroupLayouts: [layout] }), compute: { module, entryPoint: "main" } });
       await moduleError;
     } catch (cause) {
+      this.gpu.throwFailure(); // a lost device compiles nothing
       throw await compileError(module, code, label, cause);
     }
     return {

@@ -76,10 +76,11 @@ export function samplingWords(options: SamplingOptions, vocabSize: number, first
   return words;
 }
 
-/** u32 [V padded to 4]: the tokens of the prompt marked, no output yet. */
-export function tokenCounts(prompt: readonly number[], vocabSize: number): Uint32Array<ArrayBuffer> {
+/** u32 [V padded to 4]: the tokens of the prompt marked, those of the output counted. */
+export function tokenCounts(prompt: readonly number[], vocabSize: number, output: readonly number[] = []): Uint32Array<ArrayBuffer> {
   const counts = new Uint32Array(Math.ceil(vocabSize / 4) * 4);
   for (const id of prompt) counts[id] = SEEN_IN_PROMPT;
+  for (const id of output) counts[id]!++;
   return counts;
 }
 

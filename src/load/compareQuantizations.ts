@@ -6,6 +6,7 @@ import { planWindows, shardOf } from "../evaluate/protocols.ts";
 import { tokensOf } from "../generate/options.ts";
 import type { Backend } from "../model/backend.ts";
 import { resolveRecipe } from "../quantize/recipes.ts";
+import { openSource } from "../source/openSource.ts";
 import { createTokenizer } from "../tokenizer/index.ts";
 import type { CompareOptions, Comparison, ComparisonRow, CompareProgress, ModelSource, PresetName, QuantizationRecipe, QuantizationReport } from "../types.ts";
 import { Calibration, type FloatModel, hasObservedInput, openFloat } from "./calibration.ts";
@@ -15,6 +16,7 @@ import { openVerified } from "./openVerified.ts";
 import { activationsOf, checkLoadOptions, resolveContextLength, resolveKvCache } from "./options.ts";
 import { quantizeCalibrated, readCalibration, requireCalibration } from "./prepare.ts";
 import { ProgressMeter } from "./progress.ts";
+import { LossCounter } from "./recovery.ts";
 import { ENGINE_VERSION } from "./version.ts";
 
 /** Of a row's progress bar, what loading takes. */
@@ -36,10 +38,18 @@ interface Loaded {
   report: QuantizationReport;
 }
 
+/** A device with the baseline on it, and room for one more. */
+interface Bench {
+  baseline: Loaded;
+  open(recipe: QuantizationRecipe, progress: ProgressMeter): Promise<Loaded>;
+  dispose(): void;
+}
+
 /**
  * Measures one checkpoint under several recipes on the same tokens, one row after the other, the baseline first.
  * The checkpoint is downloaded once. Baseline and candidate are resident together, so that distributions are compared without storing logits.
- * A recipe that cannot run gives a row with `error`; a baseline that cannot run ends the comparison.
+ * A recipe that cannot run gives a row with `error`; a baseline that cannot run ends the comparison. When the device is lost, unless the caller brought
+ * it, the baseline is loaded again on another, and the row at work starts again.
  * @throws TypeError or RangeError for wrong options; EngineError as loadModel; signal.reason on abort. Leaving the loop frees everything.
  */
 export async function* compareQuantizations(source: ModelSource, options: CompareOptions): AsyncGenerator<ComparisonRow, Comparison> {
@@ -50,7 +60,7 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
   for (const { recipe } of entries) requireCalibration(recipe, options.calibration);
   const meter = new CompareMeter(entries, options.onProgress);
   const onBytes = ({ loadedBytes, totalBytes }: { loadedBytes: number; totalBytes: number | null }): void => meter.report({ fraction: (LOAD_SHARE * DOWNLOAD_SHARE * loadedBytes) / (totalBytes ?? Infinity) });
-  const checkpoint = await openVerified(source, { hub, fetch, signal, integrity, download: { onBytes } });
+  const checkpoint = await openVerified(openSource(source, { hub, fetch, signal }), { signal, integrity, download: { onBytes } });
   const { config } = checkpoint;
   const contextLength = resolveContextLength(options.contextLength, config);
   const tokenizer = createTokenizer(checkpoint.tokenizerFiles, config);
@@ -62,48 +72,71 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
 
   const windows = options.calibration === undefined ? null : readCalibration(options.calibration, tokenizer, config, contextLength);
 
-  const choice = await chooseBackend(options, config);
-  const open = async (recipe: QuantizationRecipe, progress: ProgressMeter): Promise<Loaded> => {
-    const builder = await createBuilderBeside(choice, { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), ...activationsOf(recipe), notices: windows?.notices });
+  const openBench = async (loading: ProgressMeter): Promise<Bench> => {
+    const choice = await chooseBackend(options, config);
+    /** The baseline where its linear matrices are floats, so that the tokens need no model of their own. */
+    let floatModel: FloatModel | null = null;
+    const openModel = async (floats: Checkpoint, progress: ProgressMeter): Promise<FloatModel> => openFloat(await createBuilderBeside(choice, { config, contextLength, kvCache: "f32" }), floats, progress, signal);
+    const calibration = windows && new Calibration(async (progress) => floatModel ?? openModel(checkpoint, progress), windows, signal);
+    const open = async (recipe: QuantizationRecipe, progress: ProgressMeter): Promise<Loaded> => {
+      const builder = await createBuilderBeside(choice, { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), ...activationsOf(recipe), notices: windows?.notices });
+      try {
+        const report = await quantizeCalibrated(builder, hashed.sha256() === null ? hashed.checkpoint : checkpoint, recipe, { calibration, openModel, progress, signal });
+        return { report, backend: await builder.finish(signal) };
+      } catch (error) {
+        builder.abandon();
+        throw error;
+      }
+    };
+    const dispose = (): void => {
+      if (choice.kind === "webgpu") choice.gpu.dispose();
+    };
     try {
-      const report = await quantizeCalibrated(builder, hashed.sha256() === null ? hashed.checkpoint : checkpoint, recipe, { calibration, openModel, progress, signal });
-      return { report, backend: await builder.finish(signal) };
+      const baseline = await open(entries[0]!.recipe, loading);
+      floatModel = floatModelOf(baseline, checkpoint);
+      return { baseline, open, dispose: () => (baseline.backend.dispose(), dispose()) };
     } catch (error) {
-      builder.abandon();
+      dispose();
       throw error;
     }
   };
 
-  let baseline: Backend | null = null;
-  /** The baseline where its linear matrices are floats, so that the tokens need no model of their own. */
-  let floatModel: FloatModel | null = null;
-  const openModel = async (floats: Checkpoint, progress: ProgressMeter): Promise<FloatModel> => openFloat(await createBuilderBeside(choice, { config, contextLength, kvCache: "f32" }), floats, progress, signal);
-  const calibration = windows && new Calibration(async (progress) => floatModel ?? openModel(checkpoint, progress), windows, signal);
+  let bench = null as Bench | null; // measure() changes it
+  const losses = new LossCounter(options);
+  const measure = async (row: number): Promise<ComparisonRow> => {
+    const { name, recipe } = entries[row]!;
+    const progress = new ProgressMeter(({ fraction }) => meter.report({ fraction: LOAD_SHARE * fraction }));
+    bench ??= await openBench(row === 0 ? progress : new ProgressMeter(undefined));
+    const { baseline } = bench;
+    let candidate: Loaded | null = null;
+    try {
+      const { backend, report } = row === 0 ? baseline : (candidate = await bench.open(recipe, progress));
+      const samples = await sampleRow(backend, candidate && baseline.backend, tokens, plan, {
+        signal,
+        onProgress: ({ scoredTokens, totalTokens, perplexity }) =>
+          meter.report({ stage: "score", scoredTokens, perplexity, fraction: LOAD_SHARE + ((1 - LOAD_SHARE) * scoredTokens) / totalTokens }),
+      });
+      const speed = await measureSpeed(backend, tokens.slice(0, Math.min(TIMED_PREFILL_TOKENS, contextLength - TIMED_DECODE_TOKENS - 1)), signal);
+      const { bytes, bitsPerWeight, quantizeMs, tensors } = report;
+      return { name, recipe, bytes, bitsPerWeight, ...measuresOf(samples, scoredBytes), quantizeMs, ...speed, tensors, ...(keepsSamples ? { samples } : {}) };
+    } catch (error) {
+      if (losses.mayRetry(error)) {
+        bench.dispose();
+        bench = null;
+        throw error;
+      }
+      if (signal?.aborted || !(error instanceof EngineError) || row === 0) throw error;
+      return emptyRow(name, recipe, error);
+    } finally {
+      candidate?.backend.dispose();
+    }
+  };
 
   const rows: ComparisonRow[] = [];
   try {
-    for (const [row, { name, recipe }] of entries.entries()) {
+    for (const row of entries.keys()) {
       meter.startRow(row, plan.scoredTokens);
-      let backend: Backend | null = null;
-      try {
-        const loaded = await open(recipe, new ProgressMeter(({ fraction }) => meter.report({ fraction: LOAD_SHARE * fraction })));
-        backend = loaded.backend;
-        if (row === 0) floatModel = floatModelOf(loaded, checkpoint);
-        const samples = await sampleRow(backend, baseline, tokens, plan, {
-          signal,
-          onProgress: ({ scoredTokens, totalTokens, perplexity }) =>
-            meter.report({ stage: "score", scoredTokens, perplexity, fraction: LOAD_SHARE + ((1 - LOAD_SHARE) * scoredTokens) / totalTokens }),
-        });
-        const speed = await measureSpeed(backend, tokens.slice(0, Math.min(TIMED_PREFILL_TOKENS, contextLength - TIMED_DECODE_TOKENS - 1)), signal);
-        const { bytes, bitsPerWeight, quantizeMs, tensors } = loaded.report;
-        rows.push({ name, recipe, bytes, bitsPerWeight, ...measuresOf(samples, scoredBytes), quantizeMs, ...speed, tensors, ...(keepsSamples ? { samples } : {}) });
-      } catch (error) {
-        if (signal?.aborted || !(error instanceof EngineError) || !baseline) throw error;
-        rows.push(emptyRow(name, recipe, error));
-      } finally {
-        if (baseline) backend?.dispose();
-        else baseline = backend;
-      }
+      rows.push(await losses.retry(() => measure(row)));
       yield rows.at(-1)!;
     }
     const { protocol, windowTokens, strideTokens, windows, scoredTokens } = plan;
@@ -121,11 +154,10 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
       calibration: options.calibration === undefined ? null : await identifyTokens(tokensOf("calibration", options.calibration, tokenizer, config.vocabSize)),
       kvCache: options.kvCache ?? null,
       engineVersion: ENGINE_VERSION,
-      adapter: baseline!.adapter,
+      adapter: losses.noticed(bench!.baseline.backend.adapter),
     };
   } finally {
-    baseline?.dispose();
-    if (choice.kind === "webgpu") choice.gpu.dispose();
+    bench?.dispose();
   }
 }
 

@@ -9,6 +9,7 @@ import type { FitOptions, FitProgress, QuantizationRecipe } from "../types.ts";
 import { type BackendChoice, chooseBackend, createBuilderBeside } from "./openBackend.ts";
 import { resolveContextLength } from "./options.ts";
 import { ProgressMeter } from "./progress.ts";
+import { LossCounter } from "./recovery.ts";
 import { quantizeInto, quantizeNamed, unprepared } from "./quantizeInto.ts";
 
 const DEFAULT_MAX_TOKENS = 512;
@@ -16,20 +17,30 @@ const DEFAULT_WINDOW_TOKENS = 256;
 /** Of the progress bar, what loading takes. */
 const LOAD_SHARE = 0.05;
 
-interface FitBenchParts {
-  checkpoint: Checkpoint;
+/** A device with the f32 model on it. */
+interface Floats {
   choice: BackendChoice;
   /** Of the candidates: the f32 model is their base. */
   backendOptions: BackendOptions & { base: Backend };
+}
+
+interface FitBenchParts {
+  checkpoint: Checkpoint;
+  /** Loads the f32 model on a device of its own. */
+  openFloats: () => Promise<Floats>;
   tokens: readonly number[];
   plan: WindowPlan;
   progress: FitMeter;
+  losses: LossCounter;
   signal: AbortSignal | undefined;
 }
 
-/** The f32 model, and on the same device one candidate at a time to compare with it. */
+/** The f32 model, and on the same device one candidate at a time to compare with it; after a loss of the device, on another. */
 export class FitBench {
-  private constructor(private readonly parts: FitBenchParts) {}
+  private constructor(
+    private readonly parts: FitBenchParts,
+    private floats: Floats | null,
+  ) {}
 
   static async open(checkpoint: Checkpoint, options: FitOptions, progress: FitMeter): Promise<FitBench> {
     const { text, signal, maxTokens = DEFAULT_MAX_TOKENS, kvCache = "f32" } = options;
@@ -38,16 +49,20 @@ export class FitBench {
     const tokens = tokensOf("text", text, createTokenizer(checkpoint.tokenizerFiles, config), config.vocabSize).slice(0, maxTokens);
     const windowTokens = options.windowTokens ?? Math.min(DEFAULT_WINDOW_TOKENS, contextLength, Math.max(2, tokens.length));
     const plan = planWindows(tokens.length, { protocol: "disjoint", windowTokens }, contextLength);
-    const choice = await chooseBackend(options, config);
-    const backendOptions = { config, contextLength, kvCache };
-    try {
-      const loading = new ProgressMeter(({ fraction }) => progress.loading(0.5 + fraction / 2));
-      const base = await build(await createBuilderBeside(choice, backendOptions), (builder) => quantizeInto(builder, unprepared(checkpoint), presets.f32, loading, signal), signal);
-      return new FitBench({ checkpoint, choice, backendOptions: { ...backendOptions, base }, tokens, plan, progress, signal });
-    } catch (error) {
-      disposeChoice(choice);
-      throw error;
-    }
+    const openFloats = async (): Promise<Floats> => {
+      const choice = await chooseBackend(options, config);
+      const backendOptions = { config, contextLength, kvCache };
+      try {
+        const loading = new ProgressMeter(({ fraction }) => progress.loading(0.5 + fraction / 2));
+        const base = await build(await createBuilderBeside(choice, backendOptions), (builder) => quantizeInto(builder, unprepared(checkpoint), presets.f32, loading, signal), signal);
+        return { choice, backendOptions: { ...backendOptions, base } };
+      } catch (error) {
+        disposeChoice(choice);
+        throw error;
+      }
+    };
+    const losses = new LossCounter(options);
+    return new FitBench({ checkpoint, openFloats, tokens, plan, progress, losses, signal }, await losses.retry(openFloats));
   }
 
   /** Of each measurement. */
@@ -57,14 +72,21 @@ export class FitBench {
 
   /** Mean KL divergence of a model that differs from the f32 one in what `fill` adds, nats per token. */
   async measure(stage: "sensitivity" | "recipes", name: string, fill: (builder: BackendBuilder) => Promise<void>): Promise<number> {
-    const { choice, backendOptions, tokens, plan, progress, signal } = this.parts;
+    const { openFloats, tokens, plan, progress, losses, signal } = this.parts;
     progress.measuring(stage, name);
-    const candidate = await build(await createBuilderBeside(choice, backendOptions), fill, signal);
-    try {
-      return measuresOf(await sampleRow(candidate, backendOptions.base, tokens, plan, { signal }), null).klDivergence.mean;
-    } finally {
-      candidate.dispose();
-    }
+    return losses.retry(async () => {
+      const { choice, backendOptions } = (this.floats ??= await openFloats());
+      let candidate: Backend | null = null;
+      try {
+        candidate = await build(await createBuilderBeside(choice, backendOptions), fill, signal);
+        return measuresOf(await sampleRow(candidate, backendOptions.base, tokens, plan, { signal }), null).klDivergence.mean;
+      } catch (error) {
+        if (losses.mayRetry(error)) this.dispose();
+        throw error;
+      } finally {
+        candidate?.dispose();
+      }
+    });
   }
 
   measureRecipe(recipe: QuantizationRecipe): Promise<number> {
@@ -82,9 +104,11 @@ export class FitBench {
     this.parts.progress.measured();
   }
 
+  /** A measurement after it loads the f32 model again. */
   dispose(): void {
-    this.parts.backendOptions.base.dispose();
-    disposeChoice(this.parts.choice);
+    this.floats?.backendOptions.base.dispose();
+    if (this.floats) disposeChoice(this.floats.choice);
+    this.floats = null;
   }
 }
 

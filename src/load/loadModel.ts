@@ -1,33 +1,52 @@
 import type { Checkpoint } from "../checkpoint/types.ts";
+import type { Backend } from "../model/backend.ts";
 import { resolveRecipe } from "../quantize/recipes.ts";
 import { storedRanges, storedRecipe } from "../quantize/storedRecipe.ts";
+import { openSource } from "../source/openSource.ts";
+import type { CheckpointSource } from "../source/types.ts";
 import { createTokenizer } from "../tokenizer/index.ts";
 import type { LoadOptions, Model, ModelSource, QuantizationRecipe } from "../types.ts";
 import { Calibration, type FloatModel, openFloat } from "./calibration.ts";
-import { LoadedModel } from "./model.ts";
+import { LoadedModel, type ModelParts } from "./model.ts";
 import { chooseBackend, createBuilder, createBuilderBeside } from "./openBackend.ts";
 import { openVerified } from "./openVerified.ts";
 import { activationsOf, checkLoadOptions, resolveContextLength, resolveKvCache } from "./options.ts";
 import { downloadFirst, quantizeCalibrated, readCalibration, requireCalibration, usesCalibration } from "./prepare.ts";
 import { ProgressMeter } from "./progress.ts";
+import { LossCounter, RecoveringBackend } from "./recovery.ts";
 
 /**
  * Loads a Hugging Face GPT-2 checkpoint and quantizes it on the way: config, then each tensor is read, quantized, packed, uploaded and dropped.
  * A recipe that is worked out from calibration text first runs it through the checkpoint in floats.
  * A checkpoint that is quantized already, by exportSafetensors() or by bitsandbytes to 4 bits, keeps its codes where the recipe asks for the format
  * that they are in, and for all of them where no recipe is given.
+ * When the GPU device is lost, while loading or later, all of it is done again on another, from the same source, and running calls go on where they were.
+ * The model therefore keeps the source; one that is remote is downloaded again. A device that the caller brought cannot be made again, and ends the model.
  * @throws TypeError or RangeError for wrong options; EngineError network, checkpoint, integrity, quantize, unsupported, outOfMemory, shader or deviceLost;
  * signal.reason on abort. Whatever it throws, nothing stays allocated.
  */
 export async function loadModel(source: ModelSource, options: LoadOptions = {}): Promise<Model> {
-  const { signal, hub, fetch, integrity } = options;
   checkLoadOptions(options);
-  signal?.throwIfAborted();
-  const given = options.quantization === undefined ? null : resolveRecipe(options.quantization);
-  if (given) requireCalibration(given, options.calibration);
-  const progress = new ProgressMeter(options.onProgress);
+  options.signal?.throwIfAborted();
+  const recipe = options.quantization === undefined ? null : resolveRecipe(options.quantization);
+  if (recipe) requireCalibration(recipe, options.calibration);
+  const load = { ...options, recipe, progress: new ProgressMeter(options.onProgress) };
+  const opened = openSource(source, { hub: options.hub, fetch: options.fetch }); // its transfers end with the signal of each load
+  const losses = new LossCounter(options);
+  const parts = await losses.retry(() => loadParts(opened, load));
+  if (options.device || parts.backend.adapter.backend === "cpu") return new LoadedModel(parts);
+  const rebuild = async (signal: AbortSignal): Promise<Backend> => (await loadParts(opened, { ...load, backend: "webgpu", signal, progress: new ProgressMeter(undefined) })).backend;
+  return new LoadedModel({ ...parts, backend: new RecoveringBackend({ backend: parts.backend, rebuild, losses }) });
+}
+
+/** Options that were checked; recipe: null where the checkpoint is to say it. */
+type CheckedLoad = LoadOptions & { recipe: QuantizationRecipe | null; progress: ProgressMeter };
+
+/** From the source to the backend; the same again for the same options. */
+async function loadParts(source: CheckpointSource, options: CheckedLoad): Promise<ModelParts> {
+  const { signal, integrity, progress, recipe: given } = options;
   const mayCalibrate = options.calibration !== undefined && (!given || usesCalibration(given));
-  const checkpoint = await openVerified(source, { hub, fetch, signal, integrity, download: mayCalibrate ? downloadFirst(progress) : undefined });
+  const checkpoint = await openVerified(source, { signal, integrity, download: mayCalibrate ? downloadFirst(progress) : undefined });
   const { config } = checkpoint;
   const { recipe, ranges } = given ? { recipe: given } : await defaultRecipe(checkpoint, signal);
   if (!ranges?.size) requireCalibration(recipe, options.calibration);
@@ -44,7 +63,7 @@ export async function loadModel(source: ModelSource, options: LoadOptions = {}):
     progress.compiling(0, 1);
     const backend = await builder.finish(signal);
     progress.compiling(1, 1);
-    return new LoadedModel({ config, contextLength, backend, tokenizer, quantization, description: checkpoint.description });
+    return { config, contextLength, backend, tokenizer, quantization, description: checkpoint.description };
   } catch (error) {
     builder.abandon();
     throw error;

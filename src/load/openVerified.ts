@@ -4,10 +4,10 @@ import { Pacer } from "../model/cpu/pacer.ts";
 import { restoreStored } from "../quantize/stored.ts";
 import { verifiedSource } from "../source/integrity.ts";
 import { materialize, type MaterializeOptions } from "../source/materialize.ts";
-import { openSource, type SourceOptions } from "../source/openSource.ts";
-import type { LoadOptions, ModelSource } from "../types.ts";
+import type { CheckpointSource } from "../source/types.ts";
+import type { LoadOptions } from "../types.ts";
 
-interface OpenOptions extends SourceOptions, Pick<LoadOptions, "integrity"> {
+interface OpenOptions extends Pick<LoadOptions, "integrity" | "signal"> {
   /** For checkpoints that are read more than once: what is remote is downloaded whole, once, and read from there. */
   download?: Pick<MaterializeOptions, "onBytes">;
 }
@@ -16,13 +16,12 @@ interface OpenOptions extends SourceOptions, Pick<LoadOptions, "integrity"> {
  * Opens a checkpoint whose passes resolve only when every file has the hash that `integrity` or the server states.
  * @throws TypeError for a malformed `integrity` or a name in it that is no file of the load; EngineError as openCheckpoint
  */
-export async function openVerified(source: ModelSource, { integrity, download, ...options }: OpenOptions): Promise<Checkpoint> {
-  const { signal } = options;
+export async function openVerified(source: CheckpointSource, { signal, integrity, download }: OpenOptions): Promise<Checkpoint> {
   const pacer = new Pacer();
   const breathe = async (signal: AbortSignal | undefined): Promise<void> => {
     if (pacer.isDue()) await pacer.rest(signal);
   };
-  const verified = verifiedSource(openSource(source, options), { integrity, breathe });
+  const verified = verifiedSource(source, { integrity, breathe });
   const opened = download ? await materialize(verified, { signal, ...download }) : verified;
   const checkpoint = await openCheckpoint(opened, { signal, restore: restoreStored });
   verified.expectNames(checkpoint.weightFiles);

@@ -48,10 +48,11 @@ export interface Backend {
   forward(tokens: readonly number[], start: number, signal?: AbortSignal): Promise<Float32Array>;
   /**
    * Where the device can sample by itself: the tokens after `tokens`, at most `limit`, and as many as the context has room for. null where the options do
-   * not fit; the caller then samples from forward()'s logits, with the same result. Rejects with `shader` for NaN or Infinity.
+   * not fit; the caller then samples from forward()'s logits, with the same result. Rejects with `shader` for NaN or Infinity. drawn: what another run
+   * of the same call gave first, perhaps on another device; this one gives what would have followed, and `limit` counts both.
    * The backend takes no other call until the iteration has ended or was left.
    */
-  decode?(tokens: readonly number[], options: SamplingOptions, limit: number, signal?: AbortSignal): AsyncGenerator<SampledToken, void, undefined> | null;
+  decode?(tokens: readonly number[], options: SamplingOptions, limit: number, signal?: AbortSignal, drawn?: readonly number[]): AsyncGenerator<SampledToken, void, undefined> | null;
   /**
    * Runs a window from position 0 and keeps its final hidden states (after lnF), a row for each token, for score() and compare(). With windowTokens, tokens
    * are several windows of that length one after the other, of which none sees another; at most windowsAtOnce().

@@ -59,8 +59,8 @@ export interface DecodeGraph {
   logits: GPUBuffer;
   /** Uniform Steps, STEPS_BYTES. */
   steps: GPUBuffer;
-  /** Submits a prompt up to its last logits; `finish` and `after` join the last submit. */
-  prefill(prompt: readonly number[], signal: AbortSignal | undefined, finish: (pass: GPUComputePassEncoder) => void, after: (encoder: GPUCommandEncoder) => void): Promise<void>;
+  /** Submits tokens at positions start, start + 1, … up to their last logits; `finish` and `after` join the last submit. */
+  prefill(tokens: readonly number[], start: number, signal: AbortSignal | undefined, finish?: (pass: GPUComputePassEncoder) => void, after?: (encoder: GPUCommandEncoder) => void): Promise<void>;
   /** Words of the Step of one token at a position. */
   step(position: number): readonly number[];
   /** Records one token at a position from x to the logits. */
@@ -101,23 +101,23 @@ export class DecodeLoop {
     return fitsSampling(options, this.graph.wte);
   }
 
-  /** Up to `limit` tokens after the prompt, at most as many as the context has room for. Leaving the iteration early frees all that is on its way. */
-  async *run(prompt: readonly number[], options: SamplingOptions, limit: number, signal: AbortSignal | undefined): AsyncGenerator<SampledToken, void, undefined> {
+  /** See Backend.decode. Leaving the iteration early frees all that is on its way. */
+  async *run(prompt: readonly number[], options: SamplingOptions, limit: number, signal: AbortSignal | undefined, drawn: readonly number[]): AsyncGenerator<SampledToken, void, undefined> {
     const { gpu, graph } = this;
-    const { sampling, counts, samples: drawn, ring } = this.buffers;
+    const { sampling, counts, samples, ring } = this.buffers;
     const { queue } = gpu.device;
     const last = Math.min(limit, graph.contextLength - prompt.length + 1);
     const inFlight: Batch[] = [];
     let batches = 0;
-    let submitted = 0;
-    let read = 0;
+    let submitted = drawn.length;
+    let read = drawn.length;
     const follow = (count: number, measured: boolean): void => {
       const staging = ring[batches++ % ring.length]!;
       submitted += count;
       inFlight.push({ count, samples: this.read(staging, count, measured) });
     };
     const copy = (encoder: GPUCommandEncoder, count: number): void => {
-      encoder.copyBufferToBuffer(drawn, submitted * SAMPLE_BYTES, ring[batches % ring.length]!, 0, count * SAMPLE_BYTES);
+      encoder.copyBufferToBuffer(samples, submitted * SAMPLE_BYTES, ring[batches % ring.length]!, 0, count * SAMPLE_BYTES);
     };
     const topUp = (): void => {
       while (inFlight.length < BATCHES_IN_FLIGHT && submitted < last) {
@@ -136,19 +136,28 @@ export class DecodeLoop {
     };
 
     try {
+      graph.assertUsable();
       queue.writeBuffer(sampling, 0, samplingWords(options, graph.vocabSize, prompt.length));
-      if (hasPenalties(options)) queue.writeBuffer(counts, 0, tokenCounts(prompt, graph.vocabSize));
-      await graph.prefill(prompt, signal, (pass) => this.sample.record(pass, 1), (encoder) => copy(encoder, 1));
+      if (hasPenalties(options)) queue.writeBuffer(counts, 0, tokenCounts(prompt, graph.vocabSize, drawn));
+      for (let i = 0; i <= drawn.length; i++) {
+        const [tokens, start] = i === 0 ? [prompt, 0] : [[drawn[i - 1]!], prompt.length + i - 1]; // one by one, as they were drawn: kernels for many round otherwise
+        if (i === drawn.length) {
+          await graph.prefill(tokens, start, signal, (pass) => this.sample.record(pass, 1), (encoder) => copy(encoder, 1));
+        } else {
+          await graph.prefill(tokens, start, signal);
+          await gpu.idle(); // the queue stays short
+        }
+      }
       follow(1, false);
       topUp();
       for (let batch = inFlight.shift(); batch; batch = inFlight.shift()) {
-        const samples = await batch.samples;
+        const bytes = await batch.samples;
         signal?.throwIfAborted();
         topUp();
         for (let i = 0; i < batch.count; i++) {
           signal?.throwIfAborted();
           graph.assertUsable();
-          const { id, logProb } = readSample(samples, i);
+          const { id, logProb } = readSample(bytes, i);
           if (!Number.isFinite(logProb)) {
             const position = prompt.length + read - 1;
             throw new EngineError("shader", `The logits after position ${position} give a log-probability of ${logProb}; expected finite numbers.`, { position, value: logProb });

@@ -300,7 +300,7 @@ class GpuBackend implements Backend {
       x,
       logits: this.logitsRow,
       steps: step,
-      prefill: (prompt, signal, finish, after) => this.runToLogits(prompt, 0, signal, finish, after),
+      prefill: (tokens, start, signal, finish, after) => this.runToLogits(tokens, start, signal, finish, after),
       step: (position) => [position, 1, 0, splitsAt(position)],
       recordToken: (pass, position, stepBytes) => {
         this.splits = splitsAt(position);
@@ -322,7 +322,7 @@ class GpuBackend implements Backend {
 
   async forward(tokens: readonly number[], start: number, signal?: AbortSignal): Promise<Float32Array> {
     this.assertUsable();
-    await this.runToLogits(tokens, start, signal, () => undefined, (encoder) => {
+    await this.runToLogits(tokens, start, signal, undefined, (encoder) => {
       encoder.copyBufferToBuffer(this.logitsRow, 0, this.staging, 0, this.config.vocabSize * 4);
     });
     const bytes = await this.gpu.read(this.staging, this.config.vocabSize * 4);
@@ -330,9 +330,8 @@ class GpuBackend implements Backend {
     return new Float32Array(bytes);
   }
 
-  decode(tokens: readonly number[], options: SamplingOptions, limit: number, signal?: AbortSignal): AsyncGenerator<SampledToken, void, undefined> | null {
-    this.assertUsable();
-    return this.loop?.fits(options) ? this.loop.run(tokens, options, limit, signal) : null;
+  decode(tokens: readonly number[], options: SamplingOptions, limit: number, signal?: AbortSignal, drawn: readonly number[] = []): AsyncGenerator<SampledToken, void, undefined> | null {
+    return this.loop?.fits(options) ? this.loop.run(tokens, options, limit, signal, drawn) : null;
   }
 
   windowsAtOnce(windowTokens: number): number {
@@ -441,12 +440,12 @@ class GpuBackend implements Backend {
   }
 
   /** Runs tokens to the logits of the last; `finish` and `after` join the last submit. */
-  private runToLogits(tokens: readonly number[], start: number, signal: AbortSignal | undefined, finish: (pass: GPUComputePassEncoder) => void, after: (encoder: GPUCommandEncoder) => void): Promise<void> {
+  private runToLogits(tokens: readonly number[], start: number, signal: AbortSignal | undefined, finish?: (pass: GPUComputePassEncoder) => void, after?: (encoder: GPUCommandEncoder) => void): Promise<void> {
     this.window = [];
     const head = (pass: GPUComputePassEncoder, count: number, isLast: boolean): void => {
       if (!isLast) return;
       this.lastLogits.record(pass, count, HEAD_STEP_BYTES);
-      finish(pass);
+      finish?.(pass);
     };
     return this.runChunks(tokens, start, signal, head, after);
   }

@@ -178,3 +178,19 @@ test("without a real GPU the page runs on the CPU by itself, says why, takes dro
   await expect(panel.getByRole("status")).toHaveText("Cancelled.", { timeout: 90_000 });
   await expect(panel.getByRole("button", { name: "Run" })).toBeEnabled();
 });
+
+test("a killed GPU process leaves no gap and no duplicate in the text that it interrupts", async ({ page, browser }) => {
+  await open(page);
+  const undisturbed = await generateGreedily(page, 40);
+  await page.evaluate(async () => {
+    const device = await (await navigator.gpu.requestAdapter())!.requestDevice();
+    Object.assign(window, { lost: device.lost.then(() => true) });
+  });
+  await generateButton(page).click();
+  await expect(page.locator("#output span").nth(5)).toBeAttached({ timeout: 120_000 });
+  await (await browser.newBrowserCDPSession()).send("Browser.crashGpuProcess");
+  expect(await page.evaluate(() => (window as unknown as { lost: Promise<boolean> }).lost)).toBe(true);
+  expect(await page.locator("#output span").count()).toBeLessThan(40);
+  await expect(page.locator("#outcome")).toContainText("done", { timeout: 180_000 });
+  expect((await page.locator("#output span").allTextContents()).join("")).toBe(undisturbed);
+});
