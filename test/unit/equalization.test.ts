@@ -9,9 +9,9 @@ import { presets } from "../../src/quantize/recipes.ts";
 import { openSource } from "../../src/source/openSource.ts";
 import type { QuantizationRecipe, TensorFormat } from "../../src/types.ts";
 import { gaussian, seededCheckpoint, type SeededCheckpointOptions, tinyCheckpoints } from "../fixtures/seededCheckpoint.ts";
-import { referenceLogits, type ReferenceTensor, type ReferenceWeights, roundHalfToEven } from "../reference/gpt2.ts";
+import { inputStatistics, referenceLogits, type ReferenceTensor, type ReferenceWeights, roundHalfToEven } from "../reference/gpt2.ts";
 import { outputError } from "../reference/gptq.ts";
-import { referenceInputs, referenceStatistics } from "../reference/inputs.ts";
+import { referenceInputs } from "../reference/observation.ts";
 import { tolerances } from "../tolerances.ts";
 
 const open = (options: SeededCheckpointOptions): Promise<Checkpoint> => openCheckpoint(openSource(seededCheckpoint(options)));
@@ -21,6 +21,13 @@ async function weightsOf(checkpoint: Checkpoint): Promise<ReferenceWeights> {
   for await (const { tensor, values } of checkpoint.read()) weights.set(tensor.name, { shape: tensor.shape, values });
   return weights;
 }
+
+/** The oracle's statistics in the engine's types; rows: lists of one or more rows of K values. */
+function referenceStatistics(rows: readonly ArrayLike<number>[], K: number): InputStatistics & { gram: Float32Array } {
+  const { rows: count, absmax, meanAbs, histogram, gram } = inputStatistics(rows.flatMap((row) => Array.from(row)), K);
+  return { rows: count, absmax: Float32Array.from(absmax), meanAbs: Float32Array.from(meanAbs), histogram: Uint32Array.from(histogram), gram: Float32Array.from(gram) };
+}
+
 const tokensOf = (vocabSize: number, count: number): number[] => Array.from({ length: count }, (_, i) => (i * 7919 + 13) % vocabSize);
 
 /** A factor from 0.1 to 10 for every matrix that may have one. */
@@ -207,8 +214,8 @@ describe("findFactors", () => {
   const int8 = presets["int8-static"];
   async function found(recipe: QuantizationRecipe): Promise<{ checkpoint: Checkpoint; factors: Map<string, Float32Array> }> {
     const checkpoint = await open(small);
-    const inputs = referenceInputs(checkpoint.config, await weightsOf(checkpoint), tokensOf(101, 64));
-    const statisticsOf = async (name: string): Promise<InputStatistics> => referenceStatistics(inputs.get(name)!, 32);
+    const inputs = referenceInputs(checkpoint.config, await weightsOf(checkpoint), [tokensOf(101, 64)]);
+    const statisticsOf = async (name: string): Promise<InputStatistics> => referenceStatistics([inputs.get(name)!], 32);
     return { checkpoint, factors: await findFactors(checkpoint, recipe, statisticsOf) };
   }
   const all = [0, 1].flatMap((layer) => ["attn.c_attn", "attn.c_proj", "mlp.c_fc"].map((matrix) => `h.${layer}.${matrix}.weight`));
