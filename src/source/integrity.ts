@@ -1,4 +1,4 @@
-import { EngineError } from "../errors.ts";
+import { EngineError, show } from "../errors.ts";
 import { Sha256 } from "./sha256.ts";
 import type { CheckpointSource, SourceFile } from "./types.ts";
 
@@ -72,7 +72,7 @@ export function verifiedSource(source: CheckpointSource, { integrity = {}, breat
     expectNames(unopened) {
       const missing = [...expected.keys()].find((name) => !openedNames.has(name) && !unopened.includes(name));
       if (missing === undefined) return;
-      throw new TypeError(`integrity names ${JSON.stringify(missing)}, which this load does not open; it opens ${[...new Set([...openedNames, ...unopened])].join(", ")}.`);
+      throw new TypeError(`integrity names ${show(missing)}, which this load does not open; it opens ${[...new Set([...openedNames, ...unopened])].join(", ")}.`);
     },
     async finish(signal) {
       for (const file of unverified.values()) for await (const _piece of file.stream({ signal }));
@@ -85,7 +85,7 @@ function parseIntegrity(integrity: Readonly<Record<string, string>>): Map<string
   const parse = ([name, value]: [string, unknown]): [string, string] => {
     const hex = typeof value === "string" ? /^sha256-([0-9a-f]{64})$/i.exec(value)?.[1] : undefined;
     if (hex) return [name, hex.toLowerCase()];
-    throw new TypeError(`integrity[${JSON.stringify(name)}] is ${JSON.stringify(value) ?? typeof value}; expected "sha256-" and 64 hexadecimal digits.`);
+    throw new TypeError(`integrity[${show(name)}] is ${show(value)}; expected "sha256-" and 64 hexadecimal digits.`);
   };
   return new Map(Object.entries(integrity).map(parse));
 }

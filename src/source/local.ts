@@ -1,4 +1,4 @@
-import { EngineError, throwIfAborted } from "../errors.ts";
+import { EngineError, show, throwIfAborted } from "../errors.ts";
 import type { ModelSource } from "../types.ts";
 import { readPieces } from "./readPieces.ts";
 import type { CheckpointSource, SourceFile } from "./types.ts";
@@ -56,7 +56,7 @@ function fileEntry(file: unknown, index: number): LocalEntry {
 
 function recordEntry([path, content]: [string, unknown]): LocalEntry {
   if (content instanceof Blob || content instanceof ArrayBuffer || content instanceof Uint8Array) return { path, content };
-  throw new TypeError(`source[${JSON.stringify(path)}] is ${content === null ? "null" : typeof content}; expected a Blob, ArrayBuffer or Uint8Array.`);
+  throw new TypeError(`source[${show(path)}] is ${content === null ? "null" : typeof content}; expected a Blob, ArrayBuffer or Uint8Array.`);
 }
 
 /** Of a folder with subfolders (a clone from the hub has onnx/config.json), the files beside the outermost config.json or .safetensors. */

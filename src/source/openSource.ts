@@ -1,3 +1,4 @@
+import { show } from "../errors.ts";
 import type { LoadOptions, ModelSource } from "../types.ts";
 import { localSource } from "./local.ts";
 import { remoteSource } from "./remote.ts";
@@ -34,12 +35,12 @@ function openString(source: string, options: SourceOptions): CheckpointSource {
   if (hasScheme || isPath) {
     const url = parseUrl(source);
     if (url) return openUrl(url, options);
-    throw new TypeError(`source ${JSON.stringify(source)} is not a URL${isPath ? " (a path needs a page it is relative to)" : ""}; expected an absolute http(s) URL.`);
+    throw new TypeError(`source ${show(source)} is not a URL${isPath ? " (a path needs a page it is relative to)" : ""}; expected an absolute http(s) URL.`);
   }
   const [, owner, name, revision] = hubId.exec(source) ?? [];
   if (owner && name) return openHub(owner, name, revision, options);
   const expected = '"owner/name", "owner/name@revision", or the URL of a folder or of one .safetensors';
-  throw new TypeError(`source ${JSON.stringify(source)} is neither a hub id nor a URL; expected ${expected}.`);
+  throw new TypeError(`source ${show(source)} is neither a hub id nor a URL; expected ${expected}.`);
 }
 
 function openUrl(url: URL, options: SourceOptions): CheckpointSource {
@@ -82,7 +83,7 @@ function hubEndpoint(options: SourceOptions): URL {
   const endpoint = options.hub?.endpoint ?? defaultEndpoint;
   const url = parseUrl(endpoint);
   if (url?.protocol === "https:" || url?.protocol === "http:") return url;
-  throw new TypeError(`hub.endpoint is ${JSON.stringify(endpoint)}; expected an http(s) URL.`);
+  throw new TypeError(`hub.endpoint is ${show(endpoint)}; expected an http(s) URL.`);
 }
 
 /** Relative paths are relative to the page, or to the worker's script; in Node they are no URLs. */

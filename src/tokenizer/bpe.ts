@@ -1,5 +1,5 @@
 import { show } from "../errors.ts";
-import { fromByteString, utf8ByteString } from "./byteStrings.ts";
+import { fromByteString } from "./byteStrings.ts";
 import { mergePiece, type MergeRules } from "./merge.ts";
 import { forEachPiece } from "./pieces.ts";
 import { streamTokens, utf8Decoder } from "./stream.ts";
@@ -24,6 +24,8 @@ export interface Vocabulary {
   /** Put a blank before a text that begins without one. */
   addPrefixSpace: boolean;
 }
+
+const utf8 = new TextEncoder();
 
 /** Pieces whose tokens are remembered; the memory is emptied when full. Text repeats its words: 3 times faster on the evaluation text. */
 const CACHED_PIECES = 32_768;
@@ -85,10 +87,10 @@ export class BytePairTokenizer implements Tokenizer {
     const cached = this.cache.get(piece);
     if (cached) return cached;
     const { byteIds, merges } = this.vocabulary;
-    const ids = mergePiece(
-      Array.from(fromByteString(utf8ByteString(piece)), (byte) => byteIds[byte]!),
-      merges,
-    );
+    const bytes = utf8.encode(piece); // lone surrogates become U+FFFD
+    const byteTokens = new Int32Array(bytes.length);
+    for (let i = 0; i < bytes.length; i++) byteTokens[i] = byteIds[bytes[i]!]!;
+    const ids = mergePiece(byteTokens, merges);
     if (piece.length > CACHED_PIECE_LENGTH) return ids;
     if (this.cache.size >= CACHED_PIECES) this.cache.clear();
     this.cache.set(piece, ids);

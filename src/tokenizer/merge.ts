@@ -15,11 +15,15 @@ const POSITION_SPAN = 2 ** 32;
  * O(n log n) for a piece of any length: a linked list of tokens, and a heap of pairs in which outdated ones are skipped when met.
  * @param ids one per byte of the piece
  */
-export function mergePiece(ids: readonly number[], rules: MergeRules): number[] {
+export function mergePiece(ids: ArrayLike<number>, rules: MergeRules): number[] {
   const count = ids.length;
   const tokens = Int32Array.from(ids);
-  const next = Int32Array.from(ids, (_, i) => i + 1);
-  const previous = Int32Array.from(ids, (_, i) => i - 1);
+  const next = new Int32Array(count);
+  const previous = new Int32Array(count);
+  for (let at = 0; at < count; at++) {
+    next[at] = at + 1;
+    previous[at] = at - 1;
+  }
   /** Rank of the pair that begins here; −1 where there is none, or where the token was merged away. */
   const ranks = new Int32Array(count).fill(-1);
   const heap: number[] = [];

@@ -95,7 +95,8 @@ function buildVocabulary({ file, vocab, mergesFile, merges, addedTokens, addPref
     if (texts.has(id) && ids.get(content) !== id) throw malformed(file, `the id of the added token ${show(content)}`, id, "an id that no other token has");
     setText(id, utf8ByteString(content));
   }
-  const tokens = Array.from({ length: tokenCount }, (_, id) => texts.get(id)); // no holes: they make an array slow
+  const tokens = new Array<string | undefined>(tokenCount).fill(undefined); // no holes: they make an array slow
+  for (const [id, byteString] of texts) tokens[id] = byteString;
 
   if (merges.length > MAX_TOKEN_COUNT) throw malformed(mergesFile, "the number of merges", merges.length, `at most ${MAX_TOKEN_COUNT}`);
   const ranks = new Map<number, number>();

@@ -136,6 +136,17 @@ describe("createSimdKernels", () => {
     expect(await createAfresh()).toBeNull();
   });
 
+  test("is null where there is no room for one more memory", async () => {
+    expect((await createAfresh())?.name).toBe("WASM SIMD"); // control case
+    class FullMemory {
+      constructor() {
+        throw new RangeError("WebAssembly.Memory(): could not allocate memory");
+      }
+    }
+    vi.stubGlobal("WebAssembly", { ...WebAssembly, Memory: FullMemory });
+    expect(await createAfresh()).toBeNull();
+  });
+
   test("refuses an array that lies outside its memory, having taken one from inside", () => {
     const kernels = createSimdKernels()!;
     kernels.softmax(kernels.allocate(Float32Array, 4), 0, 4, 1); // control case

@@ -50,17 +50,23 @@ describe("integrity", () => {
     await expect(fitToBudget(source, { ...common, bitsPerWeight: 9, integrity })).rejects.toMatchObject(mismatch);
   });
 
+  const circular = (): object => {
+    const own: Record<string, unknown> = {};
+    return Object.assign(own, { own });
+  };
+
   test.each<[integrity: unknown, message: string]>([
     [{ [name]: `sha256-${zeros}0` }, `integrity["${name}"] is "sha256-${zeros}0"; expected "sha256-" and 64 hexadecimal digits.`],
     [{ [name]: zeros }, `integrity["${name}"] is "${zeros}"; expected`],
     [{ [name]: "sha256-RBNvo1WzZ4oRRq0W9+hknpT7T8If536DEMBg9hyq/4o=" }, "expected"],
     [{ [name]: undefined }, `integrity["${name}"] is undefined; expected`],
+    [{ [name]: circular() }, `integrity["${name}"] is an object; expected`],
     [{ [name]: 7 }, `integrity["${name}"] is 7; expected`],
     ["sha256-", "integrity is string; expected an object of hashes by file name."],
     [null, "integrity is null; expected an object of hashes by file name."],
     [{ "weights.bin": `sha256-${zeros}` }, `integrity names "weights.bin", which this load does not open; it opens config.json, ${name}.`],
     [{ "tokenizer.json": `sha256-${zeros}` }, 'integrity names "tokenizer.json", which this load does not open'],
-  ])("throws TypeError for %j, having read no weights", async (integrity, message) => {
+  ])("throws TypeError for %o, having read no weights", async (integrity, message) => {
     const error: unknown = await load("acme/tiny", { integrity: integrity as LoadOptions["integrity"] }).catch((error: unknown) => error);
     expect(error).toBeInstanceOf(TypeError);
     expect((error as Error).message).toContain(message);

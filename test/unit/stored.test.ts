@@ -158,6 +158,8 @@ describe("restoreStored", () => {
     ["a scale of another shape", absmax, (e) => (e._scale = { ...e._scale!, shape: [2, 3] }), 'Tensor "w.weight_scale" has shape [2, 3]; expected [1], [3, 1], or [3, groups] for groups of 32, 64, 128 in 64 columns.'],
     ["a scale of groups that are not offered", absmax, (e) => (e._scale = { dtype: "F32", shape: [3, 4], bytes: new Uint8Array(48) }), 'Tensor "w.weight_scale" has shape [3, 4]; expected [1], [3, 1], or [3, groups] for groups of 32, 64, 128 in 64 columns.'],
     ["a scale in halves", absmax, (e) => (e._scale = { dtype: "F16", shape: [3, 2], bytes: new Uint8Array(12) }), 'Tensor "w.weight_scale" is F16 [3, 2]; expected F32 [3, 2].'],
+    ["a scale that is no number", absmax, (e) => (e._scale = withValue(e._scale!, 2, NaN)), 'Tensor "w.weight_scale" holds NaN at [2]; expected a finite number, not below 0.'],
+    ["an infinite nested absmax", nested, (e) => (e[".nested_absmax"] = floats(Infinity)), 'Tensor "w.weight.nested_absmax" holds Infinity at [0]; expected a finite number, not below 0.'],
     ["a negative scale", absmax, (e) => (e._scale = withValue(e._scale!, 4, -1)), 'Tensor "w.weight_scale" holds -1 at [4]; expected a finite number, not below 0.'],
     ["a scale too large for its codes", absmax, (e) => (e._scale = withValue(e._scale!, 4, 2 ** 122)), `Tensor "w.weight_scale" holds ${2 ** 122} at [4]; expected a scale whose largest weight an f32 can hold.`],
     ["the code -128 without a zero point", absmax, (e) => (e[""] = { ...e[""]!, bytes: e[""]!.bytes.with(10, 128) }), 'Tensor "w.weight" holds -128 at [10]; expected codes from -127 to 127 where there are no zero points.'],

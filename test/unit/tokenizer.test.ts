@@ -8,6 +8,7 @@ import { createTokenizer } from "../../src/tokenizer/index.ts";
 import { mergePiece } from "../../src/tokenizer/merge.ts";
 import { forEachPiece } from "../../src/tokenizer/pieces.ts";
 import type { Tokenizer } from "../../src/tokenizer/types.ts";
+import { Choices } from "../fuzz/choices.ts";
 
 const file = (path: string): string => readFileSync(new URL(`../../${path}`, import.meta.url), "utf8");
 const gpt2 = createTokenizer({}, { vocabSize: 50_257, eosTokenId: 50_256 });
@@ -81,6 +82,26 @@ describe("the GPT-2 tokenizer", () => {
       text += String.fromCodePoint(plane * 0x10000 + 0xffff);
       expect(gpt2.decode(gpt2.encode(text)) === text, `plane ${plane}`).toBe(true);
     }
+  });
+
+  test("encodes characters of every plane as gpt-tokenizer does, and decodes them, in texts of 30", () => {
+    for (let seed = 0; seed < 300; seed++) {
+      const choices = new Choices(seed);
+      const text = Array.from({ length: 30 }, () => {
+        const codePoint = choices.below(choices.pick([0x80, 0x400, 0x3000, 0xd800, 0x110000]));
+        const isSurrogate = codePoint >= 0xd800 && codePoint < 0xe000;
+        return isSurrogate || codePoint === 0x85 || codePoint === 0xfeff ? " " : String.fromCodePoint(codePoint); // the package has JavaScript's \s
+      }).join("");
+      const ids = gpt2.encode(text);
+      expect(ids, `seed ${seed}`).toEqual(encodeByPackage(text));
+      expect(gpt2.decode(ids), `seed ${seed}`).toBe(text);
+    }
+  });
+
+  test("takes 10 MB of text, and gives it back", () => {
+    const unit = mixedTexts.slice(0, -1).map(([, text]) => text).join("\0");
+    const text = unit.repeat(Math.ceil(1e7 / new TextEncoder().encode(unit).length));
+    expect(gpt2.decode(gpt2.encode(text)) === text).toBe(true);
   });
 
   test("keeps a byte order mark", () => {

@@ -13,9 +13,14 @@ const MATRICES_LIMIT_BYTES = 3 * 2 ** 30;
 /** The loops in WebAssembly SIMD, f32 sums, with a memory of their own; null where the page cannot have them. */
 export function createSimdKernels(): CpuKernels | null {
   if (typeof WebAssembly === "undefined") return null;
-  const memory = new Memory();
-  const loops = createLoops(memory.wasm);
-  return loops && new SimdKernels(loops, memory);
+  try {
+    const memory = new Memory();
+    const loops = createLoops(memory.wasm);
+    return loops && new SimdKernels(loops, memory);
+  } catch (error) {
+    if (error instanceof RangeError) return null; // no addresses left for one more memory, of which engines reserve gigabytes
+    throw error;
+  }
 }
 
 class SimdKernels implements CpuKernels {
