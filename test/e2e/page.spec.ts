@@ -129,7 +129,7 @@ test("the panel measures three presets, and their figures are finite and in orde
   const download = page.waitForEvent("download");
   await panel.getByRole("button", { name: "CSV" }).click();
   const csv = readFileSync(await (await download).path(), "utf8").trim().split("\r\n");
-  expect(csv.map((line) => line.split(",")[0])).toEqual(["recipe", "f32", "int8", "nf4"]);
+  expect(csv.map((line) => line.split(",")[0])).toEqual(["name", "f32", "int8", "nf4"]);
   await page.screenshot({ path: testInfo.outputPath("measured.png"), fullPage: true });
 });
 
