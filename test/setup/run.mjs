@@ -60,7 +60,7 @@ const vitest = (project, tier = project) => [script("vitest/vitest.mjs"), "run",
 
 /** @type {Tier[]} */
 const tiers = [
-  { name: "typecheck", lane: "b", commands: [[tsc, "-p", "."]] },
+  { name: "typecheck", lane: "a", commands: [[tsc, "-p", "."]] },
   { name: "lint", lane: "b", commands: [[script("eslint/bin/eslint.js"), "--max-warnings", "0", "."]] },
   { name: "unit", lane: "b", commands: [vitest("unit")], count: countVitest },
   { name: "gpu-lavapipe", lane: "a", needs: ["lavapipe"], commands: [vitest("gpu", "gpu-lavapipe")], env: { NIBBLE_GPU: "lavapipe" }, count: countVitest },
