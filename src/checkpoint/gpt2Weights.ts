@@ -6,6 +6,11 @@ export interface ExpectedTensor extends CheckpointTensor {
   readonly fileShape: readonly number[];
 }
 
+/** Whether recipes give the tensor a format; position embeddings, biases and norms stay f32. */
+export function isMatrix<T extends CheckpointTensor>(tensor: T): tensor is T & { readonly kind: "linear" | "embedding" } {
+  return tensor.kind === "linear" || tensor.kind === "embedding";
+}
+
 /** Every tensor of the model: embeddings, blocks in order, the final norm, then a head of its own where it is not tied. */
 export function gpt2Weights(config: Gpt2Config): ExpectedTensor[] {
   const { nLayer, nEmbd: C, nInner, nPositions, vocabSize: V } = config;

@@ -1,7 +1,7 @@
 import { EngineError, show, throwIfAborted } from "../errors.ts";
 import { isFloatDtype, type SafetensorsEntry, type SafetensorsHeader, toFloat32 } from "../safetensors/index.ts";
 import type { Gpt2Config } from "../types.ts";
-import { type ExpectedTensor, isHeadWte, splitName, transpose } from "./gpt2Weights.ts";
+import { type ExpectedTensor, isMatrix, isHeadWte, splitName, transpose } from "./gpt2Weights.ts";
 import { parseHashes, verifyHash } from "./metadata.ts";
 import type { ReadOptions, ReadTensor, RestoreStored, StoredEntry, WeightHeaders } from "./types.ts";
 import type { WeightFile } from "./weightFile.ts";
@@ -140,15 +140,14 @@ function planFile(
       throw new EngineError("checkpoint", `Tensor ${show(entry.name)} lies beyond the last layer; config.json says n_layer is ${nLayer}.`, { tensor: entry.name, file, nLayer });
     }
     const tensor = wanted.get(name);
-    const isMatrix = tensor?.kind === "linear" || tensor?.kind === "embedding";
-    if (!tensor || (suffix !== "" && !isMatrix)) continue;
+    if (!tensor || (suffix !== "" && !isMatrix(tensor))) continue;
     const fullName = name + suffix;
     const otherFile = found.get(fullName);
     if (otherFile !== undefined) {
       const where = otherFile === file ? `under two names in ${file}` : `in ${otherFile} and in ${file}`;
       throw new EngineError("checkpoint", `Tensor "${fullName}" is there twice, ${where}.`, { tensor: fullName, file });
     }
-    const storedCount = isMatrix ? (partCounts.get(name) ?? (entry.dtype === "I8" || entry.dtype === "U8" ? 1 : null)) : null;
+    const storedCount = isMatrix(tensor) ? (partCounts.get(name) ?? (entry.dtype === "I8" || entry.dtype === "U8" ? 1 : null)) : null;
     if (storedCount === null) checkDtypeAndShape(entry, tensor.fileShape);
     found.set(fullName, file);
     plan.set(entry, { tensor, suffix, storedCount });

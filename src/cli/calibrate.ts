@@ -3,7 +3,7 @@ import type { CliIo } from "./io.ts";
 import { describeBackend, modelOptions, parseModelChoice, requestGpu } from "./load.ts";
 import { openModel } from "./modelFiles.ts";
 import { ProgressLine } from "./progress.ts";
-import { type CommandSpec, ParsedOptions, UsageError } from "./usage.ts";
+import { type CommandSpec, ParsedOptions } from "./usage.ts";
 
 const { model, backend, context } = modelOptions;
 
@@ -39,9 +39,8 @@ function table({ inputs }: CalibrationReport): string {
 
 export async function calibrate(args: readonly string[], io: CliIo): Promise<void> {
   const options = ParsedOptions.parse(calibrateCommand, args);
-  if (options.operands[0] !== undefined) throw new UsageError(`Unexpected argument "${options.operands[0]}"; the text is given by --text.`);
-  const textPath = options.text("text");
-  if (textPath === undefined) throw new UsageError("Option --text is missing.");
+  options.refuseOperands("the text is given by --text");
+  const textPath = options.required("text");
   const { backend, contextLength } = parseModelChoice(options);
   const outlierThreshold = options.number("threshold", { least: Number.MIN_VALUE });
   const text = await io.readText(textPath);

@@ -42,9 +42,8 @@ function describeRun(modelName: string, comparison: Comparison): string {
 
 export async function compare(args: readonly string[], io: CliIo): Promise<void> {
   const options = ParsedOptions.parse(compareCommand, args);
-  if (options.operands[0] !== undefined) throw new UsageError(`Unexpected argument "${options.operands[0]}"; the text is given by --text.`);
-  const textPath = options.text("text");
-  if (textPath === undefined) throw new UsageError("Option --text is missing.");
+  options.refuseOperands("the text is given by --text");
+  const textPath = options.required("text");
   const output = parseOutput(options);
   const choice = parseModelChoice(options);
   const protocol = parseProtocol(options);

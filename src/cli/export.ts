@@ -22,9 +22,8 @@ export const exportCommand: CommandSpec = {
 
 export async function exportModel(args: readonly string[], io: CliIo): Promise<void> {
   const options = ParsedOptions.parse(exportCommand, args);
-  if (options.operands[0] !== undefined) throw new UsageError(`Unexpected argument "${options.operands[0]}"; the file is given by --out.`);
-  const out = options.text("out");
-  if (out === undefined) throw new UsageError("Option --out is missing.");
+  options.refuseOperands("the file is given by --out");
+  const out = options.required("out");
   if (!out.endsWith(".safetensors")) throw new UsageError(`Option --out is "${out}"; expected a name that ends with .safetensors.`);
   if (!existsSync(dirname(out))) throw new UsageError(`Option --out is "${out}"; there is no folder "${dirname(out)}".`);
   const choice = parseModelChoice(options);

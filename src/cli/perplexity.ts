@@ -63,9 +63,8 @@ function formatRow({ name, error, bitsPerWeight, bytes, perplexity, standardErro
 
 export async function perplexity(args: readonly string[], io: CliIo): Promise<void> {
   const options = ParsedOptions.parse(perplexityCommand, args);
-  if (options.operands[0] !== undefined) throw new UsageError(`Unexpected argument "${options.operands[0]}"; the text is given by --text.`);
-  const textPath = options.text("text");
-  if (textPath === undefined) throw new UsageError("Option --text is missing.");
+  options.refuseOperands("the text is given by --text");
+  const textPath = options.required("text");
   const perplexityOptions = parseProtocol(options);
   const choice = parseModelChoice(options);
   const calibration = await readCalibration(io, options);

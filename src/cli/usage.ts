@@ -52,6 +52,17 @@ export class ParsedOptions {
     return typeof value === "string" ? value : undefined;
   }
 
+  required(name: string): string {
+    const value = this.text(name);
+    if (value === undefined) throw new UsageError(`Option --${name} is missing.`);
+    return value;
+  }
+
+  /** For commands whose arguments all have names; `instead` says which one was probably meant. */
+  refuseOperands(instead: string): void {
+    if (this.operands[0] !== undefined) throw new UsageError(`Unexpected argument "${this.operands[0]}"; ${instead}.`);
+  }
+
   texts(name: string): string[] {
     const value = this.values[name];
     return Array.isArray(value) ? value.map(String) : [];

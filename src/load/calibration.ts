@@ -1,9 +1,10 @@
-import { headName } from "../checkpoint/gpt2Weights.ts";
+import { headName, isMatrix } from "../checkpoint/gpt2Weights.ts";
 import type { Checkpoint, CheckpointTensor } from "../checkpoint/types.ts";
 import type { Backend, BackendBuilder } from "../model/backend.ts";
 import { Pacer } from "../model/cpu/pacer.ts";
 import type { InputStatistics } from "../quantize/inputStatistics.ts";
 import { quantizeTensor } from "../quantize/nearest.ts";
+import { build } from "./openBackend.ts";
 import type { ProgressMeter } from "./progress.ts";
 
 /** More change the statistics little and take minutes on the CPU: ranges and Hessians are usually drawn from 128 windows of 2,048 of larger models, or far fewer. */
@@ -44,21 +45,16 @@ export interface FloatModel {
 export async function openFloat(builder: BackendBuilder, checkpoint: Checkpoint, progress: ProgressMeter, signal: AbortSignal | undefined): Promise<FloatModel> {
   const matrices: CheckpointTensor[] = [];
   const pacer = new Pacer();
-  try {
+  const fill = async (): Promise<void> => {
     const read = checkpoint.read({ signal, onBytes: ({ file, loadedBytes, totalBytes }) => progress.downloaded(file, loadedBytes, totalBytes, READ_SHARE) });
     for await (const { tensor, values } of read) {
-      const { kind, shape } = tensor;
-      const isMatrix = kind === "linear" || kind === "embedding";
-      await builder.add(tensor, isMatrix ? quantizeTensor(values, shape, { type: kind === "linear" ? "f32" : "f16" }) : values);
+      await builder.add(tensor, isMatrix(tensor) ? quantizeTensor(values, tensor.shape, { type: tensor.kind === "linear" ? "f32" : "f16" }) : values);
       if (hasObservedInput(tensor, checkpoint)) matrices.push(tensor);
       if (pacer.isDue()) await pacer.rest(signal);
     }
-    const backend = await builder.finish(signal);
-    return { backend, matrices, dispose: () => backend.dispose() };
-  } catch (error) {
-    builder.abandon();
-    throw error;
-  }
+  };
+  const { backend } = await build(builder, fill, signal);
+  return { backend, matrices, dispose: () => backend.dispose() };
 }
 
 /** Whether a tensor is a matrix whose input is observed: linear, or the head. */

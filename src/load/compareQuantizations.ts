@@ -9,12 +9,12 @@ import { resolveRecipe } from "../quantize/recipes.ts";
 import { openSource } from "../source/openSource.ts";
 import { createTokenizer } from "../tokenizer/index.ts";
 import type { CompareOptions, Comparison, ComparisonRow, CompareProgress, ModelSource, PresetName, QuantizationRecipe, QuantizationReport } from "../types.ts";
-import { Calibration, type FloatModel, hasObservedInput, openFloat } from "./calibration.ts";
+import { Calibration, calibrationWindows, type FloatModel, hasObservedInput, openFloat } from "./calibration.ts";
 import { hashedWhileRead, identifyTokens } from "./identity.ts";
-import { chooseBackend, createBuilderBeside } from "./openBackend.ts";
+import { build, chooseBackend, createBuilderBeside, disposeChoice } from "./openBackend.ts";
 import { openVerified } from "./openVerified.ts";
 import { activationsOf, checkLoadOptions, resolveContextLength, resolveKvCache } from "./options.ts";
-import { quantizeCalibrated, readCalibration, requireCalibration } from "./prepare.ts";
+import { quantizeCalibrated, requireCalibration } from "./prepare.ts";
 import { ProgressMeter } from "./progress.ts";
 import { LossCounter } from "./recovery.ts";
 import { ENGINE_VERSION } from "./version.ts";
@@ -70,33 +70,27 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
   const scoredBytes = typeof options.text === "string" ? countScoredBytes(plan, tokenByteLengths(tokens, tokenizer)) : null;
   const hashed = hashedWhileRead(checkpoint);
 
-  const windows = options.calibration === undefined ? null : readCalibration(options.calibration, tokenizer, config, contextLength);
+  const calibrationTokens = options.calibration === undefined ? null : tokensOf("calibration", options.calibration, tokenizer, config.vocabSize);
+  const calibrationRuns = calibrationTokens && calibrationWindows("calibration", calibrationTokens, contextLength);
 
   const openBench = async (loading: ProgressMeter): Promise<Bench> => {
     const choice = await chooseBackend(options, config);
     /** The baseline where its linear matrices are floats, so that the tokens need no model of their own. */
     let floatModel: FloatModel | null = null;
     const openModel = async (floats: Checkpoint, progress: ProgressMeter): Promise<FloatModel> => openFloat(await createBuilderBeside(choice, { config, contextLength, kvCache: "f32" }), floats, progress, signal);
-    const calibration = windows && new Calibration(async (progress) => floatModel ?? openModel(checkpoint, progress), windows, signal);
+    const calibration = calibrationRuns && new Calibration(async (progress) => floatModel ?? openModel(checkpoint, progress), calibrationRuns, signal);
     const open = async (recipe: QuantizationRecipe, progress: ProgressMeter): Promise<Loaded> => {
-      const builder = await createBuilderBeside(choice, { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), ...activationsOf(recipe), notices: windows?.notices });
-      try {
-        const report = await quantizeCalibrated(builder, hashed.sha256() === null ? hashed.checkpoint : checkpoint, recipe, { calibration, openModel, progress, signal });
-        return { report, backend: await builder.finish(signal) };
-      } catch (error) {
-        builder.abandon();
-        throw error;
-      }
-    };
-    const dispose = (): void => {
-      if (choice.kind === "webgpu") choice.gpu.dispose();
+      const builder = await createBuilderBeside(choice, { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), ...activationsOf(recipe), notices: calibrationRuns?.notices });
+      const read = hashed.sha256() === null ? hashed.checkpoint : checkpoint;
+      const { filled: report, backend } = await build(builder, () => quantizeCalibrated(builder, read, recipe, { calibration, openModel, progress, signal }), signal);
+      return { report, backend };
     };
     try {
       const baseline = await open(entries[0]!.recipe, loading);
       floatModel = floatModelOf(baseline, checkpoint);
-      return { baseline, open, dispose: () => (baseline.backend.dispose(), dispose()) };
+      return { baseline, open, dispose: () => (baseline.backend.dispose(), disposeChoice(choice)) };
     } catch (error) {
-      dispose();
+      disposeChoice(choice);
       throw error;
     }
   };
@@ -151,7 +145,7 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
       shard,
       model: { source: checkpoint.description, config, sha256: hashed.sha256() },
       text: await identifyTokens(tokens),
-      calibration: options.calibration === undefined ? null : await identifyTokens(tokensOf("calibration", options.calibration, tokenizer, config.vocabSize)),
+      calibration: calibrationTokens && (await identifyTokens(calibrationTokens)),
       kvCache: options.kvCache ?? null,
       engineVersion: ENGINE_VERSION,
       adapter: losses.noticed(bench!.baseline.backend.adapter),

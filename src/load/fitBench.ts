@@ -1,3 +1,4 @@
+import { isMatrix } from "../checkpoint/gpt2Weights.ts";
 import type { Checkpoint } from "../checkpoint/types.ts";
 import { measuresOf, sampleRow } from "../evaluate/comparison.ts";
 import { planWindows, type WindowPlan } from "../evaluate/protocols.ts";
@@ -6,7 +7,7 @@ import type { Backend, BackendBuilder, BackendOptions } from "../model/backend.t
 import { formatOf, presets } from "../quantize/recipes.ts";
 import { createTokenizer } from "../tokenizer/index.ts";
 import type { FitOptions, FitProgress, QuantizationRecipe } from "../types.ts";
-import { type BackendChoice, chooseBackend, createBuilderBeside } from "./openBackend.ts";
+import { type BackendChoice, build, chooseBackend, createBuilderBeside, disposeChoice } from "./openBackend.ts";
 import { resolveContextLength } from "./options.ts";
 import { ProgressMeter } from "./progress.ts";
 import { LossCounter } from "./recovery.ts";
@@ -54,7 +55,7 @@ export class FitBench {
       const backendOptions = { config, contextLength, kvCache };
       try {
         const loading = new ProgressMeter(({ fraction }) => progress.loading(0.5 + fraction / 2));
-        const base = await build(await createBuilderBeside(choice, backendOptions), (builder) => quantizeInto(builder, unprepared(checkpoint), presets.f32, loading, signal), signal);
+        const { backend: base } = await build(await createBuilderBeside(choice, backendOptions), (builder) => quantizeInto(builder, unprepared(checkpoint), presets.f32, loading, signal), signal);
         return { choice, backendOptions: { ...backendOptions, base } };
       } catch (error) {
         disposeChoice(choice);
@@ -78,7 +79,7 @@ export class FitBench {
       const { choice, backendOptions } = (this.floats ??= await openFloats());
       let candidate: Backend | null = null;
       try {
-        candidate = await build(await createBuilderBeside(choice, backendOptions), fill, signal);
+        candidate = (await build(await createBuilderBeside(choice, backendOptions), fill, signal)).backend;
         return measuresOf(await sampleRow(candidate, backendOptions.base, tokens, plan, { signal }), null).klDivergence.mean;
       } catch (error) {
         if (losses.mayRetry(error)) this.dispose();
@@ -93,8 +94,7 @@ export class FitBench {
     const { checkpoint, signal } = this.parts;
     return this.measure("recipes", recipe.name!, async (builder) => {
       for await (const { tensor, values } of checkpoint.read({ signal })) {
-        const { name, kind } = tensor;
-        if (kind === "linear" || kind === "embedding") await builder.add(tensor, quantizeNamed(tensor, values, formatOf(recipe, name, kind)));
+        if (isMatrix(tensor)) await builder.add(tensor, quantizeNamed(tensor, values, formatOf(recipe, tensor.name, tensor.kind)));
       }
     });
   }
@@ -109,20 +109,6 @@ export class FitBench {
     this.floats?.backendOptions.base.dispose();
     if (this.floats) disposeChoice(this.floats.choice);
     this.floats = null;
-  }
-}
-
-function disposeChoice(choice: BackendChoice): void {
-  if (choice.kind === "webgpu") choice.gpu.dispose();
-}
-
-async function build(builder: BackendBuilder, fill: (builder: BackendBuilder) => Promise<unknown>, signal: AbortSignal | undefined): Promise<Backend> {
-  try {
-    await fill(builder);
-    return await builder.finish(signal);
-  } catch (error) {
-    builder.abandon();
-    throw error;
   }
 }
 

@@ -1,3 +1,4 @@
+import { isMatrix } from "../checkpoint/gpt2Weights.ts";
 import { show } from "../errors.ts";
 import type { Checkpoint, CheckpointTensor } from "../checkpoint/types.ts";
 import { Pacer } from "../model/cpu/pacer.ts";
@@ -74,7 +75,7 @@ function checkFitOptions({ bytes, bitsPerWeight, formats = defaultFormats, embed
 }
 
 function itemsOf(checkpoint: Checkpoint, formats: readonly TensorFormat[], { bytes, embedding = bytes === undefined ? int8Channel : undefined }: FitOptions): Item[] {
-  const matrices = checkpoint.tensors.filter(({ kind }) => kind === "linear" || kind === "embedding");
+  const matrices = checkpoint.tensors.filter(isMatrix);
   return matrices.map((tensor) => ({ tensor, formats: tensor.kind === "embedding" && embedding ? [embedding] : formats }));
 }
 

@@ -1,6 +1,6 @@
 import { EngineError } from "../errors.ts";
 import { findAdapter, Gpu, isFallbackAdapter } from "../gpu/device.ts";
-import type { BackendBuilder, BackendOptions } from "../model/backend.ts";
+import type { Backend, BackendBuilder, BackendOptions } from "../model/backend.ts";
 import { createCpuBuilder } from "../model/cpu.ts";
 import { createGpuBuilder, largestTensorBytes } from "../model/gpu.ts";
 import type { Gpt2Config, LoadOptions } from "../types.ts";
@@ -37,4 +37,20 @@ export function createBuilder(choice: BackendChoice, options: BackendOptions): B
 /** A builder whose model has a ledger of its own and leaves the device to the choice, for models that are on it together. */
 export async function createBuilderBeside(choice: BackendChoice, options: BackendOptions): Promise<BackendBuilder> {
   return createBuilder(choice.kind === "webgpu" ? { ...choice, gpu: await Gpu.open({ device: choice.gpu.device, largestTensorBytes: 0 }) } : choice, options);
+}
+
+/** Fills a builder and finishes it. What fails abandons it. */
+export async function build<T>(builder: BackendBuilder, fill: (builder: BackendBuilder) => Promise<T>, signal: AbortSignal | undefined): Promise<{ filled: T; backend: Backend }> {
+  try {
+    const filled = await fill(builder);
+    return { filled, backend: await builder.finish(signal) };
+  } catch (error) {
+    builder.abandon();
+    throw error;
+  }
+}
+
+/** Gives back the choice's device, after the models on it. */
+export function disposeChoice(choice: BackendChoice): void {
+  if (choice.kind === "webgpu") choice.gpu.dispose();
 }

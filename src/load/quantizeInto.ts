@@ -1,3 +1,4 @@
+import { isMatrix } from "../checkpoint/gpt2Weights.ts";
 import { EngineError } from "../errors.ts";
 import type { Checkpoint, CheckpointTensor, ReadTensor } from "../checkpoint/types.ts";
 import type { BackendBuilder } from "../model/backend.ts";
@@ -41,7 +42,7 @@ const NO_ERROR: QuantizationError = { mse: 0, maxAbs: 0, sqnrDb: Infinity, cosin
  */
 export async function quantizeInto(builder: BackendBuilder, prepared: Prepared, recipe: QuantizationRecipe, progress: ProgressMeter, signal: AbortSignal | undefined): Promise<QuantizationReport> {
   const { checkpoint } = prepared;
-  const matrices = checkpoint.tensors.filter(({ kind }) => kind === "linear" || kind === "embedding");
+  const matrices = checkpoint.tensors.filter(isMatrix);
   const [unmatched] = unmatchedOverrides(recipe, matrices.map(({ name }) => name));
   if (unmatched !== undefined) throw new RangeError(`quantization.overrides has "${unmatched}", which matches no matrix of this checkpoint; names look like "${matrices[0]!.name}".`);
 

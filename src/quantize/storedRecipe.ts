@@ -1,5 +1,6 @@
 import { metadataKeys, parseJson } from "../checkpoint/metadata.ts";
-import type { Checkpoint, CheckpointTensor, WeightHeaders } from "../checkpoint/types.ts";
+import { isMatrix } from "../checkpoint/gpt2Weights.ts";
+import type { Checkpoint, WeightHeaders } from "../checkpoint/types.ts";
 import { EngineError, show } from "../errors.ts";
 import type { QuantizationRecipe, TensorFormat } from "../types.ts";
 import { describeFormat, isRecord } from "./formats.ts";
@@ -21,7 +22,7 @@ export function storedRecipe({ tensors, description }: Pick<Checkpoint, "tensors
   const brought = metadata.get(metadataKeys.recipe);
   if (brought === undefined) return derivedRecipe(tensors, matrices, formats);
   const recipe = parseRecipe(brought, description);
-  const quantizable = tensors.filter(({ kind }) => kind === "linear" || kind === "embedding") as readonly (CheckpointTensor & { kind: "linear" | "embedding" })[];
+  const quantizable = tensors.filter(isMatrix);
   const [unmatched] = unmatchedOverrides(recipe, quantizable.map(({ name }) => name));
   if (unmatched !== undefined) throw new EngineError("checkpoint", `${description}: ${metadataKeys.recipe} has an override for ${show(unmatched)}; expected one that matches a matrix.`, { unmatched });
   for (const { name, kind, shape } of quantizable) {
@@ -43,8 +44,8 @@ export function storedRanges({ tensors, description }: Pick<Checkpoint, "tensors
   if (text === undefined) return new Map();
   const brought = parseJson(text, metadataKeys.ranges, description);
   const ranges = new Map(isRecord(brought) ? Object.entries(brought) : []);
-  for (const { name, kind } of tensors) {
-    if ((kind !== "linear" && kind !== "embedding") || formatOf(recipe, name, kind).type !== "int8") continue;
+  for (const { name, kind } of tensors.filter(isMatrix)) {
+    if (formatOf(recipe, name, kind).type !== "int8") continue;
     const range = ranges.get(name);
     if (range === undefined && name === "wte.weight" && ranges.has("lm_head.weight")) continue; // rows of it are gathered, and nothing is multiplied
     if (typeof range === "number" && range >= 0 && range < Infinity) continue;
@@ -73,6 +74,6 @@ function derivedRecipe(tensors: Checkpoint["tensors"], matrices: WeightHeaders["
     return JSON.parse(all.reduce((best, format) => (count(format) > count(best) ? format : best))) as TensorFormat;
   };
   const recipe = { name: "as stored", linear: commonest("linear"), embedding: commonest("embedding") };
-  const others = tensors.filter(({ name, kind }) => (kind === "linear" || kind === "embedding") && JSON.stringify(formatIn(name)) !== JSON.stringify(recipe[kind]));
+  const others = tensors.filter(isMatrix).filter(({ name, kind }) => JSON.stringify(formatIn(name)) !== JSON.stringify(recipe[kind]));
   return resolveRecipe({ ...recipe, ...(others.length > 0 && { overrides: Object.fromEntries(others.map(({ name }) => [name, formatIn(name)])) }) });
 }
