@@ -492,7 +492,7 @@ export interface Comparison {
     source: string;
     config: Gpt2Config;
     /** Of all weights as f32, however they are stored. */
-    sha256: string | null;
+    sha256: string;
   };
   text: TokensIdentity;
   /** null where none was given. */
@@ -506,8 +506,8 @@ export interface Comparison {
 
 export interface TokensIdentity {
   tokens: number;
-  /** Of the token ids as u32, little-endian; lowercase hex. null in a page that is no secure context. */
-  sha256: string | null;
+  /** Of the token ids as u32, little-endian; lowercase hex. */
+  sha256: string;
 }
 
 // ---------------------------------------------------------------- mixed precision

@@ -143,7 +143,7 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
       scoredTokens,
       scoredBytes,
       shard,
-      model: { source: checkpoint.description, config, sha256: hashed.sha256() },
+      model: { source: checkpoint.description, config, sha256: hashed.sha256()! },
       text: await identifyTokens(tokens),
       calibration: calibrationTokens && (await identifyTokens(calibrationTokens)),
       kvCache: options.kvCache ?? null,
