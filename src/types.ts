@@ -172,7 +172,7 @@ export interface TensorInputReport {
   outlierShare?: number;
   /** LLM.int8(): in how many columns they are. */
   outlierColumns?: number;
-  /** SmoothQuant's or AWQ's α of this matrix: how much of the inputs' range moved into the weights. */
+  /** SmoothQuant's or AWQ's α of this matrix: how much of the inputs' range moved into the weights. Absent where a search found no α better than leaving it alone. */
   smoothing?: number;
 }
 

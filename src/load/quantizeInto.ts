@@ -21,15 +21,15 @@ export interface Prepared {
   statistics: ReadonlyMap<string, InputStatistics>;
   /** For GPTQ: of one matrix's inputs. */
   withGram: ((name: string) => Promise<InputStatistics>) | null;
-  /** Names of the matrices that equalization scaled. */
-  equalized: ReadonlySet<string>;
+  /** α of the matrices that equalization scaled, by name; undefined where a search found none. */
+  smoothing: ReadonlyMap<string, number | undefined>;
   /** Static ranges of inputs that the file brings, by matrix, for those without statistics. */
   storedRanges: ReadonlyMap<string, number>;
 }
 
 /** For recipes that need nothing of calibration. */
 export function unprepared(checkpoint: Checkpoint, storedRanges: Prepared["storedRanges"] = new Map()): Prepared {
-  return { checkpoint, statistics: new Map(), withGram: null, equalized: new Set(), storedRanges };
+  return { checkpoint, statistics: new Map(), withGram: null, smoothing: new Map(), storedRanges };
 }
 
 /** Of codes that are used as they are stored. */
@@ -122,7 +122,7 @@ function naming(name: string, error: unknown): unknown {
 }
 
 /** What calibration did with a matrix's input; undefined where nothing. */
-function inputReport({ activations = "float", observer = "minmax", outlierThreshold, equalization, smoothing = 0.5 }: QuantizationRecipe, { type }: TensorFormat, name: string, { statistics, equalized, storedRanges }: Prepared): TensorInputReport | undefined {
+function inputReport({ activations = "float", observer = "minmax", outlierThreshold }: QuantizationRecipe, { type }: TensorFormat, name: string, { statistics, smoothing, storedRanges }: Prepared): TensorInputReport | undefined {
   const report: TensorInputReport = {};
   const codesInputs = type === "int8" && activations !== "float";
   const seen = codesInputs ? statistics.get(name) : undefined;
@@ -134,6 +134,7 @@ function inputReport({ activations = "float", observer = "minmax", outlierThresh
     const range = seen ? staticRange(outlierThreshold === undefined ? seen : withoutOutliers(outlierThreshold, seen), observer) : storedRanges.get(name);
     if (range !== undefined) Object.assign(report, { range, observer });
   }
-  if (equalized.has(name) && equalization === "smoothquant" && smoothing !== "search") report.smoothing = smoothing;
+  const alpha = smoothing.get(name);
+  if (alpha !== undefined) report.smoothing = alpha;
   return Object.keys(report).length > 0 ? report : undefined;
 }
