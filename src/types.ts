@@ -517,19 +517,21 @@ export interface FitOptions extends Omit<LoadOptions, "quantization" | "calibrat
   bytes?: number;
   /** What the blocks' matrices may take, as QuantizationReport.bitsPerWeight; the embedding then keeps one format. */
   bitsPerWeight?: number;
-  /** Text or tokens to measure on; the first maxTokens of them. */
+  /** Text or tokens to measure on, maxTokens of them; the calibration of GPTQ. */
   text: string | readonly number[];
-  /** What each matrix may be stored as. @default f16; int8 absmax per channel and per tensor, with zero points per channel; int4 with zero points in groups of 32; NF4 in blocks of 32 and 64 with double quantization */
+  /** What each matrix may be stored as. @default f16; int8 absmax per channel, with zero points per channel and in groups of 32 and 128; int4 with zero points in groups of 32; NF4 in blocks of 32 and 64 with double quantization */
   formats?: readonly TensorFormat[];
   /** Keeps the embedding (and an untied head) out of the search. @default with `bytes` one of `formats`, with `bitsPerWeight` int8 absmax, per channel */
   embedding?: TensorFormat;
-  /** @default 512 */
+  /** How blocks' matrices are rounded while measuring, and by the recipe that is found. One of "gptq" needs the same text as `calibration` where it is loaded. @default "nearest" */
+  rounding?: QuantizationRecipe["rounding"];
+  /** In whole windows, spread evenly over the text; at least one. @default 512 */
   maxTokens?: number;
   /** The tokens are measured in windows of so many that do not overlap. @default 256, at most contextLength and the tokens there are */
   windowTokens?: number;
   /** Neighbours of the best recipe that are measured, since sensitivities add up only nearly. @default 8 */
   refinements?: number;
-  /** Of an earlier fit of this checkpoint on this text, for another budget: what is in it is not measured again. */
+  /** Of an earlier fit of this checkpoint on this text with this rounding, for another budget: what is in it is not measured again. */
   sensitivity?: readonly TensorSensitivity[];
   onProgress?: (progress: FitProgress) => void;
 }

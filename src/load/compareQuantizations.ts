@@ -9,7 +9,7 @@ import { resolveRecipe } from "../quantize/recipes.ts";
 import { openSource } from "../source/openSource.ts";
 import { createTokenizer } from "../tokenizer/index.ts";
 import type { CompareOptions, Comparison, ComparisonRow, CompareProgress, ModelSource, PresetName, QuantizationRecipe, QuantizationReport } from "../types.ts";
-import { Calibration, calibrationWindows, type FloatModel, hasObservedInput, openFloat } from "./calibration.ts";
+import { Calibration, calibrationWindows, type FloatModel, observable, openFloat } from "./calibration.ts";
 import { hashedWhileRead, identifyTokens } from "./identity.ts";
 import { build, chooseBackend, createBuilderBeside, disposeChoice } from "./openBackend.ts";
 import { openVerified } from "./openVerified.ts";
@@ -75,7 +75,7 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
 
   const openBench = async (loading: ProgressMeter): Promise<Bench> => {
     const choice = await chooseBackend(options, config);
-    /** The baseline where its linear matrices are floats, so that the tokens need no model of their own. */
+    /** The baseline where its inputs are the checkpoint's, so that the tokens need no model of their own. */
     let floatModel: FloatModel | null = null;
     const openModel = async (floats: Checkpoint, progress: ProgressMeter): Promise<FloatModel> => openFloat(await createBuilderBeside(choice, { config, contextLength, kvCache: "f32" }), floats, progress, signal);
     const calibration = calibrationRuns && new Calibration(async (progress) => floatModel ?? openModel(checkpoint, progress), calibrationRuns, signal);
@@ -87,7 +87,7 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
     };
     try {
       const baseline = await open(entries[0]!.recipe, loading);
-      floatModel = floatModelOf(baseline, checkpoint);
+      floatModel = observable(baseline, checkpoint);
       return { baseline, open, dispose: () => (baseline.backend.dispose(), disposeChoice(choice)) };
     } catch (error) {
       disposeChoice(choice);
@@ -198,13 +198,6 @@ function namedEntries({ recipes, baseline = "f32" }: CompareOptions): Entry[] {
   add(baseline);
   for (const given of recipes as readonly (PresetName | QuantizationRecipe)[]) add(given);
   return entries;
-}
-
-/** The baseline as a model whose inputs are those of the checkpoint; null where it is too coarse. The comparison disposes of it. */
-function floatModelOf({ backend, report: { recipe, tensors } }: Loaded, checkpoint: Checkpoint): FloatModel | null {
-  if (recipe.linear.type !== "f32" || recipe.overrides || (recipe.activations ?? "float") !== "float") return null;
-  const byName = new Map(checkpoint.tensors.map((tensor) => [tensor.name, tensor]));
-  return { backend, matrices: tensors.map(({ name }) => byName.get(name)!).filter((tensor) => hasObservedInput(tensor, checkpoint)), dispose: () => undefined };
 }
 
 /** As resolveRecipe(), whose errors then name the recipe. */

@@ -4,7 +4,7 @@ import type { Checkpoint, CheckpointTensor, ReadTensor } from "../checkpoint/typ
 import type { BackendBuilder } from "../model/backend.ts";
 import { Pacer } from "../model/cpu/pacer.ts";
 import { quantizationError, type QuantizationError } from "../quantize/error.ts";
-import { quantizeGptq } from "../quantize/gptq.ts";
+import { type GptqOptions, quantizeGptq } from "../quantize/gptq.ts";
 import { type InputStatistics, outliersBeyond, withoutOutliers } from "../quantize/inputStatistics.ts";
 import { dequantizeTensor, quantizeTensor } from "../quantize/nearest.ts";
 import { staticRange } from "../quantize/observers.ts";
@@ -53,10 +53,6 @@ export async function quantizeInto(builder: BackendBuilder, prepared: Prepared, 
   const breathe = async (): Promise<void> => {
     if (pacer.isDue()) await pacer.rest(signal);
   };
-  const gptqNamed = ({ name, shape }: CheckpointTensor, values: Float32Array, format: TensorFormat, gram: Float32Array): Promise<QuantizedTensor> =>
-    quantizeGptq(values, shape, format, gram, { activationOrder: recipe.activationOrder, rest: () => pacer.rest(signal) }).catch((error: unknown) => {
-      throw naming(name, error);
-    });
   let linearWeights = 0;
   let linearBytes = 0;
   let quantizeMs = 0;
@@ -72,7 +68,7 @@ export async function quantizeInto(builder: BackendBuilder, prepared: Prepared, 
       const stored = storedAs(wanted, reading);
       const gram = prepared.withGram && !stored && tensor.kind === "linear" && hasCodes(wanted) ? (await prepared.withGram(tensor.name)).gram : null;
       const startMs = performance.now();
-      const quantized = stored ?? (gram ? await gptqNamed(tensor, reading.values, wanted, gram) : quantizeNamed(tensor, reading.values, wanted));
+      const quantized = stored ?? (gram ? await gptqNamed(tensor, reading.values, wanted, gram, { activationOrder: recipe.activationOrder, rest: () => pacer.rest(signal) }) : quantizeNamed(tensor, reading.values, wanted));
       quantizeMs += performance.now() - startMs;
       const { format, shape, storedBytes } = quantized;
       await breathe();
@@ -103,7 +99,7 @@ function storedAs(format: TensorFormat, { tensor, stored }: ReadTensor): Quantiz
 }
 
 /** Whether a format rounds to codes that GPTQ can choose. */
-function hasCodes({ type }: TensorFormat): boolean {
+export function hasCodes({ type }: TensorFormat): boolean {
   return type !== "f32" && type !== "f16";
 }
 
@@ -111,6 +107,15 @@ function hasCodes({ type }: TensorFormat): boolean {
 export function quantizeNamed({ name, shape }: CheckpointTensor, values: Float32Array, format: TensorFormat): QuantizedTensor {
   try {
     return quantizeTensor(values, shape, format);
+  } catch (error) {
+    throw naming(name, error);
+  }
+}
+
+/** As quantizeGptq(), whose errors then name the tensor. */
+export async function gptqNamed({ name, shape }: CheckpointTensor, values: Float32Array, format: TensorFormat, gram: Float32Array, options: GptqOptions): Promise<QuantizedTensor> {
+  try {
+    return await quantizeGptq(values, shape, format, gram, options);
   } catch (error) {
     throw naming(name, error);
   }
