@@ -25,7 +25,7 @@ export interface QuantizationRecipe {
   rounding?: "nearest" | "gptq";
   /** @default "none" */
   equalization?: "none" | "smoothquant" | "awq";
-  /** LLM.int8(), beside int8 activations: of each token's input of a matrix, values of at least this magnitude stay f32. @default none */
+  /** LLM.int8(), beside int8 activations: of each token's input of a matrix, values of at least this magnitude stay f32; the weights that they meet stay codes. @default none */
   outlierThreshold?: number;
   /** GPTQ: quantize columns in the order of falling Hessian diagonal, groups staying where they are. @default false */
   activationOrder?: boolean;
@@ -168,7 +168,7 @@ export interface TensorInputReport {
   range?: number;
   /** Which observer chose it. */
   observer?: NonNullable<QuantizationRecipe["observer"]>;
-  /** LLM.int8(): share of the calibration's values beyond the outlier threshold. */
+  /** LLM.int8(): share of the calibration's values beyond the outlier threshold; in a comparison without calibration, beside a baseline in f32, of those of the text's first 2,048 tokens. */
   outlierShare?: number;
   /** LLM.int8(): in how many columns they are. */
   outlierColumns?: number;

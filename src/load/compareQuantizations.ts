@@ -25,6 +25,9 @@ const LOAD_SHARE = 0.2;
 const TIMED_PREFILL_TOKENS = 128;
 const TIMED_DECODE_TOKENS = 4;
 
+/** Of the text, what shows the share of LLM.int8()'s outliers where no calibration does. */
+const OUTLIER_TOKENS = 2048;
+
 /** Of loading the first row, what the download takes. */
 const DOWNLOAD_SHARE = 0.5;
 
@@ -71,16 +74,17 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
   const hashed = hashedWhileRead(checkpoint);
 
   const calibrationTokens = options.calibration === undefined ? null : tokensOf("calibration", options.calibration, tokenizer, config.vocabSize);
-  const calibrationRuns = calibrationTokens && calibrationWindows("calibration", calibrationTokens, contextLength);
+  const observed = calibrationWindows(calibrationTokens ? "calibration" : "text", calibrationTokens ?? tokens.slice(0, OUTLIER_TOKENS), contextLength);
 
   const openBench = async (loading: ProgressMeter): Promise<Bench> => {
     const choice = await chooseBackend(options, config);
     /** The baseline where its inputs are the checkpoint's, so that the tokens need no model of their own. */
     let floatModel: FloatModel | null = null;
     const openModel = async (floats: Checkpoint, progress: ProgressMeter): Promise<FloatModel> => openFloat(await createBuilderBeside(choice, { config, contextLength, kvCache: "f32" }), floats, progress, signal);
-    const calibration = calibrationRuns && new Calibration(async (progress) => floatModel ?? openModel(checkpoint, progress), calibrationRuns, signal);
+    const observation = new Calibration(async (progress) => floatModel ?? openModel(checkpoint, progress), observed, signal);
     const open = async (recipe: QuantizationRecipe, progress: ProgressMeter): Promise<Loaded> => {
-      const builder = await createBuilderBeside(choice, { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), ...activationsOf(recipe), notices: calibrationRuns?.notices });
+      const builder = await createBuilderBeside(choice, { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), ...activationsOf(recipe), notices: calibrationTokens ? observed.notices : [] });
+      const calibration = calibrationTokens || floatModel ? observation : null; // of the text itself only where that loads no other model
       const read = hashed.sha256() === null ? hashed.checkpoint : checkpoint;
       const { filled: report, backend } = await build(builder, () => quantizeCalibrated(builder, read, recipe, { calibration, openModel, progress, signal }), signal);
       return { report, backend };

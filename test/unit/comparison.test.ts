@@ -2,7 +2,7 @@ import { afterEach, describe, expect, test, vi } from "vitest";
 import { version } from "../../package.json";
 import { comparisonCsv, type CompareOptions, type Comparison, type ComparisonRow, compareQuantizations, decodeComparison, encodeComparison, EngineError, mergeComparisons } from "../../src/index.ts";
 import { presets, resolveRecipe } from "../../src/quantize/recipes.ts";
-import { seededCheckpoint } from "../fixtures/seededCheckpoint.ts";
+import { outlierCheckpoint, seededCheckpoint } from "../fixtures/seededCheckpoint.ts";
 import { referenceMeasures, referenceSamples } from "../reference/comparison.ts";
 import { dequantizedWeights, referenceCheckpoint } from "../reference/weights.ts";
 import { tolerances } from "../tolerances.ts";
@@ -68,6 +68,17 @@ describe("compareQuantizations", () => {
     const { rows, scoredBytes } = await compare({ text: "One day a fox found a bell.", recipes: [] }, full);
     expect(scoredBytes).toBe("One day a fox found a bell.".length - "One".length); // the first token is never scored
     expect(rows[0]!.bitsPerByte).toBeCloseTo((Math.log2(rows[0]!.perplexity) * 7) / scoredBytes!, 9);
+  });
+
+  test("reports LLM.int8()'s outliers from the text where no calibration is given", async () => {
+    const outliers = seededCheckpoint(outlierCheckpoint);
+    const inputOf = ({ rows }: Comparison) => rows[1]!.tensors.find(({ name }) => name === "h.1.mlp.c_fc.weight")!.input;
+    const given = await compare({ recipes: ["llm-int8"], calibration: text }, outliers);
+    const without = await compare({ recipes: ["llm-int8"] }, outliers);
+    expect(inputOf(without)).toEqual({ outlierColumns: 2, outlierShare: expect.closeTo(2 / 64, 2) as number });
+    expect(inputOf(without)).toEqual(inputOf(given));
+    expect([without.calibration, without.rows[1]!.klDivergence]).toEqual([null, given.rows[1]!.klDivergence]);
+    expect(inputOf(await compare({ recipes: ["llm-int8"], baseline: "int8" }, outliers))).toBeUndefined(); // no floats at hand
   });
 
   test("says what was measured: the model, the text, the engine", async () => {
