@@ -70,6 +70,7 @@ function leanShaders(): Plugin {
 
 /** Scripts that run in workers: their file in the package, without .js, and their source. */
 const workers: Readonly<Record<string, string>> = {
+  worker: "src/worker/engineWorker.ts",
 };
 
 /**
@@ -105,6 +106,9 @@ const page: UserConfig = {
   build: { outDir: resolve(root, "dist-page"), emptyOutDir: true, target: "es2022", sourcemap: true, chunkSizeWarningLimit: 1500 /* kB; GPT-2's vocabulary is most of it */ },
 };
 
+/** What entries share: a module that is in it, and the name of the file. */
+const chunks: Readonly<Record<string, string>> = { "src/load/loadModel.ts": "engine.js", "src/worker/client.ts": "calls.js", "src/safetensors/parse.ts": "parser.js" };
+
 /** The package: the library without its dependency, its workers, and the command line. */
 const library: UserConfig = {
   root,
@@ -121,8 +125,8 @@ const library: UserConfig = {
     },
     rolldownOptions: {
       external: [/^node:/, /^gpt-tokenizer/, "webgpu"],
-      // What index.js and cli.js share; safetensors.js stays apart, so that it can be used without the engine.
-      output: { chunkFileNames: ({ name }) => ({ src: "engine.js", safetensors: "parser.js" })[name] ?? "[name].js" },
+      // safetensors.js stays apart, so that it can be used without the engine.
+      output: { chunkFileNames: ({ name, moduleIds }) => Object.entries(chunks).find(([module]) => moduleIds.includes(resolve(root, module)))?.[1] ?? `${name}.js` },
     },
   },
 };
