@@ -1,5 +1,5 @@
 import { EngineError, show } from "../errors.ts";
-import { checkWatching } from "../generate/options.ts";
+import { checkedTokens, checkWatching } from "../generate/options.ts";
 import { LoadedModel, type ModelParts } from "../load/model.ts";
 import { checkLoadOptions } from "../load/options.ts";
 import type { ModelBackend } from "../model/backend.ts";
@@ -93,7 +93,8 @@ class WorkerModel extends LoadedModel {
 
   override async perplexity(text: string | readonly number[], { signal, onProgress, ...options }: PerplexityOptions = {}): Promise<PerplexityReport> {
     checkWatching({ signal, onProgress });
-    return this.inTurn(signal, () => this.#connection.call({ name: "perplexity", text, options }, { signal, onProgress }));
+    const given = Array.isArray(text) ? checkedTokens("text", text, this.config.vocabSize) : text; // a copy: the caller may change the array while the call waits
+    return this.inTurn(signal, () => this.#connection.call({ name: "perplexity", text: given, options }, { signal, onProgress }));
   }
 }
 
