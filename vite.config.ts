@@ -109,7 +109,7 @@ const page: UserConfig = {
 /** What entries share: a module that is in it, and the name of the file. */
 const chunks: Readonly<Record<string, string>> = { "src/load/loadModel.ts": "engine.js", "src/worker/client.ts": "calls.js", "src/safetensors/parse.ts": "parser.js" };
 
-/** The package: the library without its dependency, its workers, and the command line. */
+/** The package: the library, its workers, and the command line. */
 const library: UserConfig = {
   root,
   plugins: [assemblyScript(), leanShaders(), packageWorkers()],
@@ -124,9 +124,14 @@ const library: UserConfig = {
       formats: ["es"],
     },
     rolldownOptions: {
-      external: [/^node:/, /^gpt-tokenizer/, "webgpu"],
+      external: [/^node:/, "webgpu"],
       // safetensors.js stays apart, so that it can be used without the engine.
-      output: { chunkFileNames: ({ name, moduleIds }) => Object.entries(chunks).find(([module]) => moduleIds.includes(resolve(root, module)))?.[1] ?? `${name}.js` },
+      output: {
+        chunkFileNames: ({ name, moduleIds }) => Object.entries(chunks).find(([module]) => moduleIds.includes(resolve(root, module)))?.[1] ?? `${name}.js`,
+        // GPT-2's vocabulary comes along: a worker resolves no bare name without a bundler, since import maps do not reach it.
+        codeSplitting: { groups: [{ name: "vocabulary", test: /gpt-tokenizer/ }] },
+        banner: ({ name }) => (name === "vocabulary" ? "/*! From gpt-tokenizer (MIT License): https://github.com/niieani/gpt-tokenizer */" : ""),
+      },
     },
   },
 };
