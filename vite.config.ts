@@ -30,6 +30,9 @@ function modelFiles(): Plugin {
   };
 }
 
+/** Source to module: the page and each of its workers are bundled by themselves. */
+const compiled = new Map<string, string>();
+
 /** Compiles AssemblyScript where it is imported: a file.as is a module whose default export is the WebAssembly in base64. */
 function assemblyScript(): Plugin {
   return {
@@ -39,6 +42,8 @@ function assemblyScript(): Plugin {
       if (!path.endsWith(".as")) return null;
       this.addWatchFile(path);
       const source = readFileSync(path, "utf8");
+      const known = compiled.get(source);
+      if (known !== undefined) return known;
       let binary: Uint8Array = new Uint8Array();
       let messages = "";
       const stderr = { write: (text: string | Uint8Array) => void (messages += text.toString()) };
@@ -49,7 +54,9 @@ function assemblyScript(): Plugin {
         stderr,
       });
       if (error) throw new Error(`${path}: ${error.message}\n${messages}`);
-      return `export default "${Buffer.from(binary).toString("base64")}";`;
+      const code = `export default "${Buffer.from(binary).toString("base64")}";`;
+      compiled.set(source, code);
+      return code;
     },
   };
 }

@@ -343,7 +343,7 @@ export interface Model {
 
 // ---------------------------------------------------------------- behind a worker
 
-export interface WorkerOptions {
+export interface WorkerStartOptions {
   /**
    * The worker to work in: the address of its script (a copy of the package's `worker.js`, where a bundler or a policy does not let the package find its own),
    * or a module worker that imports `nibble-webgpu/worker`, or a function that starts one. It belongs to this one call, which terminates it in the end.
@@ -357,13 +357,13 @@ export interface WorkerOptions {
 /** Those that cannot be sent to a worker; there it has a `fetch` and a `navigator.gpu` of its own. */
 type PageOnly = "fetch" | "gpu" | "device" | "cache";
 
-export interface WorkerLoadOptions extends Omit<LoadOptions, PageOnly>, WorkerOptions {
+export interface WorkerLoadOptions extends Omit<LoadOptions, PageOnly>, WorkerStartOptions {
   cache?: "opfs" | "none";
 }
-export interface WorkerCompareOptions extends Omit<CompareOptions, PageOnly>, WorkerOptions {
+export interface WorkerCompareOptions extends Omit<CompareOptions, PageOnly>, WorkerStartOptions {
   cache?: "opfs" | "none";
 }
-export interface WorkerFitOptions extends Omit<FitOptions, PageOnly>, WorkerOptions {
+export interface WorkerFitOptions extends Omit<FitOptions, PageOnly>, WorkerStartOptions {
   cache?: "opfs" | "none";
 }
 

@@ -20,7 +20,7 @@ import type {
   WorkerCompareOptions,
   WorkerFitOptions,
   WorkerLoadOptions,
-  WorkerOptions,
+  WorkerStartOptions,
 } from "../types.ts";
 import { Connection, type WorkerPort } from "./connection.ts";
 import type { SentModel, SentSource } from "./protocol.ts";
@@ -183,7 +183,7 @@ function sendSource(given: ModelSource, moves: boolean): { source: SentSource; t
   return { source: Object.fromEntries(contents), transfer: [...transfer] };
 }
 
-function startWorker(given: WorkerOptions["worker"]): WorkerPort {
+function startWorker(given: WorkerStartOptions["worker"]): WorkerPort {
   const worker = typeof given === "function" ? given() : given;
   if (typeof worker !== "object" || worker instanceof URL) return launch(worker);
   if (!isWorkerPort(worker)) throw new TypeError("worker is an object; expected a Worker, the URL of its script, or a function that starts one.");
