@@ -28,7 +28,7 @@ export const builds = {
   esbuild: (project, out) => esbuild.build({ absWorkingDir: project, entryPoints: entries(project), outdir: out, bundle: true, splitting: false, format: "esm", minify: true, logLevel: "error", target: "es2022" }),
 
   rollup: async (project, out) => {
-    const bundle = await rollup({ input: entries(project), plugins: [nodeResolve()], onwarn: () => undefined });
+    const bundle = await rollup({ input: entries(project), plugins: [nodeResolve({ rootDir: project })], onwarn: () => undefined });
     await bundle.write({ dir: out, format: "es", entryFileNames: "[name].js" });
     await bundle.close();
   },

@@ -1,7 +1,7 @@
-import { EngineError, loadModel } from "nibble-webgpu";
+import { EngineError, loadModelInWorker } from "nibble-webgpu";
 
 try {
-  const model = await loadModel(new URL("/model/", location.href), { backend: "cpu", cache: "none" });
+  const model = await loadModelInWorker(new URL("/model/", location.href), { backend: "cpu", cache: "none" });
   const { text } = await model.complete("Once upon a time", { maxTokens: 12, temperature: 0 });
   model.dispose();
   const error = await model.complete("").catch((reason) => reason);
