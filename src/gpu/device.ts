@@ -13,6 +13,28 @@ export interface GpuOptions {
   largestTensorBytes: number;
 }
 
+/** What makes buffers: a Gpu, or CountedBuffers in its place. */
+export interface BufferMaker {
+  createBuffer(label: string, sizeBytes: number, usage: GPUBufferUsageFlags, purpose: MemoryPurpose): GPUBuffer;
+}
+
+/** Bytes of a buffer that is asked for with so many. */
+function bufferBytes(sizeBytes: number): number {
+  return Math.max(16, Math.ceil(sizeBytes / 16) * 16);
+}
+
+/** Takes the place of a Gpu where buffers are only to be counted. */
+export class CountedBuffers implements BufferMaker {
+  /** In the order in which they were asked for. */
+  readonly buffers: { label: string; size: number; purpose: MemoryPurpose; isMapped: boolean }[] = [];
+
+  createBuffer(label: string, sizeBytes: number, usage: GPUBufferUsageFlags, purpose: MemoryPurpose): GPUBuffer {
+    const buffer = { label, size: bufferBytes(sizeBytes), purpose, isMapped: (usage & BufferUsage.mapRead) > 0 };
+    this.buffers.push(buffer);
+    return buffer as unknown as GPUBuffer;
+  }
+}
+
 /** Small pieces let the driver copy while we convert the next; large ones would double the peak. */
 const UPLOAD_SLICE_BYTES = 4 * 2 ** 20;
 /** Bytes on their way to or from the device before we wait for it, so that staging memory stays bounded. */
@@ -45,7 +67,7 @@ export function isFallbackAdapter(info: GPUAdapterInfo, adapter?: GPUAdapter): b
  * One device with its ledger: every buffer of the engine is created and destroyed here, so live bytes are exact.
  * Errors that WebGPU reports later (out of memory, validation, a lost device) surface in settle() as EngineError.
  */
-export class Gpu {
+export class Gpu implements BufferMaker {
   /** Resolves when the device is lost and was not disposed by us. */
   readonly lost: Promise<EngineError>;
   /** Counted for tests: a generation creates no buffer and no pipeline. */
@@ -135,7 +157,7 @@ export class Gpu {
 
   /** A zeroed buffer of at least 16 bytes, entered in the ledger. Out of memory surfaces in the next settle(). */
   createBuffer(label: string, sizeBytes: number, usage: GPUBufferUsageFlags, purpose: MemoryPurpose): GPUBuffer {
-    const size = Math.max(16, Math.ceil(sizeBytes / 16) * 16);
+    const size = bufferBytes(sizeBytes);
     const { maxBufferSize } = this.device.limits;
     if (size > maxBufferSize) throw new EngineError("outOfMemory", `Buffer "${label}" needs ${size} bytes; this device allows ${maxBufferSize} (maxBufferSize).`, { label, size, maxBufferSize });
     this.device.pushErrorScope("out-of-memory");
