@@ -79,6 +79,8 @@ export class Gpu implements BufferMaker {
   private readonly pending: Promise<void>[] = [];
   private readonly limits: Record<string, number>;
   private failure: EngineError | null = null;
+  /** A buffer that there was no room for, until somebody is told. */
+  private shortage: EngineError | null = null;
   private peak = 0;
   private disposed = false;
 
@@ -166,7 +168,7 @@ export class Gpu implements BufferMaker {
     this.pending.push(
       scope.then(
         (error) => {
-          if (error) this.failure ??= new EngineError("outOfMemory", `The GPU has no room for buffer "${label}" of ${size} bytes: ${error.message}`, { label, size });
+          if (error) this.shortage ??= new EngineError("outOfMemory", `The GPU has no room for buffer "${label}" of ${size} bytes: ${error.message}`, { label, size });
         },
         () => undefined, // the device is lost; settle() says so
       ),
@@ -217,9 +219,13 @@ export class Gpu implements BufferMaker {
       await this.settle();
       throw new EngineError("deviceLost", `Reading back "${staging.label}" failed: ${(cause as Error).message}`, { label: staging.label }, { cause });
     }
-    const copy = staging.getMappedRange(0, Math.ceil(sizeBytes / 4) * 4).slice(0, sizeBytes);
-    staging.unmap();
-    this.throwFailure();
+    let copy: ArrayBuffer;
+    try {
+      copy = staging.getMappedRange(0, Math.ceil(sizeBytes / 4) * 4).slice(0, sizeBytes);
+    } finally {
+      staging.unmap();
+    }
+    await this.settle();
     return copy;
   }
 
@@ -266,8 +272,23 @@ export class Gpu implements BufferMaker {
     this.throwFailure();
   }
 
+  /** A lost or failed device fails every call; a buffer without room only the one that hears of it first. */
   throwFailure(): void {
+    const { shortage } = this;
+    this.shortage = null;
+    if (shortage) throw shortage;
     if (this.failure) throw this.failure;
+  }
+
+  /** Does work that makes buffers to stay, and destroys them when it fails. */
+  async keeping<T>(work: () => Promise<T>): Promise<T> {
+    const earlier = new Set(this.ledger.keys());
+    try {
+      return await work();
+    } catch (error) {
+      for (const buffer of this.ledger.keys()) if (!earlier.has(buffer)) this.destroyBuffer(buffer);
+      throw error;
+    }
   }
 
   /** Destroys every buffer of the ledger, and the device if it is ours. Idempotent. */

@@ -158,8 +158,8 @@ class GpuBackend implements Backend {
   private lastLogits!: Op;
   /** Final layer norm of a chunk into the window's hidden states. */
   private keepHidden!: Op;
-  private readonly scoring = new Lazy(() => this.buildScoring());
-  private readonly comparing = new Lazy(() => this.buildComparing());
+  private readonly scoring = new Lazy(() => this.gpu.keeping(() => this.buildScoring()));
+  private readonly comparing = new Lazy(() => this.gpu.keeping(() => this.buildComparing()));
   private splits = 1;
   private window: number[] = [];
   private divergence: { baseline: GpuBackend; op: Op } | null = null;
@@ -196,13 +196,18 @@ class GpuBackend implements Backend {
     const fused = fitsPrologue(C, options);
     const { step, tokens, logits: logitsRow, hidden, none, x, x2, normed, mixed, qkv, inner, xCodes, partials, layers, finalAux } = this.buffers;
 
+    const wte = this.matrix("wte");
+    const head = this.head();
+    const loopBuffers = fused && wte.parts.length === 1 ? createLoopBuffers(this.gpu, config.vocabSize, options.contextLength, candidateBytes(compiler, head)) : null;
+    await this.gpu.settle(); // before they are bound
+
     const decode: Promise<Op>[] = [];
     const prefill: Promise<Op>[] = [];
     const gemm = (matrix: GpuMatrix, buffers: Omit<LinearBuffers, "run" | "xCodes">): void => {
       this.inputs.set(`${matrix.label}.weight`, { matrix, x: buffers.x, op: prefill.length });
       prefill.push(bindGemm(compiler, matrix.label, matrix, { run: step, xCodes, ...buffers }));
     };
-    const embedding = bindEmbedding(compiler, this.matrix("wte"), { run: step, tokens, wpe: this.wpe, x });
+    const embedding = bindEmbedding(compiler, wte, { run: step, tokens, wpe: this.wpe, x });
 
     for (let i = 0; i < L; i++) {
       const h = `h.${i}`;
@@ -234,13 +239,10 @@ class GpuBackend implements Backend {
       gemm(mlpProj, { x: inner, aux: mlpProjAux, residual: x2, y: x });
     }
 
-    const head = this.head();
     this.writeAux(finalAux, "ln_f", null);
     const lastNorm = bindLayerNorm(compiler, "ln_f.last", { run: step, shape: head.parts[0]!.shape, x, aux: finalAux, y: normed }, { keepPosition: false });
     this.inputs.set(headName(config), { matrix: head, x: normed, op: prefill.length + 1 });
     const keepHidden = bindLayerNorm(compiler, "ln_f", { run: step, shape: head.parts[0]!.shape, x, aux: finalAux, y: hidden }, { keepPosition: true });
-    const wte = this.matrix("wte");
-    const loopBuffers = fused && wte.parts.length === 1 ? createLoopBuffers(this.gpu, config.vocabSize, options.contextLength, candidateBytes(compiler, head)) : null;
     const candidates = loopBuffers?.candidates ? { ...loopBuffers, candidates: loopBuffers.candidates } : undefined;
     const logits = fused
       ? bindGemv(compiler, "head", head, "layer_norm", { run: step, x, aux: finalAux, residual: none, y: logitsRow }, candidates)
