@@ -4,6 +4,7 @@ import { measuresOf, sampleRow } from "../evaluate/comparison.ts";
 import { planWindows, type WindowPlan } from "../evaluate/protocols.ts";
 import { tokensOf } from "../generate/options.ts";
 import type { Backend, BackendBuilder, BackendOptions } from "../model/backend.ts";
+import { packFor } from "../quantize/layout.ts";
 import { formatOf, presets } from "../quantize/recipes.ts";
 import { createTokenizer } from "../tokenizer/index.ts";
 import type { FitOptions, FitProgress, QuantizationRecipe } from "../types.ts";
@@ -94,7 +95,7 @@ export class FitBench {
     const { checkpoint, signal } = this.parts;
     return this.measure("recipes", recipe.name!, async (builder) => {
       for await (const { tensor, values } of checkpoint.read({ signal })) {
-        if (isMatrix(tensor)) await builder.add(tensor, quantizeNamed(tensor, values, formatOf(recipe, tensor.name, tensor.kind)));
+        if (isMatrix(tensor)) await builder.add(tensor, packFor(builder.layout, quantizeNamed(tensor, values, formatOf(recipe, tensor.name, tensor.kind))));
       }
     });
   }

@@ -3,6 +3,7 @@ import { show } from "../errors.ts";
 import type { Checkpoint, CheckpointTensor } from "../checkpoint/types.ts";
 import { Pacer } from "../model/cpu/pacer.ts";
 import { describeFormat, isRecord, storedBytes, validateTensorFormat } from "../quantize/formats.ts";
+import { packFor } from "../quantize/layout.ts";
 import { dequantizeTensor } from "../quantize/nearest.ts";
 import { openSource } from "../source/openSource.ts";
 import type { BudgetFit, FitOptions, ModelSource, TensorFormat, TensorSensitivity } from "../types.ts";
@@ -103,6 +104,6 @@ async function measureOne(tensor: CheckpointTensor, values: Float32Array, format
   const quantized = quantizeNamed(tensor, values, format);
   const restored = dequantizeTensor(quantized);
   const isExact = restored.every((value, i) => value === values[i]); // f32, and f16 where the checkpoint is
-  const klDivergence = isExact ? 0 : await bench.measure("sensitivity", tensor.name, (builder) => builder.add(tensor, quantized));
+  const klDivergence = isExact ? 0 : await bench.measure("sensitivity", tensor.name, (builder) => builder.add(tensor, packFor(builder.layout, quantized)));
   return { bytes: quantized.storedBytes, klDivergence };
 }

@@ -6,6 +6,7 @@ import { Pacer } from "../model/cpu/pacer.ts";
 import { quantizationError, type QuantizationError } from "../quantize/error.ts";
 import { quantizeGptq } from "../quantize/gptq.ts";
 import { type InputStatistics, outliersBeyond, withoutOutliers } from "../quantize/inputStatistics.ts";
+import { packFor } from "../quantize/layout.ts";
 import { dequantizeTensor, quantizeTensor } from "../quantize/nearest.ts";
 import { staticRange } from "../quantize/observers.ts";
 import { CODE_BITS } from "../quantize/formats.ts";
@@ -81,7 +82,7 @@ export async function quantizeInto(builder: BackendBuilder, prepared: Prepared, 
       const input = inputReport(recipe, format, tensor.name, prepared);
       tensors.push({ name: tensor.name, shape, format, bytes: storedBytes, ...(restored ? quantizationError(reading.values, restored) : NO_ERROR), ...(input && { input }) });
       await breathe();
-      await builder.add(tensor, quantized, input);
+      await builder.add(tensor, packFor(builder.layout, quantized), input);
       const codeBytes = Math.ceil((quantized.codes.length * CODE_BITS[format.type]) / 8);
       bytes[tensor.kind === "linear" ? "weights" : "embedding"] += codeBytes;
       bytes.scales += storedBytes - codeBytes;

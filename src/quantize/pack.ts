@@ -39,6 +39,7 @@ export interface PackedPart {
 
 /** A matrix in the one GPU layout, for every kernel alike. */
 export interface PackedMatrix {
+  layout: "tiles";
   format: TensorFormat;
   encoding: Encoding;
   rows: number;
@@ -95,7 +96,7 @@ export function packTensor(tensor: QuantizedTensor, maxPartBytes: number): Packe
     const part = { rowOffset, rows: Math.min(partRows, rows - rowOffset) };
     parts.push({ ...part, codes: packCodes(tensor, encoding.code, part, chunksPerRow), ...packScales(tensor, encoding, part, groupsPerRow) });
   }
-  return { format: tensor.format, encoding, rows, columns, paddedColumns, groupsPerRow, chunksPerGroup, parts };
+  return { layout: "tiles", format: tensor.format, encoding, rows, columns, paddedColumns, groupsPerRow, chunksPerGroup, parts };
 }
 
 /** Values per group along a row, or null where one scale serves the whole row (or tensor, or none is needed). */

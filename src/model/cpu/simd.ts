@@ -1,5 +1,6 @@
 import { storedBytes } from "../../quantize/formats.ts";
-import type { Activation, QuantizedTensor } from "../../types.ts";
+import type { PackedRows } from "../../quantize/packRows.ts";
+import type { Activation } from "../../types.ts";
 import { type ArrayType, type CpuKernels, type CpuMatrix, type InputCoding, LANES, type Rows } from "./kernels.ts";
 import { createPlainMatrix } from "./matrix.ts";
 import { activate, layerNorm } from "./ops.ts";
@@ -48,13 +49,12 @@ class SimdKernels implements CpuKernels {
   }
 
   /** What the memory cannot hold, or has zero points beyond int8, stays with the plain loops. */
-  createMatrix(tensor: QuantizedTensor, coding: InputCoding | null): CpuMatrix {
+  createMatrix(packed: PackedRows, coding: InputCoding | null): CpuMatrix {
     const { loops, memory, constants } = this;
-    const { format, shape, zeroPoints, doubleQuantization } = tensor;
-    const hasWideZeroPoints = zeroPoints && !zeroPoints.every((zeroPoint) => zeroPoint >= -128 && zeroPoint <= 127);
+    const { format, shape, zeroPoints, doubleQuantization } = packed;
     const bytes = storedBytes(format, shape) + shape[0] * 64 + (doubleQuantization?.map?.byteLength ?? 0) + 8 * ARRAY_OVERHEAD_BYTES; // 4-bit rows of odd length are half a byte longer; restored scales
-    if (hasWideZeroPoints || !memory.reserve(bytes, MATRICES_LIMIT_BYTES)) return createPlainMatrix(tensor, coding);
-    return createSimdMatrix(tensor, coding, loops, memory, constants);
+    if (zeroPoints instanceof Int32Array || !memory.reserve(bytes, MATRICES_LIMIT_BYTES)) return createPlainMatrix(packed, coding);
+    return createSimdMatrix(packed, coding, loops, memory, constants);
   }
 
   multiplyRows(x: Rows, w: Rows, K: number, y: Rows): void {
