@@ -70,6 +70,7 @@ function leanShaders(): Plugin {
 
 /** Scripts that run in workers: their file in the package, without .js, and their source. */
 const workers: Readonly<Record<string, string>> = {
+  quantizer: "src/quantize/quantizerWorker.ts",
 };
 
 /**
