@@ -78,6 +78,7 @@ function leanShaders(): Plugin {
 /** Scripts that run in workers: their file in the package, without .js, and their source. */
 const workers: Readonly<Record<string, string>> = {
   worker: "src/worker/engineWorker.ts",
+  quantizer: "src/quantize/quantizerWorker.ts",
 };
 
 /**

@@ -1,4 +1,4 @@
-import type { Dtype } from "../safetensors/index.ts";
+import type { Dtype, SafetensorsEntry } from "../safetensors/index.ts";
 import type { Gpt2Config, QuantizedTensor } from "../types.ts";
 
 /** One tensor of the model as the engine sees it. */
@@ -17,12 +17,29 @@ export interface ReadOptions {
   onBytes?: (progress: { file: string; loadedBytes: number; totalBytes: number | null }) => void;
 }
 
+export interface ReadBlocksOptions extends ReadOptions {
+  /** Buffers that nobody wants any more, which matrices are read into; the receiver of a block gives its buffer back here, or does not. */
+  spare?: ArrayBuffer[];
+}
+
 export interface ReadTensor {
   readonly tensor: CheckpointTensor;
   /** f32 [rows, columns], row-major, owned by the caller. Of a stored matrix restored when it is first asked for. */
   readonly values: Float32Array<ArrayBuffer>;
   /** The matrix as the file has it, where that is quantized. */
   readonly stored?: QuantizedTensor;
+}
+
+/** Consecutive rows of a tensor as the file has them; see decodeBlock(). Embeddings come in several blocks, any other tensor in one. */
+export interface RawBlock {
+  readonly tensor: CheckpointTensor;
+  /** Of the file. */
+  readonly entry: Pick<SafetensorsEntry, "name" | "dtype" | "shape">;
+  readonly firstRow: number;
+  /** No rows follow. */
+  readonly isLast: boolean;
+  /** Owned by the receiver. */
+  readonly bytes: Uint8Array<ArrayBuffer>;
 }
 
 /** One tensor of a safetensors file. */
@@ -66,4 +83,6 @@ export interface Checkpoint {
    * Every tensor of `tensors` comes exactly once, or the pass throws `checkpoint`; `integrity` where the file brings hashes and one differs.
    */
   read(options?: ReadOptions): AsyncGenerator<ReadTensor>;
+  /** The same pass for those who decode bytes elsewhere, or want less than a tensor in memory; whole tensors where the file's bytes are not its weights. */
+  readBlocks(options?: ReadBlocksOptions): AsyncGenerator<RawBlock | ReadTensor>;
 }

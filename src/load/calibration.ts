@@ -3,6 +3,7 @@ import type { Checkpoint, CheckpointTensor } from "../checkpoint/types.ts";
 import type { Backend, BackendBuilder } from "../model/backend.ts";
 import { Pacer } from "../model/cpu/pacer.ts";
 import type { InputStatistics } from "../quantize/inputStatistics.ts";
+import { packFor } from "../quantize/layout.ts";
 import { quantizeTensor } from "../quantize/nearest.ts";
 import type { QuantizationReport } from "../types.ts";
 import { build } from "./openBackend.ts";
@@ -49,7 +50,7 @@ export async function openFloat(builder: BackendBuilder, checkpoint: Checkpoint,
   const fill = async (): Promise<void> => {
     const read = checkpoint.read({ signal, onBytes: ({ file, loadedBytes, totalBytes }) => progress.downloaded(file, loadedBytes, totalBytes, READ_SHARE) });
     for await (const { tensor, values } of read) {
-      await builder.add(tensor, isMatrix(tensor) ? quantizeTensor(values, tensor.shape, { type: tensor.kind === "linear" ? "f32" : "f16" }) : values);
+      await builder.add(tensor, isMatrix(tensor) ? packFor(builder.layout, quantizeTensor(values, tensor.shape, { type: tensor.kind === "linear" ? "f32" : "f16" })) : values);
       if (hasObservedInput(tensor, checkpoint)) matrices.push(tensor);
       if (pacer.isDue()) await pacer.rest(signal);
     }

@@ -6,6 +6,8 @@ import { tokensOf } from "../generate/options.ts";
 import type { Backend, BackendBuilder, BackendOptions } from "../model/backend.ts";
 import { Pacer } from "../model/cpu/pacer.ts";
 import { describeFormat } from "../quantize/formats.ts";
+import { packFor } from "../quantize/layout.ts";
+import { gptqNamed, quantizeNamed } from "../quantize/matrixQuantizer.ts";
 import { formatOf, presets } from "../quantize/recipes.ts";
 import { createTokenizer } from "../tokenizer/index.ts";
 import type { FitOptions, FitProgress, QuantizationRecipe, QuantizedTensor, TensorFormat } from "../types.ts";
@@ -14,7 +16,7 @@ import { type BackendChoice, build, chooseBackend, createBuilderBeside, disposeC
 import { resolveContextLength } from "./options.ts";
 import { ProgressMeter } from "./progress.ts";
 import { LossCounter } from "./recovery.ts";
-import { hasCodes, quantizeInto, quantizeNamed, gptqNamed, unprepared } from "./quantizeInto.ts";
+import { hasCodes, quantizeInto, unprepared } from "./quantizeInto.ts";
 
 const DEFAULT_MAX_TOKENS = 512;
 const DEFAULT_WINDOW_TOKENS = 256;
@@ -69,7 +71,7 @@ export class FitBench {
       const backendOptions = { config, contextLength, kvCache };
       try {
         const loading = new ProgressMeter(({ fraction }) => progress.loading(0.5 + fraction / 2));
-        const { backend: base, filled: report } = await build(await createBuilderBeside(choice, backendOptions), (builder) => quantizeInto(builder, unprepared(checkpoint), presets.f32, loading, signal), signal);
+        const { backend: base, filled: report } = await build(await createBuilderBeside(choice, backendOptions), (builder) => quantizeInto(builder, unprepared(checkpoint), presets.f32, { progress: loading, quantizer: options.quantizer, signal }), signal);
         const model = observable({ backend: base, report }, checkpoint)!;
         return { choice, backendOptions: { ...backendOptions, base }, calibration: runs && new Calibration(() => Promise.resolve(model), runs, signal) };
       } catch (error) {
@@ -93,7 +95,7 @@ export class FitBench {
 
   /** Mean KL divergence of a model that differs from the f32 one in one matrix, nats per token. */
   measureTensor(tensor: CheckpointTensor, quantized: QuantizedTensor): Promise<number> {
-    return this.measure("sensitivity", tensor.name, (builder) => builder.add(tensor, quantized));
+    return this.measure("sensitivity", tensor.name, (builder) => builder.add(tensor, packFor(builder.layout, quantized)));
   }
 
   /** Mean KL divergence, nats per token. */
@@ -101,7 +103,7 @@ export class FitBench {
     const { checkpoint, signal } = this.parts;
     return this.measure("recipes", recipe.name!, async (builder, floats) => {
       for await (const { tensor, values } of checkpoint.read({ signal })) {
-        if (isMatrix(tensor)) await builder.add(tensor, await this.quantizeWith(floats, tensor, values, formatOf(recipe, tensor.name, tensor.kind)));
+        if (isMatrix(tensor)) await builder.add(tensor, packFor(builder.layout, await this.quantizeWith(floats, tensor, values, formatOf(recipe, tensor.name, tensor.kind))));
       }
     });
   }

@@ -55,7 +55,7 @@ function loadParts(source: CheckpointSource, options: CheckedLoad): Promise<Mode
 }
 
 async function loadFrom(source: CheckpointSource, options: CheckedLoad): Promise<ModelParts & { backend: Backend }> {
-  const { signal, integrity, progress, recipe: given } = options;
+  const { signal, integrity, progress, quantizer, recipe: given } = options;
   const mayCalibrate = options.calibration !== undefined && (!given || usesCalibration(given));
   const checkpoint = await openVerified(source, { signal, integrity, download: mayCalibrate ? downloadFirst(progress) : undefined });
   const { config } = checkpoint;
@@ -76,7 +76,7 @@ async function loadFrom(source: CheckpointSource, options: CheckedLoad): Promise
   const calibration = windows && new Calibration((meter) => openModel(checkpoint, meter), windows, signal);
   try {
     signal?.throwIfAborted();
-    const quantization = await quantizeCalibrated(builder, checkpoint, recipe, { calibration, storedRanges: ranges, openModel, progress, signal });
+    const quantization = await quantizeCalibrated(builder, checkpoint, recipe, { calibration, storedRanges: ranges, openModel, progress, quantizer, signal });
     progress.compiling(0, 1);
     const backend = await builder.finish(signal);
     progress.compiling(1, 1);

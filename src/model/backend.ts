@@ -2,6 +2,7 @@ import type { CheckpointTensor } from "../checkpoint/types.ts";
 import type { EngineError } from "../errors.ts";
 import type { SamplingOptions } from "../kernels/sampling.ts";
 import type { InputStatistics } from "../quantize/inputStatistics.ts";
+import type { PackedWeights, WeightLayout } from "../quantize/layout.ts";
 import type { AdapterSummary, Gpt2Config, MemoryReport, QuantizedTensor } from "../types.ts";
 
 /** Per scored row of a comparison; all arrays have one element per row. */
@@ -89,8 +90,13 @@ export interface MatrixInput {
 
 /** Takes the tensors one by one while they stream in, then becomes a Backend. */
 export interface BackendBuilder {
-  /** Matrices (linear, embedding) come quantized; position and vector tensors come as f32. The builder copies what it keeps. For a tied wte, `input` is the head's. */
-  add(tensor: CheckpointTensor, values: QuantizedTensor | Float32Array, input?: MatrixInput): Promise<void>;
+  /** What packFor() needs to know. */
+  readonly layout: WeightLayout;
+  /**
+   * Matrices (linear, embedding) come packed for `layout`; position and vector tensors come as f32. The builder copies what it keeps. For a tied wte,
+   * `input` is the head's.
+   */
+  add(tensor: CheckpointTensor, values: PackedWeights | Float32Array, input?: MatrixInput): Promise<void>;
   /** Called when every tensor was added; with a base, those that are to differ from it. */
   finish(signal?: AbortSignal): Promise<Backend>;
   /** Frees everything after a failure; idempotent. */

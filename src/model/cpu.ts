@@ -2,6 +2,8 @@ import { headName } from "../checkpoint/gpt2Weights.ts";
 import type { CheckpointTensor } from "../checkpoint/types.ts";
 import { EngineError, throwIfAborted } from "../errors.ts";
 import type { InputStatistics } from "../quantize/inputStatistics.ts";
+import type { PackedWeights } from "../quantize/layout.ts";
+import type { PackedRows } from "../quantize/packRows.ts";
 import type { AdapterSummary, Gpt2Config, MemoryReport, QuantizedTensor } from "../types.ts";
 import { type Backend, type BackendBuilder, type BackendOptions, type MatrixInput, type ObserveOptions, requireLender, type RowComparison } from "./backend.ts";
 import { allocating } from "./cpu/allocating.ts";
@@ -30,6 +32,7 @@ export function createCpuBuilder(options: CpuBackendOptions): BackendBuilder {
 }
 
 class CpuBuilder implements BackendBuilder {
+  readonly layout = { layout: "rows" } as const;
   private readonly options: BackendOptions;
   private readonly kernels: CpuKernels;
   private readonly weights: CpuWeightsCollector;
@@ -40,8 +43,8 @@ class CpuBuilder implements BackendBuilder {
     this.weights = new CpuWeightsCollector(this.kernels, options);
   }
 
-  async add(tensor: CheckpointTensor, values: QuantizedTensor | Float32Array, input?: MatrixInput): Promise<void> {
-    allocating(`Tensor "${tensor.name}" needs`, () => this.weights.add(tensor, values, input));
+  async add(tensor: CheckpointTensor, values: PackedWeights | Float32Array, input?: MatrixInput): Promise<void> {
+    allocating(`Tensor "${tensor.name}" needs`, () => this.weights.add(tensor, values as PackedRows | Float32Array, input));
   }
 
   async finish(signal?: AbortSignal): Promise<Backend> {

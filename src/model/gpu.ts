@@ -12,7 +12,8 @@ import { downloadMatrix, uploadMatrix, type GpuMatrix } from "../kernels/matrix.
 import { sequence, type Op } from "../kernels/op.ts";
 import { bindRowDivergence, bindRowSums, type RowSumsBuffers } from "../kernels/rows.ts";
 import type { InputStatistics } from "../quantize/inputStatistics.ts";
-import { COLUMN_PADDING, packTensor, padTo, unpackTensor } from "../quantize/pack.ts";
+import type { PackedWeights } from "../quantize/layout.ts";
+import { COLUMN_PADDING, type PackedMatrix, padTo, unpackTensor } from "../quantize/pack.ts";
 import type { AdapterSummary, Gpt2Config, MemoryReport, QuantizedTensor } from "../types.ts";
 import type { SamplingOptions } from "../kernels/sampling.ts";
 import { type Backend, type BackendBuilder, type BackendOptions, type MatrixInput, type ObserveOptions, requireLender, type RowComparison, type SampledToken } from "./backend.ts";
@@ -46,7 +47,7 @@ export function largestTensorBytes(config: Gpt2Config): number {
   return Math.max(matrix(config.vocabSize, config.nEmbd), matrix(config.nPositions, config.nEmbd), matrix(config.nInner, config.nEmbd), matrix(config.nEmbd, config.nInner));
 }
 
-/** Takes tensors as they stream in, packs and uploads matrices at once, and keeps the small f32 vectors until finish(). */
+/** Takes tensors as they stream in, uploads matrices at once, and keeps the small f32 vectors until finish(). */
 export function createGpuBuilder(gpu: Gpu, options: GpuBackendOptions): BackendBuilder {
   const { config } = options;
   const base = lenderOf(gpu, options);
@@ -68,7 +69,8 @@ export function createGpuBuilder(gpu: Gpu, options: GpuBackendOptions): BackendB
   };
 
   return {
-    async add(tensor: CheckpointTensor, values: QuantizedTensor | Float32Array, input?: MatrixInput): Promise<void> {
+    layout: { layout: "tiles", maxPartBytes },
+    async add(tensor: CheckpointTensor, values: PackedWeights | Float32Array, input?: MatrixInput): Promise<void> {
       if (tensor.kind === "position") {
         const rows = Math.min(tensor.shape[0], options.contextLength);
         const padded = new Float32Array(rows * strides.c);
@@ -80,11 +82,11 @@ export function createGpuBuilder(gpu: Gpu, options: GpuBackendOptions): BackendB
         vectors.set(tensor.name, (values as Float32Array).slice());
       } else {
         const label = tensor.name.replace(/\.weight$/, "");
-        const packed = packTensor(values as QuantizedTensor, maxPartBytes);
+        const packed = values as PackedMatrix;
         const purpose: MemoryPurpose = tensor.kind === "embedding" ? "embedding" : "weights";
         const behindNorm = tensor.kind === "embedding" || label.endsWith("c_attn") || label.endsWith("c_fc");
         const linear = tensor.kind !== "embedding";
-        const kind: MatrixKind = { format: (values as QuantizedTensor).format, columns: tensor.shape[1], activations: options.activations ?? "float", outlierThreshold: options.outlierThreshold };
+        const kind: MatrixKind = { format: packed.format, columns: tensor.shape[1], activations: options.activations ?? "float", outlierThreshold: options.outlierThreshold };
         kinds[linear ? "linear" : "embedding"].set(JSON.stringify(kind), kind);
         matrices.set(label, await uploadMatrix(gpu, label, packed, purpose, {
           form: { activation: label.endsWith("c_fc") ? config.activation : "none", bias: linear, residual: linear && !behindNorm },

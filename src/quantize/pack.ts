@@ -42,6 +42,7 @@ export interface PackedPart {
 
 /** A matrix in the one GPU layout, for every kernel alike. */
 export interface PackedMatrix {
+  layout: "tiles";
   format: TensorFormat;
   encoding: Encoding;
   rows: number;
@@ -79,7 +80,7 @@ export function encodingOf(tensor: Pick<QuantizedTensor, "format" | "zeroPoints"
 }
 
 /** Sizes of a packed matrix and its parts. */
-export interface PackedLayout extends Omit<PackedMatrix, "format" | "parts"> {
+export interface PackedLayout extends Omit<PackedMatrix, "layout" | "format" | "parts"> {
   parts: (Pick<PackedPart, "rowOffset" | "rows" | "bases"> & { codeBytes: number; scaleBytes: number })[];
 }
 
@@ -131,7 +132,7 @@ export function packTensor(tensor: QuantizedTensor, maxPartBytes: number): Packe
     const { rowOffset, rows, bases } = part;
     return { rowOffset, rows, codes: packCodes(tensor, encoding.code, part, paddedColumns / CHUNK_VALUES[encoding.code]), scales: packScales(tensor, encoding, part, groupsPerRow), bases };
   });
-  return { ...layout, format: tensor.format, parts };
+  return { layout: "tiles", ...layout, format: tensor.format, parts };
 }
 
 /** Values per group along a row, or null where one scale serves the whole row (or tensor, or none is needed). */

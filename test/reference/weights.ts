@@ -1,6 +1,7 @@
 /** Reads checkpoints for the oracle without any of the engine's own reading code: a second opinion on names, dtypes and transposes. */
 import { dequantizeTensor, quantizeTensor } from "../../src/quantize/nearest.ts";
 import { formatOf } from "../../src/quantize/recipes.ts";
+import { packFor } from "../../src/quantize/layout.ts";
 import type { CheckpointTensor } from "../../src/checkpoint/types.ts";
 import type { BackendBuilder } from "../../src/model/backend.ts";
 import type { Activation, Gpt2Config, QuantizationRecipe } from "../../src/types.ts";
@@ -71,7 +72,7 @@ export async function addReferenceWeights(builder: BackendBuilder, weights: Refe
     const values = Float32Array.from(tensor.values);
     const shape = matrixShape(tensor);
     const isMatrix = kind === "linear" || kind === "embedding";
-    await builder.add({ name, kind, shape }, isMatrix ? quantizeTensor(values, shape, formatOf(recipe, name, kind)) : values, { range: ranges[name] });
+    await builder.add({ name, kind, shape }, isMatrix ? packFor(builder.layout, quantizeTensor(values, shape, formatOf(recipe, name, kind))) : values, { range: ranges[name] });
   }
 }
 

@@ -11,6 +11,7 @@ import { createSimdKernels } from "../../src/model/cpu/simd.ts";
 import { assembleTensor, dequantizeTensor, quantizeTensor } from "../../src/quantize/nearest.ts";
 import { formatOf, presets } from "../../src/quantize/recipes.ts";
 import { describeFormat, DYNAMIC_MAP_SIGNED, groupLayout, type ScaledFormat } from "../../src/quantize/formats.ts";
+import { packRows } from "../../src/quantize/packRows.ts";
 import type { PresetName, QuantizationRecipe, QuantizedTensor, TensorFormat } from "../../src/types.ts";
 import { int8ActivationCases } from "../fixtures/int8Activations.ts";
 import { gaussian, seededCheckpoint, type SeededCheckpointOptions, tinyCheckpoints } from "../fixtures/seededCheckpoint.ts";
@@ -222,7 +223,7 @@ describe.each([
       for (const [O, K] of shapes) {
         const tensor = quantizeTensor(gaussian(O * K, 1, 0.3, O + K), [O, K], format);
         const expected = dequantizeTensor(tensor);
-        const matrix = kernels.createMatrix(tensor, null);
+        const matrix = kernels.createMatrix(packRows(tensor), null);
 
         const stride = K + 32;
         const restored = kernels.allocate(Float32Array, O * stride);
@@ -243,7 +244,7 @@ describe.each([
       for (const [O, K] of [...shapes, [50, 70] as const]) {
         const tensor = quantizeTensor(gaussian(O * K, 1, 0.3, O + K), [O, K], format);
         for (const coding of codings) {
-          const matrix = kernels.createMatrix(tensor, coding);
+          const matrix = kernels.createMatrix(packRows(tensor), coding);
           expect(matrix.coding).toBe(coding);
           for (const tokens of [1, 2, 7]) {
             const x = inputsOf(tokens, K);
@@ -255,13 +256,13 @@ describe.each([
     });
 
     test("of another format takes activations as they are, also where int8 was asked for", () => {
-      for (const format of formats) expect(createKernels()!.createMatrix(quantizeTensor(new Float32Array(6), [2, 3], format), dynamic).coding).toBe(format.type === "int8" ? dynamic : null);
+      for (const format of formats) expect(createKernels()!.createMatrix(packRows(quantizeTensor(new Float32Array(6), [2, 3], format)), dynamic).coding).toBe(format.type === "int8" ? dynamic : null);
     });
 
     test.each(formats.map((format) => [describeFormat(format), format] as const))("%s gives back the tensor that it was made of", (_, format) => {
       for (const [O, K] of shapes) {
         const tensor = quantizeTensor(gaussian(O * K, 1, 0.3, O + K), [O, K], format);
-        expect(isDeepStrictEqual(createKernels()!.createMatrix(tensor, null).toTensor(), tensor), `[${O}, ${K}]`).toBe(true);
+        expect(isDeepStrictEqual(createKernels()!.createMatrix(packRows(tensor), null).toTensor(), tensor), `[${O}, ${K}]`).toBe(true);
       }
     });
 
@@ -271,7 +272,7 @@ describe.each([
       const map = DYNAMIC_MAP_SIGNED.map((value) => value * 0.5);
       const tensor = assembleTensor(nested.format, nested.shape, { ...nested, doubleQuantization: { ...nested.doubleQuantization!, map } });
       expect(tensor.scales).not.toEqual(nested.scales); // control case
-      const matrix = kernels.createMatrix(tensor, null);
+      const matrix = kernels.createMatrix(packRows(tensor), null);
       expect(matrix.toTensor()).toEqual(tensor);
       const restored = kernels.allocate(Float32Array, 3 * 64);
       matrix.restoreRows(0, 3, restored, 64);
@@ -284,8 +285,8 @@ describe.each([
       const tensor = quantizeTensor(values, [4, 64], { type: "int8", mode: "zeropoint", granularity: "channel" });
       expect(Math.abs(tensor.zeroPoints![0]!)).toBeGreaterThan(1000);
       const restored = dequantizeTensor(tensor);
-      expect(kernels.createMatrix(tensor, null).toTensor()).toEqual(tensor);
-      const y = multiply(kernels.createMatrix(tensor, null), kernels, new Float32Array(64).fill(1), 1);
+      expect(kernels.createMatrix(packRows(tensor), null).toTensor()).toEqual(tensor);
+      const y = multiply(kernels.createMatrix(packRows(tensor), null), kernels, new Float32Array(64).fill(1), 1);
       expect(nmse(y, [0, 1, 2, 3].map((o) => restored.subarray(o * 64, (o + 1) * 64).reduce((sum, w) => sum + w, 0)))).toBeLessThan(tolerances.kernelNmse.quantized);
     });
   });

@@ -1,8 +1,10 @@
 import { isDeepStrictEqual } from "node:util";
 import { describe, expect, test } from "vitest";
-import { describeFormat, DYNAMIC_MAP_SIGNED, NF4_CODES } from "../../src/quantize/formats.ts";
+import { CODE_BITS, describeFormat, DYNAMIC_MAP_SIGNED, NF4_CODES } from "../../src/quantize/formats.ts";
+import { buffersOf, packFor, type PackedWeights, type WeightLayout } from "../../src/quantize/layout.ts";
 import { dequantizeTensor, quantizeTensor } from "../../src/quantize/nearest.ts";
 import { CHUNK_VALUES, encodingOf, packTensor, padTo, unpackTensor, type PackedMatrix, type PackedPart } from "../../src/quantize/pack.ts";
+import { packRows, unpackRows } from "../../src/quantize/packRows.ts";
 import type { QuantizedTensor, TensorFormat } from "../../src/types.ts";
 
 const formats: TensorFormat[] = [
@@ -267,6 +269,53 @@ describe("unpackTensor", () => {
     const packed = packTensor(nested, 1);
     const padded = packed.parts.map((part) => ({ ...part, scales: Uint32Array.from([...part.scales, 7, 7, 7]) }));
     expect(unpackTensor({ ...packed, parts: padded })).toEqual(nested);
+  });
+});
+
+describe("packRows", () => {
+  test.each(formats.map((format) => [describeFormat(format), format] as const))("keeps the codes of %s row by row, and unpackRows gives the tensor back", (_, format) => {
+    for (const shape of shapes) {
+      const tensor = quantized(shape, format);
+      const packed = packRows(tensor);
+      expect(packed.codes.byteLength).toBe(shape[0] * Math.ceil((shape[1] * CODE_BITS[format.type]) / 8));
+      expect(isDeepStrictEqual(unpackRows(packed), tensor), `[${shape.join(", ")}]`).toBe(true);
+    }
+  });
+
+  test("puts the first of two 4-bit codes into a byte's lower half, and begins each row with a byte", () => {
+    const { codes } = packRows({ ...quantized([2, 3], { type: "int4", mode: "absmax", granularity: "tensor" }), codes: Int8Array.of(1, 2, 3, -1, -2, -3) });
+    expect([...codes]).toEqual([0x21, 0x03, 0xef, 0x0d]);
+  });
+
+  test("keeps zero points as int8 where they fit, else as they are", () => {
+    const format = { type: "int8", mode: "zeropoint", granularity: { group: 32 } } as const;
+    const wide = quantized([66, 96], format, 40);
+    expect(packRows(quantized([66, 96], format)).zeroPoints).toBeInstanceOf(Int8Array);
+    expect(packRows(wide).zeroPoints).toEqual(wide.zeroPoints);
+    expect(unpackRows(packRows(wide))).toEqual(wide);
+  });
+});
+
+describe("packFor", () => {
+  const nested = (): QuantizedTensor => quantized([66, 96], { type: "nf4", block: 32, doubleQuantization: true });
+  const layouts: WeightLayout[] = [{ layout: "rows" }, { layout: "tiles", maxPartBytes: 1 }];
+
+  test.each(layouts)("packs for %j what a structured clone carries, its buffers transferred", (layout) => {
+    const packed = packFor(layout, nested());
+    const copy = structuredClone(packed);
+    const moved = structuredClone(packed, { transfer: buffersOf(packed) });
+    expect(moved).toEqual(copy);
+    const unpack = (weights: PackedWeights): QuantizedTensor => (weights.layout === "rows" ? unpackRows(weights) : unpackTensor(weights));
+    expect(unpack(moved)).toEqual(nested());
+  });
+
+  test.each(layouts)("packs for %j nothing but JSON and typed arrays", (layout) => {
+    const arrays: ArrayBufferView[] = [];
+    const packed = packFor(layout, nested());
+    const json = JSON.stringify(packed, (_, value: unknown) => (ArrayBuffer.isView(value) ? { array: arrays.push(value) - 1 } : value));
+    const restored: unknown = JSON.parse(json, (_, value: { array?: number } | null) => (value?.array === undefined ? value : arrays[value.array]));
+    expect(restored).toEqual(packed);
+    expect(new Set(arrays.map(({ buffer }) => buffer))).toEqual(new Set(buffersOf(packed)));
   });
 });
 

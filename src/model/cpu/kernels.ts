@@ -1,3 +1,4 @@
+import type { PackedRows } from "../../quantize/packRows.ts";
 import type { Activation, QuantizedTensor } from "../../types.ts";
 import type { Input } from "./input.ts";
 
@@ -57,7 +58,7 @@ export interface CpuMatrix {
   multiply(x: Input, y: Rows, from: number, to: number, scratch: Scratch): void;
   /** restored[o − from, k] = the values that `dequantizeTensor` gives, for from ≤ o < to, at most BLOCK_ROWS rows; may write up to a multiple of COLUMN_STEP behind each. */
   restoreRows(from: number, to: number, restored: Float32Array, stride: number): void;
-  /** The tensor that it was made of. */
+  /** The tensor whose packed weights it was made of. */
   toTensor(): QuantizedTensor;
 }
 
@@ -80,8 +81,8 @@ export interface CpuKernels {
   reserve(arrayBytes: readonly number[]): void;
   /** What its memory takes beside the bytes of the arrays and matrices in it: gaps, tables, the rest of the last page. */
   readonly overheadBytes: number;
-  /** Copies a quantized tensor; coding: where the format is int8, multiply int8 codes by int8 codes. */
-  createMatrix(tensor: QuantizedTensor, coding: InputCoding | null): CpuMatrix;
+  /** Copies packed weights; coding: where the format is int8, multiply int8 codes by int8 codes. */
+  createMatrix(packed: PackedRows, coding: InputCoding | null): CpuMatrix;
   /** y[t, o] = Σ_k x[t, k] · w[o, k] for k < K, a multiple of LANES. The order of the sums does not depend on the number of rows. */
   multiplyRows(x: Rows, w: Rows, K: number, y: Rows): void;
   /** max |x[i]| for start ≤ i < start + count; x: f32, count a multiple of COLUMN_STEP. */

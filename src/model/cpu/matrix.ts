@@ -1,5 +1,5 @@
 import { DYNAMIC_MAP_SIGNED, FP4_CODES, groupLayout, NESTED_BLOCK, NF4_CODES, type ScaledFormat } from "../../quantize/formats.ts";
-import { assembleTensor, type TensorParts } from "../../quantize/nearest.ts";
+import { type PackedRows, unpackRows } from "../../quantize/packRows.ts";
 import type { QuantizedTensor, TensorFormat } from "../../types.ts";
 import { halfValues } from "./halfValues.ts";
 import type { Input } from "./input.ts";
@@ -7,22 +7,25 @@ import { BLOCK_ROWS, type CpuMatrix, type InputCoding, roundUp, type Rows, type 
 import type { ColumnSource } from "./outliers.ts";
 import { multiplyRows } from "./rows.ts";
 
-/** Copies a quantized tensor into the layout of the loops below. */
-export function createPlainMatrix(tensor: QuantizedTensor, coding: InputCoding | null): CpuMatrix {
-  const { format } = tensor;
+/** Copies packed weights into the layout of the loops below. */
+export function createPlainMatrix(packed: PackedRows, coding: InputCoding | null): CpuMatrix {
+  const { format } = packed;
   switch (format.type) {
     case "f32":
-      return new F32Matrix(tensor);
+      return new F32Matrix(packed);
     case "f16":
-      return new F16Matrix(tensor);
+      return new F16Matrix(packed);
     case "int8":
-      return new Int8Matrix(tensor, new RowScales(tensor, format), coding);
+      return new Int8Matrix(packed, new RowScales(packed, format), coding);
     case "int4":
     case "nf4":
     case "fp4":
-      return new NibbleMatrix(tensor, format.type, new RowScales(tensor, format));
+      return new NibbleMatrix(packed, format.type, new RowScales(packed, format));
   }
 }
+
+/** What packed weights hold beside format and shape. */
+type Parts = Omit<PackedRows, "layout" | "format" | "shape">;
 
 /** One token reads the stored weights; more share rows that were restored once. */
 abstract class PlainMatrix implements CpuMatrix {
@@ -33,7 +36,7 @@ abstract class PlainMatrix implements CpuMatrix {
   readonly coding: InputCoding | null;
   private readonly format: TensorFormat;
 
-  constructor({ shape: [O, K], format }: QuantizedTensor, coding: InputCoding | null = null) {
+  constructor({ shape: [O, K], format }: PackedRows, coding: InputCoding | null = null) {
     this.O = O;
     this.K = K;
     this.coding = coding;
@@ -41,11 +44,11 @@ abstract class PlainMatrix implements CpuMatrix {
   }
 
   toTensor(): QuantizedTensor {
-    return assembleTensor(this.format, [this.O, this.K], this.read());
+    return unpackRows({ layout: "rows", format: this.format, shape: [this.O, this.K], ...this.read() });
   }
 
   /** Copies of what is stored. */
-  protected abstract read(): TensorParts;
+  protected abstract read(): Parts;
 
   multiply(x: Input, y: Rows, from: number, to: number, scratch: Scratch): void {
     if (x.T === 1) return this.multiplyVector(x, y.values, y.start - from, from, to);
@@ -73,9 +76,9 @@ class F32Matrix extends PlainMatrix {
   readonly scaleBytes = 0;
   private readonly values: Float32Array; // f32 [O, K]
 
-  constructor(tensor: QuantizedTensor) {
-    super(tensor);
-    this.values = Float32Array.from(tensor.codes);
+  constructor(packed: PackedRows) {
+    super(packed);
+    this.values = Float32Array.from(packed.codes);
     this.codeBytes = this.values.byteLength;
   }
 
@@ -87,8 +90,8 @@ class F32Matrix extends PlainMatrix {
     this.multiplyBlock(x, { values: y, start: yStart + from, stride: 0, count: 1 }, from, to);
   }
 
-  protected read(): TensorParts {
-    return { codes: this.values.slice() };
+  protected read(): Parts {
+    return { codes: this.values.slice(), scales: new Float32Array(0) };
   }
 
   restoreRows(from: number, to: number, restored: Float32Array, stride: number): void {
@@ -103,9 +106,9 @@ class F16Matrix extends PlainMatrix {
   private readonly stride: number;
   private readonly table = halfValues();
 
-  constructor(tensor: QuantizedTensor) {
-    super(tensor);
-    const { codes, shape: [O, K] } = tensor;
+  constructor(packed: PackedRows) {
+    super(packed);
+    const { codes, shape: [O, K] } = packed;
     this.stride = K + (K & 1);
     this.codes = new Uint16Array(O * this.stride);
     for (let o = 0; o < O; o++) this.codes.set(codes.subarray(o * K, (o + 1) * K), o * this.stride);
@@ -150,10 +153,10 @@ class F16Matrix extends PlainMatrix {
     }
   }
 
-  protected read(): TensorParts {
+  protected read(): Parts {
     const codes = new Uint16Array(this.O * this.K);
     for (let o = 0; o < this.O; o++) codes.set(this.codes.subarray(o * this.stride, o * this.stride + this.K), o * this.K);
-    return { codes };
+    return { codes, scales: new Float32Array(0) };
   }
 
   restoreRows(from: number, to: number, restored: Float32Array, restoredStride: number): void {
@@ -172,9 +175,9 @@ class Int8Matrix extends PlainMatrix implements ColumnSource {
   private readonly stride: number;
   private readonly scales: RowScales;
 
-  constructor(tensor: QuantizedTensor, scales: RowScales, coding: InputCoding | null) {
-    super(tensor, coding);
-    const { codes, shape: [O, K] } = tensor;
+  constructor(packed: PackedRows, scales: RowScales, coding: InputCoding | null) {
+    super(packed, coding);
+    const { codes, shape: [O, K] } = packed;
     this.scales = scales;
     this.stride = roundUp(K, 4);
     this.codes = new Int8Array(O * this.stride);
@@ -261,7 +264,7 @@ class Int8Matrix extends PlainMatrix implements ColumnSource {
     }
   }
 
-  protected read(): TensorParts {
+  protected read(): Parts {
     const codes = new Int8Array(this.O * this.K);
     for (let o = 0; o < this.O; o++) codes.set(this.codes.subarray(o * this.stride, o * this.stride + this.K), o * this.K);
     return { codes, ...this.scales.read() };
@@ -322,27 +325,6 @@ function addScaled(total: number, sum: number, xScale: number | null, scale: num
   return Math.fround(total + Math.fround(Math.fround(Math.fround(sum) * xScale) * scale));
 }
 
-/** Two codes to a byte, the lower half first, each row beginning with a byte; packed: u8 [O, ⌈K / 2⌉], zeros before. */
-export function packNibbles({ codes, shape: [O, K] }: QuantizedTensor, packed: Uint8Array | Int8Array): void {
-  const stride = Math.ceil(K / 2);
-  for (let o = 0; o < O; o++) {
-    for (let k = 0; k < K; k++) packed[o * stride + (k >> 1)]! |= (codes[o * K + k]! & 15) << (4 * (k & 1));
-  }
-}
-
-/** The codes of [O, K] that packNibbles packed. */
-export function unpackNibbles(packed: Uint8Array, [O, K]: readonly [O: number, K: number], type: keyof typeof nibbleCodes): Int8Array | Uint8Array {
-  const codes = type === "int4" ? new Int8Array(O * K) : new Uint8Array(O * K);
-  const stride = Math.ceil(K / 2);
-  for (let o = 0; o < O; o++) {
-    for (let k = 0; k < K; k++) {
-      const code = (packed[o * stride + (k >> 1)]! >> (4 * (k & 1))) & 15;
-      codes[o * K + k] = type === "int4" && code > 7 ? code - 16 : code;
-    }
-  }
-  return codes;
-}
-
 interface NibbleValues {
   low: Float64Array; // f64 [256]: the value of a byte's lower half; f64 saves a conversion per weight
   high: Float64Array; // f64 [256]: of its upper half
@@ -372,17 +354,14 @@ class NibbleMatrix extends PlainMatrix {
   readonly scaleBytes: number;
   private readonly codes: Uint8Array; // [O, stride]
   private readonly stride: number;
-  private readonly type: keyof typeof nibbleCodes;
   private readonly values: NibbleValues;
   private readonly scales: RowScales;
 
-  constructor(tensor: QuantizedTensor, type: keyof typeof nibbleCodes, scales: RowScales) {
-    super(tensor);
-    this.type = type;
+  constructor(packed: PackedRows, type: keyof typeof nibbleCodes, scales: RowScales) {
+    super(packed);
     this.scales = scales;
     this.stride = Math.ceil(this.K / 2);
-    this.codes = new Uint8Array(this.O * this.stride);
-    packNibbles(tensor, this.codes);
+    this.codes = Uint8Array.from(packed.codes);
     this.values = nibbleValues[type];
     this.codeBytes = this.codes.byteLength;
     this.scaleBytes = scales.bytes;
@@ -449,8 +428,8 @@ class NibbleMatrix extends PlainMatrix {
     }
   }
 
-  protected read(): TensorParts {
-    return { codes: unpackNibbles(this.codes, [this.O, this.K], this.type), ...this.scales.read() };
+  protected read(): Parts {
+    return { codes: this.codes, ...this.scales.read() };
   }
 
   restoreRows(from: number, to: number, restored: Float32Array, restoredStride: number): void {
@@ -497,27 +476,27 @@ class RowScales {
   private readonly zeroPoints: Int8Array | Int32Array | null; // as scales; null in absmax mode
   private readonly nested: QuantizedTensor["doubleQuantization"] | null;
 
-  constructor(tensor: QuantizedTensor, format: ScaledFormat) {
-    const K = tensor.shape[1];
+  constructor(packed: PackedRows, format: ScaledFormat) {
+    const K = packed.shape[1];
     const onePerTensor = "granularity" in format && format.granularity === "tensor";
     this.K = K;
-    this.groupLength = onePerTensor ? K : groupLayout(format, tensor.shape).groupLength;
+    this.groupLength = onePerTensor ? K : groupLayout(format, packed.shape).groupLength;
     this.groupsPerRow = Math.ceil(K / this.groupLength);
     this.rowStep = onePerTensor ? 0 : this.groupsPerRow;
     if (slots.groups < this.groupsPerRow) slots = createSlots(this.groupsPerRow);
 
-    const { zeroPoints = null, doubleQuantization: nested = null } = tensor;
+    const { zeroPoints = null, doubleQuantization: nested = null } = packed;
     this.nested = nested && structuredClone(nested);
-    this.scales = nested ? null : tensor.scales.slice();
-    this.zeroPoints = zeroPoints && (zeroPoints.every((zeroPoint) => zeroPoint >= -128 && zeroPoint <= 127) ? Int8Array.from(zeroPoints) : zeroPoints.slice());
+    this.scales = nested ? null : packed.scales.slice();
+    this.zeroPoints = zeroPoints?.slice() ?? null;
     const scaleBytes = this.nested ? this.nested.codes.byteLength + this.nested.absmax.byteLength + 4 : this.scales!.byteLength;
     this.bytes = scaleBytes + (this.zeroPoints?.byteLength ?? 0);
   }
 
-  /** Copies of scales and zero points as the tensor had them. */
-  read(): Omit<TensorParts, "codes"> {
-    if (this.nested) return { doubleQuantization: structuredClone(this.nested) };
-    return { scales: this.scales!.slice(), ...(this.zeroPoints && { zeroPoints: Int32Array.from(this.zeroPoints) }) };
+  /** Copies of scales and zero points as they were packed. */
+  read(): Omit<Parts, "codes"> {
+    if (this.nested) return { scales: new Float32Array(0), doubleQuantization: structuredClone(this.nested) };
+    return { scales: this.scales!.slice(), ...(this.zeroPoints && { zeroPoints: this.zeroPoints.slice() }) };
   }
 
   /** Puts one row's scales and zero points into slot 0, 1, 2 or 3, `groupsPerRow` values apart. */

@@ -1,4 +1,5 @@
-import type { Activation, QuantizedTensor } from "../../types.ts";
+import type { PackedRows } from "../../quantize/packRows.ts";
+import type { Activation } from "../../types.ts";
 import { type ArrayType, type CpuKernels, type CpuMatrix, type InputCoding, LANES, type Rows } from "./kernels.ts";
 import { createPlainMatrix } from "./matrix.ts";
 import { simdMatrixBytes } from "./matrixBytes.ts";
@@ -60,14 +61,13 @@ class SimdKernels implements CpuKernels {
   }
 
   /** What the memory cannot hold, or has zero points beyond int8, stays with the plain loops. */
-  createMatrix(tensor: QuantizedTensor, coding: InputCoding | null): CpuMatrix {
+  createMatrix(packed: PackedRows, coding: InputCoding | null): CpuMatrix {
     const { loops, memory, constants } = this;
-    const { format, shape, zeroPoints, doubleQuantization } = tensor;
-    const hasWideZeroPoints = zeroPoints && !zeroPoints.every((zeroPoint) => zeroPoint >= -128 && zeroPoint <= 127);
+    const { format, shape, zeroPoints, doubleQuantization } = packed;
     const { codeBytes, scaleBytes, arrayBytes } = simdMatrixBytes(format, shape, doubleQuantization?.map?.byteLength);
-    if (hasWideZeroPoints || !memory.reserve(arrayBytes, MATRICES_LIMIT_BYTES)) return createPlainMatrix(tensor, coding);
+    if (zeroPoints instanceof Int32Array || !memory.reserve(arrayBytes, MATRICES_LIMIT_BYTES)) return createPlainMatrix(packed, coding);
     this.usedBytes += codeBytes + scaleBytes;
-    return createSimdMatrix(tensor, coding, loops, memory, constants);
+    return createSimdMatrix(packed, coding, loops, memory, constants);
   }
 
   multiplyRows(x: Rows, w: Rows, K: number, y: Rows): void {

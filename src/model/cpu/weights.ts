@@ -1,7 +1,8 @@
 import { gpt2Weights } from "../../checkpoint/gpt2Weights.ts";
 import type { CheckpointTensor } from "../../checkpoint/types.ts";
 import { EngineError } from "../../errors.ts";
-import type { Gpt2Config, QuantizedTensor } from "../../types.ts";
+import type { PackedRows } from "../../quantize/packRows.ts";
+import type { Gpt2Config } from "../../types.ts";
 import type { BackendOptions, MatrixInput } from "../backend.ts";
 import { BorrowedMatrix } from "./borrowed.ts";
 import type { CpuKernels, CpuMatrix } from "./kernels.ts";
@@ -62,7 +63,7 @@ export class CpuWeightsCollector {
   }
 
   /** @throws EngineError `checkpoint` for a tensor that the config does not call for, has another shape, or came before */
-  add({ name, kind, shape }: CheckpointTensor, values: QuantizedTensor | Float32Array, { range = 0 }: MatrixInput = {}): void {
+  add({ name, kind, shape }: CheckpointTensor, values: PackedRows | Float32Array, { range = 0 }: MatrixInput = {}): void {
     const expected = this.expected.get(name);
     if (!expected) throw new EngineError("checkpoint", `Tensor "${name}" is not part of a GPT-2 with ${this.config.nLayer} layers.`, { tensor: name });
     if (this.matrices.has(name) || this.vectors.has(name)) throw new EngineError("checkpoint", `Tensor "${name}" came twice; expected it once.`, { tensor: name });

@@ -1,9 +1,9 @@
 import { DYNAMIC_MAP_SIGNED, groupLayout, type ScaledFormat } from "../../../quantize/formats.ts";
-import { assembleTensor, type TensorParts } from "../../../quantize/nearest.ts";
+import { type PackedRows, unpackRows } from "../../../quantize/packRows.ts";
 import type { QuantizedTensor, TensorFormat } from "../../../types.ts";
 import type { Input } from "../input.ts";
 import { BLOCK_ROWS, type CpuMatrix, type InputCoding, LANES, type Rows, roundUp, type Scratch } from "../kernels.ts";
-import { nibbleCodes, packNibbles, unpackNibbles } from "../matrix.ts";
+import { nibbleCodes } from "../matrix.ts";
 import type { ColumnSource } from "../outliers.ts";
 import type { Loops } from "./loops.ts";
 import type { Memory } from "./memory.ts";
@@ -27,23 +27,21 @@ export function copyConstants(memory: Memory): Constants {
   return { dynamicMap: memory.copy(DYNAMIC_MAP_SIGNED), nibbles: { int4: planes(nibbleCodes.int4), nf4: planes(nibbleCodes.nf4), fp4: planes(nibbleCodes.fp4) } };
 }
 
-/** Copies a quantized tensor, whose zero points fit int8, into the memory; `copy` does not fail. */
-export function createSimdMatrix(tensor: QuantizedTensor, coding: InputCoding | null, loops: Loops, memory: Memory, constants: Constants): CpuMatrix {
-  const { format } = tensor;
+/** Copies packed weights, whose zero points fit int8, into the memory; `copy` does not fail. */
+export function createSimdMatrix(packed: PackedRows, coding: InputCoding | null, loops: Loops, memory: Memory, constants: Constants): CpuMatrix {
+  const { format } = packed;
   switch (format.type) {
     case "f32":
-      return new F32Matrix(tensor, loops, memory, memory.copy(tensor.codes));
+      return new F32Matrix(packed, loops, memory, memory.copy(packed.codes));
     case "f16":
-      return new F16Matrix(tensor, loops, memory, memory.copy(tensor.codes));
+      return new F16Matrix(packed, loops, memory, memory.copy(packed.codes));
     case "int8": {
-      const scales = new Scales(tensor, format, loops, memory, constants);
-      const address = memory.copy(tensor.codes);
-      return coding ? new Int8CodesMatrix(tensor, loops, memory, address, scales, coding) : new Int8Matrix(tensor, loops, memory, address, scales);
+      const scales = new Scales(packed, format, loops, memory, constants);
+      const address = memory.copy(packed.codes);
+      return coding ? new Int8CodesMatrix(packed, loops, memory, address, scales, coding) : new Int8Matrix(packed, loops, memory, address, scales);
     }
     default: {
-      const packed = new Uint8Array(tensor.shape[0] * Math.ceil(tensor.shape[1] / 2));
-      packNibbles(tensor, packed);
-      return new NibbleMatrix(tensor, loops, memory, memory.copy(packed), new Scales(tensor, format, loops, memory, constants), constants.nibbles[format.type]);
+      return new NibbleMatrix(packed, loops, memory, memory.copy(packed.codes), new Scales(packed, format, loops, memory, constants), constants.nibbles[format.type]);
     }
   }
 }
@@ -63,7 +61,7 @@ abstract class SimdMatrix implements CpuMatrix {
   /** Bytes from row to row. Rows are not padded: what a loop reads behind a row's end meets the zeros that pad x. */
   protected readonly rowBytes: number;
 
-  constructor({ shape: [O, K], format }: QuantizedTensor, loops: Loops, memory: Memory, address: number, bitsPerCode: number, scales?: Scales) {
+  constructor({ shape: [O, K], format }: PackedRows, loops: Loops, memory: Memory, address: number, bitsPerCode: number, scales?: Scales) {
     this.format = format;
     this.storedScales = scales;
     this.O = O;
@@ -94,13 +92,12 @@ abstract class SimdMatrix implements CpuMatrix {
   }
 
   toTensor(): QuantizedTensor {
-    return assembleTensor(this.format, [this.O, this.K], { codes: this.readCodes(), ...this.storedScales?.read() });
+    return unpackRows({ layout: "rows", format: this.format, shape: [this.O, this.K], codes: this.readCodes(), scales: new Float32Array(0), ...this.storedScales?.read() });
   }
 
-  private readCodes(): QuantizedTensor["codes"] {
-    const { O, K, format: { type }, address } = this;
-    const bytes = this.memory.bytesAt(address, this.codeBytes);
-    switch (type) {
+  private readCodes(): PackedRows["codes"] {
+    const bytes = this.memory.bytesAt(this.address, this.codeBytes);
+    switch (this.format.type) {
       case "f32":
         return new Float32Array(bytes);
       case "f16":
@@ -108,7 +105,7 @@ abstract class SimdMatrix implements CpuMatrix {
       case "int8":
         return new Int8Array(bytes);
       default:
-        return unpackNibbles(new Uint8Array(bytes), [O, K], type);
+        return new Uint8Array(bytes);
     }
   }
 
@@ -121,8 +118,8 @@ abstract class SimdMatrix implements CpuMatrix {
 }
 
 class F32Matrix extends SimdMatrix {
-  constructor(tensor: QuantizedTensor, loops: Loops, memory: Memory, address: number) {
-    super(tensor, loops, memory, address, 32);
+  constructor(packed: PackedRows, loops: Loops, memory: Memory, address: number) {
+    super(packed, loops, memory, address, 32);
   }
 
   protected override multiplyMany(x: Input, y: number, yStride: number, o: number, rows: number): void {
@@ -140,8 +137,8 @@ class F32Matrix extends SimdMatrix {
 }
 
 class F16Matrix extends SimdMatrix {
-  constructor(tensor: QuantizedTensor, loops: Loops, memory: Memory, address: number) {
-    super(tensor, loops, memory, address, 16);
+  constructor(packed: PackedRows, loops: Loops, memory: Memory, address: number) {
+    super(packed, loops, memory, address, 16);
   }
 
   protected multiplyOne(x: Input, y: number, o: number, rows: number): void {
@@ -156,8 +153,8 @@ class F16Matrix extends SimdMatrix {
 class Int8Matrix extends SimdMatrix {
   protected readonly scales: Scales;
 
-  constructor(tensor: QuantizedTensor, loops: Loops, memory: Memory, address: number, scales: Scales) {
-    super(tensor, loops, memory, address, 8, scales);
+  constructor(packed: PackedRows, loops: Loops, memory: Memory, address: number, scales: Scales) {
+    super(packed, loops, memory, address, 8, scales);
     this.scales = scales;
   }
 
@@ -174,8 +171,8 @@ class Int8Matrix extends SimdMatrix {
 class Int8CodesMatrix extends Int8Matrix implements ColumnSource {
   override readonly coding: InputCoding;
 
-  constructor(tensor: QuantizedTensor, loops: Loops, memory: Memory, address: number, scales: Scales, coding: InputCoding) {
-    super(tensor, loops, memory, address, scales);
+  constructor(packed: PackedRows, loops: Loops, memory: Memory, address: number, scales: Scales, coding: InputCoding) {
+    super(packed, loops, memory, address, scales);
     this.coding = coding;
   }
 
@@ -221,8 +218,8 @@ class NibbleMatrix extends SimdMatrix {
   private readonly scales: Scales;
   private readonly table: number;
 
-  constructor(tensor: QuantizedTensor, loops: Loops, memory: Memory, address: number, scales: Scales, table: number) {
-    super(tensor, loops, memory, address, 4, scales);
+  constructor(packed: PackedRows, loops: Loops, memory: Memory, address: number, scales: Scales, table: number) {
+    super(packed, loops, memory, address, 4, scales);
     this.scales = scales;
     this.table = table;
   }
@@ -250,14 +247,14 @@ class Scales {
   private readonly zeroPoints: number;
   private readonly restore: ((first: number, count: number) => void) | null;
   /** Copies of what the tensor had. */
-  readonly read: () => Omit<TensorParts, "codes">;
+  readonly read: () => Partial<PackedRows>;
 
-  constructor({ shape, scales, zeroPoints, doubleQuantization: nested }: QuantizedTensor, format: ScaledFormat, loops: Loops, memory: Memory, { dynamicMap }: Constants) {
+  constructor({ shape, scales, zeroPoints, doubleQuantization: nested }: PackedRows, format: ScaledFormat, loops: Loops, memory: Memory, { dynamicMap }: Constants) {
     const onePerTensor = "granularity" in format && format.granularity === "tensor";
     this.groupLength = onePerTensor ? shape[1] : groupLayout(format, shape).groupLength;
     this.groupsPerRow = onePerTensor ? 0 : Math.ceil(shape[1] / this.groupLength);
     this.rowsPerCall = nested ? BLOCK_ROWS : shape[0];
-    this.zeroPoints = zeroPoints ? memory.copy(Int8Array.from(zeroPoints)) : 0;
+    this.zeroPoints = zeroPoints ? memory.copy(zeroPoints as Int8Array) : 0;
     const zeroPointCount = zeroPoints?.length ?? 0;
     if (nested) {
       const { offset, map } = nested;
@@ -276,7 +273,7 @@ class Scales {
       this.scales = memory.copy(scales);
       this.read = () => ({
         scales: new Float32Array(memory.bytesAt(this.scales, scaleBytes)),
-        ...(this.zeroPoints && { zeroPoints: Int32Array.from(new Int8Array(memory.bytesAt(this.zeroPoints, zeroPointCount))) }),
+        ...(this.zeroPoints && { zeroPoints: new Int8Array(memory.bytesAt(this.zeroPoints, zeroPointCount)) }),
       });
       this.bytes = scaleBytes + zeroPointCount;
     }
