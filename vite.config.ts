@@ -1,6 +1,7 @@
 import { playwright } from "@vitest/browser-playwright";
 import asc from "assemblyscript/asc";
-import { cpSync, readFileSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { cpSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { resolve, sep } from "node:path";
 import type { Plugin, UserConfig } from "vite";
 import { defineConfig } from "vitest/config";
@@ -68,15 +69,47 @@ function leanShaders(): Plugin {
   };
 }
 
+/** Tells the service worker what the page consists of: it names the built files, with a hash of each. */
+function offlineFiles(): Plugin {
+  const notNeeded = /\.(map|md)$|^serviceWorker\.js$|calibration/;
+  return {
+    name: "nibble:offline-files",
+    writeBundle: {
+      order: "post",
+      sequential: true,
+      handler({ dir = "dist-page" }) {
+        const names = readdirSync(dir, { recursive: true, encoding: "utf8" }).filter((name) => statSync(resolve(dir, name)).isFile() && !notNeeded.test(name));
+        const hash = (name: string): string => createHash("sha256").update(readFileSync(resolve(dir, name))).digest("hex").slice(0, 16);
+        const files = Object.fromEntries(names.map((name) => [name.split(sep).join("/").replace(/^index\.html$/, ""), hash(name)]));
+        const worker = resolve(dir, "serviceWorker.js");
+        writeFileSync(worker, readFileSync(worker, "utf8").replace("PAGE_FILES", () => JSON.stringify(files)));
+      },
+    },
+  };
+}
+
 /** The page: demo/ becomes dist-page/, with relative addresses, so that it works in any folder of any server. */
 const page: UserConfig = {
   root: resolve(root, "demo"),
   base: "./",
   resolve: { alias },
-  plugins: [modelFiles(), assemblyScript(), leanShaders()],
+  plugins: [modelFiles(), assemblyScript(), leanShaders(), offlineFiles()],
   server: { host: "127.0.0.1", fs: { allow: [root] } },
   preview: { host: "127.0.0.1" },
-  build: { outDir: resolve(root, "dist-page"), emptyOutDir: true, target: "es2022", sourcemap: true, chunkSizeWarningLimit: 1500 /* kB; GPT-2's vocabulary is most of it */ },
+  build: {
+    outDir: resolve(root, "dist-page"),
+    emptyOutDir: true,
+    target: "es2022",
+    sourcemap: true,
+    rolldownOptions: {
+      input: { page: resolve(root, "demo/index.html"), serviceWorker: resolve(root, "demo/serviceWorker.ts") },
+      output: {
+        entryFileNames: ({ name }) => (name === "serviceWorker" ? "serviceWorker.js" : "assets/[name]-[hash].js"), // beside the page, whose folder is then its scope
+        // GPT-2's vocabulary is larger than all the code; apart, it loads in parallel and stays cached when the code changes.
+        codeSplitting: { groups: [{ name: "vocabulary", test: /gpt-tokenizer/ }] },
+      },
+    },
+  },
 };
 
 /** The package: the library without its dependency, and the command line. */
