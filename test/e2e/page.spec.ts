@@ -50,9 +50,8 @@ async function generateGreedily(page: Page, tokens: number): Promise<string> {
 }
 
 async function fillSettings(page: Page, values: Record<string, string>): Promise<void> {
-  const settings = page.locator("details");
-  if (!(await settings.evaluate((element: HTMLDetailsElement) => element.open))) await settings.locator("summary").click();
-  for (const [label, value] of Object.entries(values)) await page.locator("#playground").getByLabel(label).fill(value);
+  await page.locator("#moreSettings").evaluate((element: HTMLDetailsElement) => (element.open = true));
+  for (const [label, value] of Object.entries(values)) await page.getByLabel(label, { exact: true }).fill(value);
 }
 
 test("the page loads the embedded model, writes the golden greedy text under f32 and stops when asked", async ({ page }, testInfo) => {

@@ -1,0 +1,15 @@
+import type { ModelSource } from "nibble-webgpu";
+
+/** Rejects where the page's Content-Security-Policy forbids the server of `source`; the engine would only see a failed request. */
+export async function checkPolicy(source: ModelSource): Promise<void> {
+  if (!(source instanceof URL) || source.origin === location.origin) return;
+  const { origin } = source;
+  let isRefused = false;
+  const note = ({ blockedURI }: SecurityPolicyViolationEvent): void => void (isRefused ||= blockedURI.startsWith(origin));
+  document.addEventListener("securitypolicyviolation", note);
+  await fetch(origin, { method: "HEAD", mode: "no-cors", credentials: "omit" }).catch(() => undefined); // the policy is asked before the network
+  document.removeEventListener("securitypolicyviolation", note);
+  if (isRefused) {
+    throw new Error(`This page may not connect to ${origin}: its Content-Security-Policy allows its own server and huggingface.co. Download the files and drop them here, or add ${origin} to connect-src in index.html.`);
+  }
+}
