@@ -22,7 +22,7 @@ export class SamplingForm {
     const stored = storedSettings();
     for (const field of fields) {
       field.value = stored[field.id] ?? field.defaultValue;
-      field.addEventListener("change", () => this.store());
+      field.addEventListener("input", () => this.store());
     }
     element("defaults", HTMLButtonElement).addEventListener("click", () => {
       for (const field of fields) field.value = field.defaultValue;

@@ -1,58 +1,12 @@
-import { expect, test, type Locator, type Page } from "@playwright/test";
 import { readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import type { Comparison } from "../../src/types.ts";
+import { expect, fillSettings, generateButton, generateGreedily, modelFolder, open, ready, root, test, written } from "./fixture.ts";
 
-const root = resolve(import.meta.dirname, "../..");
-const modelFolder = resolve(root, "models/stories-12m");
 /** Some 110 tokens: enough to tell int8 from nf4, few enough for a software adapter. */
 const text = readFileSync(resolve(root, "models/texts/stories-eval.txt"), "utf8").split("\n\n").slice(0, 2).join("\n\n");
-const golden = JSON.parse(readFileSync(resolve(root, "test/fixtures/golden/prompt-7.json"), "utf8")) as { text: string };
 /** The first 12 of the fixture's 24 greedy tokens, decoded. */
 const greedyText = " a little girl named Lily. She loved to play with her";
-
-/** What went wrong in the page outside its own error line, and requests that left this machine. */
-let complaints: string[] = [];
-
-test.beforeEach(({ page }) => {
-  complaints = [];
-  page.on("console", (message) => {
-    if (message.type() === "error") complaints.push(`console: ${message.text()}`);
-  });
-  page.on("pageerror", (error) => complaints.push(`uncaught: ${error.message}`));
-  page.on("request", (request) => {
-    const { protocol, hostname } = new URL(request.url());
-    if (/^(https?|wss?):$/.test(protocol) && hostname !== "127.0.0.1") complaints.push(`request: ${request.url()}`);
-  });
-});
-
-test.afterEach(() => expect(complaints).toEqual([]));
-
-/** Opens the page on the software adapter, which "auto" would pass over. */
-async function open(page: Page): Promise<void> {
-  await page.goto("./?backend=webgpu");
-  await ready(page);
-}
-
-async function ready(page: Page): Promise<void> {
-  await expect(page.getByRole("button", { name: "Open a model…" })).toBeVisible();
-  await expect(page.locator("#status")).toHaveText(/^(WebGPU|CPU) · /, { timeout: 180_000 });
-}
-
-const generateButton = (page: Page): Locator => page.locator("#generate");
-
-async function generateGreedily(page: Page, tokens: number): Promise<string> {
-  await fillSettings(page, { Temperature: "0", Tokens: String(tokens) });
-  await page.getByLabel("Prompt", { exact: true }).fill(golden.text);
-  await generateButton(page).click();
-  await expect(page.locator("#outcome")).toContainText("done", { timeout: 120_000 });
-  return (await page.locator("#output span").allTextContents()).join("");
-}
-
-async function fillSettings(page: Page, values: Record<string, string>): Promise<void> {
-  await page.locator("#moreSettings").evaluate((element: HTMLDetailsElement) => (element.open = true));
-  for (const [label, value] of Object.entries(values)) await page.getByLabel(label, { exact: true }).fill(value);
-}
 
 test("the page loads the embedded model, writes the golden greedy text under f32 and stops when asked", async ({ page }, testInfo) => {
   await page.addInitScript(() => {
@@ -85,13 +39,13 @@ test("the page loads the embedded model, writes the golden greedy text under f32
   await expect(generateButton(page)).toHaveText("Stop");
   await generateButton(page).click();
   await expect(page.locator("#outcome")).toHaveText("seed 7 · stopped");
-  const written = await page.locator("#output span").count();
-  expect(written).toBeLessThan(200);
+  const count = await page.locator("#output span").count();
+  expect(count).toBeLessThan(200);
 
   await fillSettings(page, { Tokens: "3" });
   await page.getByRole("button", { name: "Continue" }).click();
   await expect(page.locator("#outcome")).toHaveText("seed 7 · done", { timeout: 120_000 });
-  expect(await page.locator("#output span").count()).toBe(written + 3);
+  expect(await page.locator("#output span").count()).toBe(count + 3);
   await page.screenshot({ path: testInfo.outputPath("written.png"), fullPage: true });
 });
 
@@ -132,16 +86,8 @@ test("the panel measures three presets, and their figures are finite and in orde
   await page.screenshot({ path: testInfo.outputPath("measured.png"), fullPage: true });
 });
 
-test("what fails is one readable line, and the page goes on with the model it has", async ({ page }, testInfo) => {
-  await page.setViewportSize({ width: 360, height: 740 });
+test("a cancelled load leaves the model in use, and picked files take its place", async ({ page }) => {
   await open(page);
-  await page.getByRole("button", { name: "Open a model…" }).click();
-  await page.getByLabel("Hub id, address").fill("./no-such-model/");
-  await page.getByRole("button", { name: "Load", exact: true }).click();
-  await expect(page.getByRole("alert").first()).toHaveText(/config\.json.*\.$/, { timeout: 90_000 });
-  await page.screenshot({ path: testInfo.outputPath("failed.png"), fullPage: true });
-  expect(await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth)).toBeLessThanOrEqual(0);
-
   await page.getByLabel("Weights").selectOption("nf4");
   await page.getByRole("button", { name: "Cancel" }).click();
   await ready(page);
@@ -191,5 +137,5 @@ test("a killed GPU process leaves no gap and no duplicate in the text that it in
   expect(await page.evaluate(() => (window as unknown as { lost: Promise<boolean> }).lost)).toBe(true);
   expect(await page.locator("#output span").count()).toBeLessThan(40);
   await expect(page.locator("#outcome")).toContainText("done", { timeout: 180_000 });
-  expect((await page.locator("#output span").allTextContents()).join("")).toBe(undisturbed);
+  expect(await written(page)).toBe(undisturbed);
 });
