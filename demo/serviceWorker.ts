@@ -44,9 +44,10 @@ async function dropOldVersions(): Promise<void> {
   for (const { url } of await cache.keys()) if (!keys.has(url)) await cache.delete(url);
 }
 
-async function answer(request: Request, key: string): Promise<Response> {
-  const cache = await caches.open(cacheName);
-  return (await cache.match(key)) ?? fetch(request);
+/** What the build did not write is not there: without a network that is an answer, too, and the engine asks for files that a model need not have. */
+async function answer(request: Request, key: string | null): Promise<Response> {
+  const kept = key === null ? undefined : await (await caches.open(cacheName)).match(key);
+  return kept ?? fetch(request).catch(() => new Response(null, { status: 404 }));
 }
 
 worker.addEventListener("install", (event) => event.waitUntil(fill()));
@@ -55,6 +56,6 @@ worker.addEventListener("fetch", (event) => {
   const { origin, pathname } = new URL(event.request.url);
   const scope = new URL(worker.registration.scope);
   if (event.request.method !== "GET" || origin !== scope.origin || !pathname.startsWith(scope.pathname)) return;
-  const key = keyOf(decodeURIComponent(pathname.slice(scope.pathname.length)).replace(/^index\.html$/, ""));
-  if (key !== null) event.respondWith(answer(event.request, key));
+  const path = decodeURIComponent(pathname.slice(scope.pathname.length)).replace(/^index\.html$/, "");
+  event.respondWith(answer(event.request, keyOf(path)));
 });
