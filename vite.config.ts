@@ -2,7 +2,7 @@ import { playwright } from "@vitest/browser-playwright";
 import asc from "assemblyscript/asc";
 import { createHash } from "node:crypto";
 import { cpSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
-import { resolve, sep } from "node:path";
+import { dirname, resolve, sep } from "node:path";
 import type { Plugin, UserConfig } from "vite";
 import { defineConfig } from "vitest/config";
 import { chromiumFlags, findChromium, findLavapipe, findSwiftShader, vulkanEnvironment } from "./test/setup/locate.mjs";
@@ -88,12 +88,45 @@ function offlineFiles(): Plugin {
   };
 }
 
+/** Scripts that run in workers: their file in the package, without .js, and their source. */
+const workers: Readonly<Record<string, string>> = {
+  worker: "src/worker/engineWorker.ts",
+};
+
+/**
+ * In the package a worker is a file beside the one that starts it: new URL("./someWorker.ts", import.meta.url) becomes new URL("./name.js", import.meta.url),
+ * as bundlers and plain browsers know it. It does so last, or Vite would look for that file and inline it.
+ */
+function packageWorkers(): Plugin {
+  const nameOf = new Map(Object.entries(workers).map(([name, source]) => [resolve(root, source), name]));
+  return {
+    name: "nibble:workers",
+    enforce: "pre",
+    transform(code, id) {
+      const named = code.replace(/new URL\("(\.[^"]*Worker\.ts)", import\.meta\.url\)/g, (_, path: string) => {
+        const name = nameOf.get(resolve(dirname(id), path));
+        if (name === undefined) throw new Error(`${id} starts ${path}, which is not in the table of workers.`);
+        return `__nibble_worker_${name}__`;
+      });
+      return named === code ? null : { code: named, map: null };
+    },
+    renderChunk: (code) => ({ code: code.replace(/__nibble_worker_(\w+)__/g, (_, name) => `new URL("./${name}.js", import.meta.url)`), map: null }),
+  };
+}
+
+/**
+ * GPT-2's vocabulary is larger than all the code; apart, it loads in parallel and stays cached when the code changes. Page and worker are two builds;
+ * with `var` in both, which Vite has set for the page alone, the chunks are equal to the byte, and one file.
+ */
+const vocabularyApart = { codeSplitting: { groups: [{ name: "vocabulary", test: /gpt-tokenizer/ }] }, topLevelVar: true };
+
 /** The page: demo/ becomes dist-page/, with relative addresses, so that it works in any folder of any server. */
 const page: UserConfig = {
   root: resolve(root, "demo"),
   base: "./",
   resolve: { alias },
   plugins: [modelFiles(), assemblyScript(), leanShaders(), offlineFiles()],
+  worker: { format: "es", plugins: () => [assemblyScript(), leanShaders()], rolldownOptions: { output: vocabularyApart } },
   server: { host: "127.0.0.1", fs: { allow: [root] } },
   preview: { host: "127.0.0.1" },
   build: {
@@ -105,17 +138,19 @@ const page: UserConfig = {
       input: { page: resolve(root, "demo/index.html"), serviceWorker: resolve(root, "demo/serviceWorker.ts") },
       output: {
         entryFileNames: ({ name }) => (name === "serviceWorker" ? "serviceWorker.js" : "assets/[name]-[hash].js"), // beside the page, whose folder is then its scope
-        // GPT-2's vocabulary is larger than all the code; apart, it loads in parallel and stays cached when the code changes.
-        codeSplitting: { groups: [{ name: "vocabulary", test: /gpt-tokenizer/ }] },
+        ...vocabularyApart,
       },
     },
   },
 };
 
-/** The package: the library without its dependency, and the command line. */
+/** What entries share: a module that is in it, and the name of the file. */
+const chunks: Readonly<Record<string, string>> = { "src/load/loadModel.ts": "engine.js", "src/worker/client.ts": "calls.js", "src/safetensors/parse.ts": "parser.js" };
+
+/** The package: the library without its dependency, its workers, and the command line. */
 const library: UserConfig = {
   root,
-  plugins: [assemblyScript(), leanShaders()],
+  plugins: [assemblyScript(), leanShaders(), packageWorkers()],
   publicDir: false,
   build: {
     outDir: "dist",
@@ -123,13 +158,13 @@ const library: UserConfig = {
     minify: false,
     sourcemap: true,
     lib: {
-      entry: { index: "src/index.ts", safetensors: "src/safetensors/index.ts", cli: "src/cli/main.ts" },
+      entry: { index: "src/index.ts", safetensors: "src/safetensors/index.ts", cli: "src/cli/main.ts", ...workers },
       formats: ["es"],
     },
     rolldownOptions: {
       external: [/^node:/, /^gpt-tokenizer/, "webgpu"],
-      // What index.js and cli.js share; safetensors.js stays apart, so that it can be used without the engine.
-      output: { chunkFileNames: ({ name }) => ({ src: "engine.js", safetensors: "parser.js" })[name] ?? "[name].js" },
+      // safetensors.js stays apart, so that it can be used without the engine.
+      output: { chunkFileNames: ({ name, moduleIds }) => Object.entries(chunks).find(([module]) => moduleIds.includes(resolve(root, module)))?.[1] ?? `${name}.js` },
     },
   },
 };

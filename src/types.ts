@@ -341,6 +341,32 @@ export interface Model {
   [Symbol.asyncDispose](): Promise<void>;
 }
 
+// ---------------------------------------------------------------- behind a worker
+
+export interface WorkerOptions {
+  /**
+   * The worker to work in: the address of its script (a copy of the package's `worker.js`, where a bundler or a policy does not let the package find its own),
+   * or a module worker that imports `nibble-webgpu/worker`, or a function that starts one. It belongs to this one call, which terminates it in the end.
+   * @default the package's own
+   */
+  worker?: Worker | URL | string | (() => Worker);
+  /** Moves the ArrayBuffers of a source into the worker instead of copying them; the page cannot use them any more. Files and Blobs need neither. @default false */
+  transfer?: boolean;
+}
+
+/** Those that cannot be sent to a worker; there it has a `fetch` and a `navigator.gpu` of its own. */
+type PageOnly = "fetch" | "gpu" | "device" | "cache";
+
+export interface WorkerLoadOptions extends Omit<LoadOptions, PageOnly>, WorkerOptions {
+  cache?: "opfs" | "none";
+}
+export interface WorkerCompareOptions extends Omit<CompareOptions, PageOnly>, WorkerOptions {
+  cache?: "opfs" | "none";
+}
+export interface WorkerFitOptions extends Omit<FitOptions, PageOnly>, WorkerOptions {
+  cache?: "opfs" | "none";
+}
+
 // ---------------------------------------------------------------- calibration
 
 export interface CalibrateOptions extends Omit<LoadOptions, "quantization" | "calibration" | "kvCache"> {
