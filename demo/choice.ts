@@ -30,7 +30,7 @@ function sourceOf({ id, source }: RegisteredModel): ModelSource {
 
 /** What someone typed: a hub id, or an address, which may be relative to the page. */
 export function typedSource(text: string): ModelSource {
-  const isAddress = /^(https?:|[./])/.test(text) && URL.canParse(text, document.baseURI);
+  const isAddress = /^(https?:|[./])/i.test(text) && URL.canParse(text, document.baseURI);
   return isAddress ? new URL(text, document.baseURI) : text;
 }
 

@@ -1,7 +1,7 @@
 import type { LoadOptions } from "nibble-webgpu";
 
 /** How the page loads a model: the one place that knows where the engine runs. */
-export { loadModel as openModel } from "nibble-webgpu";
+export { loadModelInWorker as openModel } from "nibble-webgpu";
 
 const asked = new URLSearchParams(location.search).get("backend");
 /** "?backend=cpu" or "?backend=webgpu" in the page's address. */

@@ -25,7 +25,7 @@ const advice: Partial<Record<EngineErrorCode, string>> = {
   integrity: "Load it again; if it stays so, the file is damaged where it comes from.",
   outOfMemory: "Choose smaller weights, such as nf4, or close other tabs.",
   deviceLost: "Reload the page.",
-  worker: "Reload the page.",
+  worker: "Check the connection and try again.",
 };
 
 /** One line for whatever was thrown: what happened, and what to do next. null clears it. */

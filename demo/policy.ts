@@ -1,6 +1,9 @@
 import type { ModelSource } from "nibble-webgpu";
 
-/** Rejects where the page's Content-Security-Policy forbids the server of `source`; the engine would only see a failed request. */
+/**
+ * Rejects where the page's Content-Security-Policy forbids the server of `source`. The page asks, because a policy in its HTML does not bind the engine's
+ * worker, and would only look like a lost connection to an engine that it does bind.
+ */
 export async function checkPolicy(source: ModelSource): Promise<void> {
   if (!(source instanceof URL) || source.origin === location.origin) return;
   const { origin } = source;

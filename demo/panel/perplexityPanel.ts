@@ -1,6 +1,6 @@
 import {
   comparisonCsv,
-  compareQuantizations,
+  compareQuantizationsInWorker,
   presets,
   type CompareProgress,
   type Comparison,
@@ -89,7 +89,7 @@ export class PerplexityPanel extends LitElement {
     try {
       const { backend, protocol } = this;
       const text = await this.chosenText();
-      const rows = compareQuantizations(source, { text, recipes, baseline, backend, protocol, signal, onProgress: (progress) => this.showProgress(progress) });
+      const rows = compareQuantizationsInWorker(source, { text, recipes, baseline, backend, protocol, signal, onProgress: (progress) => this.showProgress(progress) });
       for (let next = await rows.next(); ; next = await rows.next()) {
         if (next.done) {
           this.comparison = next.value;

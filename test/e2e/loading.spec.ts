@@ -68,7 +68,7 @@ test("a large download begins when the user has agreed to its size", async ({ pa
   await ready(page); // and nothing was requested, or the test would fail
 });
 
-test("what cannot be loaded is one line that says what to do, and the model in use stays", async ({ page, complaints, context }) => {
+test("what cannot be loaded is one line that says what to do, and the model in use stays", async ({ page, complaints }) => {
   await page.setViewportSize({ width: 360, height: 740 });
   await open(page, "cpu");
   const failure = alertLine(page);
@@ -90,7 +90,7 @@ test("what cannot be loaded is one line that says what to do, and the model in u
   await drop(page, { "config.json": "<!doctype html>", "model.safetensors": checkpoint["model.safetensors"] });
   await expect(failure).toHaveText(/config\.json.*\. Choose a GPT-2 model/);
 
-  await context.setOffline(true);
+  await page.route("https://huggingface.co/**", (route) => route.abort("internetdisconnected"));
   await openAddress(page, "someone/tiny");
   await expect(failure).toHaveText(/could not be reached.* Check the address and the connection, then try again\.$/, { timeout: 30_000 });
   complaints.splice(0);
@@ -112,7 +112,10 @@ test("without the embedded model the page says so and tries again when asked", a
 });
 
 test("without WebGPU the page runs on the CPU and says why", async ({ page }) => {
-  await page.addInitScript(() => delete (Navigator.prototype as { gpu?: GPU }).gpu);
+  await page.route("**/engineWorker-*.js", async (route) => {
+    const response = await route.fetch();
+    await route.fulfill({ response, body: `delete WorkerNavigator.prototype.gpu;${await response.text()}` });
+  });
   await page.goto("./");
   await ready(page);
   await expect(page.locator("#status")).toHaveText(/^CPU · .*WebGPU/);
