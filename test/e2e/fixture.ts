@@ -58,5 +58,5 @@ export async function generateGreedily(page: Page, tokens: number): Promise<stri
 
 export async function fillSettings(page: Page, values: Record<string, string>): Promise<void> {
   await page.locator("#moreSettings").evaluate((element: HTMLDetailsElement) => (element.open = true));
-  for (const [label, value] of Object.entries(values)) await page.getByLabel(label, { exact: true }).fill(value);
+  for (const [label, value] of Object.entries(values)) await page.locator("#playground").getByLabel(label, { exact: true }).fill(value);
 }
