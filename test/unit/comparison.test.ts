@@ -224,6 +224,17 @@ describe("comparisonCsv", () => {
     expect(lines[2]).toMatch(/^f16,,+".*at most ±65504.*"$/);
     expect(lines[3]!.startsWith('"mine, ""best""",')).toBe(true);
   });
+
+  test("ends each line with what was measured, where and by which version, where the run is given", async () => {
+    const { rows, ...run } = await compare({ recipes: ["int8"] });
+    const [head, ...lines] = comparisonCsv(rows, run).trimEnd().split("\r\n");
+    expect(head!.split(",").slice(-12)).toEqual(["error", "protocol", "windowTokens", "strideTokens", "scoredTokens", "textTokens", "textSha256", "model", "modelSha256", "backend", "adapter", "engineVersion"]);
+    for (const line of lines) {
+      expect(line).toContain(`,strided,16,8,110,111,${run.text.sha256},`);
+      expect(line.endsWith(`,cpu,${run.adapter.description},${version}`)).toBe(true);
+    }
+    expect(comparisonCsv(rows).split("\r\n")[0]!.endsWith(",error")).toBe(true); // control case
+  });
 });
 
 type Measures = ReturnType<typeof referenceMeasures>;
