@@ -9,6 +9,7 @@ import { chromiumFlags, findChromium, findLavapipe, findSwiftShader, vulkanEnvir
 const root = import.meta.dirname;
 /** Users and the page import the package by name; here that is the source. */
 const alias = {
+  "nibble-webgpu/panel": resolve(root, "demo/panel/index.ts"),
   "nibble-webgpu/safetensors": resolve(root, "src/safetensors/index.ts"),
   "nibble-webgpu": resolve(root, "src/index.ts"),
 };
@@ -79,9 +80,10 @@ const page: UserConfig = {
   build: { outDir: resolve(root, "dist-page"), emptyOutDir: true, target: "es2022", sourcemap: true, chunkSizeWarningLimit: 1500 /* kB; GPT-2's vocabulary is most of it */ },
 };
 
-/** The package: the library without its dependency, and the command line. */
+/** The package: the library without its dependency, the panel with Lit and its charts, and the command line. */
 const library: UserConfig = {
   root,
+  resolve: { alias },
   plugins: [assemblyScript(), leanShaders()],
   publicDir: false,
   build: {
@@ -90,7 +92,7 @@ const library: UserConfig = {
     minify: false,
     sourcemap: true,
     lib: {
-      entry: { index: "src/index.ts", safetensors: "src/safetensors/index.ts", cli: "src/cli/main.ts" },
+      entry: { index: "src/index.ts", safetensors: "src/safetensors/index.ts", panel: "demo/panel/index.ts", cli: "src/cli/main.ts" },
       formats: ["es"],
     },
     rolldownOptions: {

@@ -1,9 +1,10 @@
+import "nibble-webgpu/panel";
 import { EngineError, loadModel, presets, type AdapterSummary, type LoadOptions, type LoadProgress, type Model, type ModelSource, type PresetName } from "nibble-webgpu";
 import { registry } from "../models/registry.ts";
 import { droppedFiles } from "./droppedFiles.ts";
 import { element, errorLine } from "./element.ts";
 import { formatNote, megabytes } from "./panel/format.ts";
-import { PerplexityPanel, uncalibratedPresets } from "./panel/perplexityPanel.ts";
+import { uncalibratedPresets } from "./panel/recipes.ts";
 import { Playground } from "./playground.ts";
 
 /** What the user asked for. */
@@ -22,7 +23,7 @@ const statusText = element("status", HTMLSpanElement);
 const loadDetail = element("loadDetail", HTMLSpanElement);
 const loadAction = element("loadAction", HTMLButtonElement);
 const loadBar = element("loadProgress", HTMLProgressElement);
-const panel = element("panel", PerplexityPanel);
+const panel = document.querySelector("perplexity-panel")!;
 const playground = new Playground(showError);
 
 const asked = new URLSearchParams(location.search).get("backend");
@@ -106,7 +107,6 @@ function showLoaded(model: Model, { label, source }: Choice): void {
   playground.use(model);
   if (panel.source === null) panel.tokenLimit = model.adapter.backend === "cpu" || model.adapter.isFallback ? 512 : null;
   panel.source = source;
-  panel.encode = (text) => model.encode(text);
   opened.set(label, source);
   openForm.hidden = true;
   openButton.ariaExpanded = "false";
@@ -214,8 +214,7 @@ addEventListener("drop", (event) => {
 });
 
 panel.backend = backend;
-fetch(new URL("models/texts/stories-eval.txt", document.baseURI))
-  .then((response) => (response.ok ? response.text() : Promise.reject(new Error(`The evaluation text answered ${response.status}.`))))
-  .then((text) => (panel.text = text))
-  .catch(showError);
+panel.text = new URL("models/texts/stories-eval.txt", document.baseURI);
+panel.textLabel = "the bundled stories";
+panel.calibration = new URL("models/texts/stories-calibration.txt", document.baseURI);
 void load(wanted);
