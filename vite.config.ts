@@ -10,6 +10,7 @@ import { chromiumFlags, findChromium, findLavapipe, findSwiftShader, vulkanEnvir
 const root = import.meta.dirname;
 /** Users and the page import the package by name; here that is the source. */
 const alias = {
+  "nibble-webgpu/panel": resolve(root, "demo/panel/index.ts"),
   "nibble-webgpu/safetensors": resolve(root, "src/safetensors/index.ts"),
   "nibble-webgpu": resolve(root, "src/index.ts"),
 };
@@ -71,7 +72,7 @@ function leanShaders(): Plugin {
 
 /** Tells the service worker what the page consists of: it names the built files, with a hash of each. */
 function offlineFiles(): Plugin {
-  const notNeeded = /\.(map|md)$|^serviceWorker\.js$|calibration/;
+  const notNeeded = /\.(map|md)$|^serviceWorker\.js$/;
   return {
     name: "nibble:offline-files",
     writeBundle: {
@@ -147,9 +148,10 @@ const page: UserConfig = {
 /** What entries share: a module that is in it, and the name of the file. */
 const chunks: Readonly<Record<string, string>> = { "src/load/loadModel.ts": "engine.js", "src/worker/client.ts": "calls.js", "src/safetensors/parse.ts": "parser.js" };
 
-/** The package: the library without its dependency, its workers, and the command line. */
+/** The package: the library without its dependency, its workers, the panel with Lit and its charts, and the command line. */
 const library: UserConfig = {
   root,
+  resolve: { alias },
   plugins: [assemblyScript(), leanShaders(), packageWorkers()],
   publicDir: false,
   build: {
@@ -158,7 +160,7 @@ const library: UserConfig = {
     minify: false,
     sourcemap: true,
     lib: {
-      entry: { index: "src/index.ts", safetensors: "src/safetensors/index.ts", cli: "src/cli/main.ts", ...workers },
+      entry: { index: "src/index.ts", safetensors: "src/safetensors/index.ts", panel: "demo/panel/index.ts", cli: "src/cli/main.ts", ...workers },
       formats: ["es"],
     },
     rolldownOptions: {

@@ -3,7 +3,7 @@ import { pickedFiles, registered, typedSource, type Choice, type Offered } from 
 import { acceptDrops } from "./droppedFiles.ts";
 import { element } from "./element.ts";
 import { formatNote, megabytes } from "./panel/format.ts";
-import { uncalibratedPresets } from "./panel/perplexityPanel.ts";
+import { uncalibratedPresets } from "./panel/recipes.ts";
 import { storedSettings, storeSettings } from "./settingsStore.ts";
 
 const modelSelect = element("model", HTMLSelectElement);

@@ -1,16 +1,15 @@
+import "nibble-webgpu/panel";
 import type { Model } from "nibble-webgpu";
 import type { Choice } from "./choice.ts";
 import { Chooser } from "./chooser.ts";
 import { DownloadOffer } from "./downloadOffer.ts";
-import { element } from "./element.ts";
 import { backend } from "./engine.ts";
 import { LoadStatus, showError } from "./loadStatus.ts";
 import { ModelSession } from "./modelSession.ts";
 import { keepForOffline } from "./offline.ts";
-import { PerplexityPanel } from "./panel/perplexityPanel.ts";
 import { Playground } from "./playground.ts";
 
-const panel = element("panel", PerplexityPanel);
+const panel = document.querySelector("perplexity-panel")!;
 const playground = new Playground(showError);
 const chooser = new Chooser((choice) => offer.consider(choice), showError);
 const offer = new DownloadOffer((choice) => void session.load(choice), showSettled);
@@ -45,15 +44,14 @@ function showSettled(): void {
   if (current) chooser.dropUnknown();
 }
 
-function showInPanel(model: Model, { source }: Choice): void {
+function showInPanel(model: Model, { source, hub, integrity }: Choice): void {
   if (panel.source === null) panel.tokenLimit = model.adapter.backend === "cpu" || model.adapter.isFallback ? 512 : null;
   panel.source = source;
-  panel.encode = (text) => model.encode(text);
+  panel.loadOptions = { hub, integrity };
 }
 
 panel.backend = backend;
-fetch(new URL("models/texts/stories-eval.txt", document.baseURI))
-  .then((response) => (response.ok ? response.text() : Promise.reject(new Error(`The evaluation text answered ${response.status}.`))))
-  .then((text) => (panel.text = text))
-  .catch(showError);
+panel.text = new URL("models/texts/stories-eval.txt", document.baseURI);
+panel.textLabel = "the bundled stories";
+panel.calibration = new URL("models/texts/stories-calibration.txt", document.baseURI);
 void session.load(session.wanted).then(keepForOffline);

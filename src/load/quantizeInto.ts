@@ -9,7 +9,7 @@ import { type InputStatistics, outliersBeyond, withoutOutliers } from "../quanti
 import { dequantizeTensor, quantizeTensor } from "../quantize/nearest.ts";
 import { staticRange } from "../quantize/observers.ts";
 import { CODE_BITS } from "../quantize/formats.ts";
-import { formatOf, unmatchedOverrides } from "../quantize/recipes.ts";
+import { formatOf, requireMatches } from "../quantize/recipes.ts";
 import { isSameFormat } from "../quantize/stored.ts";
 import type { QuantizationRecipe, QuantizationReport, QuantizedTensor, StoredBytes, TensorFormat, TensorInputReport, TensorReport } from "../types.ts";
 import type { ProgressMeter } from "./progress.ts";
@@ -43,8 +43,7 @@ const NO_ERROR: QuantizationError = { mse: 0, maxAbs: 0, sqnrDb: Infinity, cosin
 export async function quantizeInto(builder: BackendBuilder, prepared: Prepared, recipe: QuantizationRecipe, progress: ProgressMeter, signal: AbortSignal | undefined): Promise<QuantizationReport> {
   const { checkpoint } = prepared;
   const matrices = checkpoint.tensors.filter(isMatrix);
-  const [unmatched] = unmatchedOverrides(recipe, matrices.map(({ name }) => name));
-  if (unmatched !== undefined) throw new RangeError(`quantization.overrides has "${unmatched}", which matches no matrix of this checkpoint; names look like "${matrices[0]!.name}".`);
+  requireMatches(recipe, matrices.map(({ name }) => name));
 
   const bytes: StoredBytes = { weights: 0, embedding: 0, scales: 0, total: 0 };
   const tensors: TensorReport[] = [];
