@@ -46,8 +46,8 @@ function showSettled(): void {
 
 function showInPanel(model: Model, { source, hub, integrity }: Choice): void {
   if (panel.source === null) panel.tokenLimit = model.adapter.backend === "cpu" || model.adapter.isFallback ? 512 : null;
-  panel.source = source;
   panel.loadOptions = { hub, integrity };
+  panel.source = source;
 }
 
 panel.backend = backend;

@@ -39,6 +39,8 @@ export async function ready(page: Page): Promise<void> {
   await expect(page.locator("#status")).toHaveText(/^(WebGPU|CPU) · /, { timeout: 180_000 });
 }
 
+/** The playground has fields that the panel has, too. */
+export const field = (page: Page, label: string): Locator => page.locator("#playground").getByLabel(label, { exact: true });
 export const generateButton = (page: Page): Locator => page.locator("#generate");
 export const alertLine = (page: Page): Locator => page.locator("#alert");
 
@@ -50,7 +52,7 @@ export async function written(page: Page): Promise<string> {
 /** Writes up to so many tokens after the golden prompt. */
 export async function generateGreedily(page: Page, tokens: number): Promise<string> {
   await fillSettings(page, { Temperature: "0", Tokens: String(tokens) });
-  await page.getByLabel("Prompt", { exact: true }).fill(golden.text);
+  await field(page, "Prompt").fill(golden.text);
   await generateButton(page).click();
   await expect(page.locator("#outcome")).toHaveText(/ · (done|reached a stop text)$/, { timeout: 120_000 });
   return written(page);
@@ -58,5 +60,5 @@ export async function generateGreedily(page: Page, tokens: number): Promise<stri
 
 export async function fillSettings(page: Page, values: Record<string, string>): Promise<void> {
   await page.locator("#moreSettings").evaluate((element: HTMLDetailsElement) => (element.open = true));
-  for (const [label, value] of Object.entries(values)) await page.locator("#playground").getByLabel(label, { exact: true }).fill(value);
+  for (const [label, value] of Object.entries(values)) await field(page, label).fill(value);
 }

@@ -50,7 +50,7 @@ test("a hub model loads from its revision with a token that goes to the hub and 
   await expect(page.locator("#token")).toHaveValue("");
 
   await page.getByLabel("Weights").selectOption("nf4"); // reads it again: the token is still known
-  await expect(page.locator("#bitsPerWeight")).not.toHaveText("8.13");
+  await expect(page.locator("#playground #bitsPerWeight")).not.toHaveText("8.13");
   await ready(page);
   expect(asked.filter(({ authorization }) => authorization !== "Bearer hf_secret")).toEqual([]);
   expect(await page.evaluate(() => JSON.stringify(localStorage) + document.documentElement.outerHTML + location.href)).not.toContain("secret");

@@ -21,10 +21,10 @@ test("the page loads the embedded model, writes the golden greedy text under f32
   expect(shifts).toBeLessThan(0.1); // what web vitals call good
 
   await page.getByLabel("Weights").selectOption("f32");
-  await expect(page.locator("#bitsPerWeight")).toHaveText("32.00", { timeout: 180_000 });
+  await expect(page.locator("#playground #bitsPerWeight")).toHaveText("32.00", { timeout: 180_000 });
   expect(await generateGreedily(page, 12)).toBe(greedyText);
-  await expect(page.locator("#tokens")).toHaveText("7 + 12");
-  await expect(page.locator("#speed")).toHaveText(/^[\d.]+ tok\/s$/);
+  await expect(page.locator("#playground #tokens")).toHaveText("7 + 12");
+  await expect(page.locator("#playground #speed")).toHaveText(/^[\d.]+ tok\/s$/);
   await page.locator("#output").focus();
   await page.keyboard.press("ArrowRight");
   await expect(page.locator("#alternatives li.taken")).toHaveText(/␣little/);

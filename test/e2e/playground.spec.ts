@@ -1,10 +1,10 @@
-import { alertLine, expect, fillSettings, generateButton, generateGreedily, open, ready, test, written } from "./fixture.ts";
+import { alertLine, expect, field, fillSettings, generateButton, generateGreedily, open, ready, test, written } from "./fixture.ts";
 
 test("the playground is worked by keyboard alone, and shows what each token's rivals were", async ({ page, context }) => {
   await context.grantPermissions(["clipboard-read", "clipboard-write"]);
   await open(page, "cpu");
   await fillSettings(page, { Temperature: "0", Tokens: "8" });
-  const prompt = page.getByLabel("Prompt", { exact: true });
+  const prompt = field(page, "Prompt");
   await prompt.focus();
   await page.keyboard.press("Control+A");
   await page.keyboard.type("<img src=x onerror=alert(1)> Once upon a time");
@@ -53,7 +53,7 @@ test("penalties change the text, and a stop text ends it", async ({ page }) => {
   await fillSettings(page, { "Min-p": "7", Temperature: "1" });
   await page.locator("#moreSettings").evaluate((element: HTMLDetailsElement) => (element.open = false));
   await generateButton(page).click();
-  await expect(page.getByLabel("Min-p")).toBeFocused(); // the browser names the wrong field, in a section that has opened for it
+  await expect(field(page, "Min-p")).toBeFocused(); // the browser names the wrong field, in a section that has opened for it
 });
 
 test("settings survive a reload; prompt, text and token are stored nowhere", async ({ page, context }) => {
@@ -67,9 +67,9 @@ test("settings survive a reload; prompt, text and token are stored nowhere", asy
   await ready(page);
   await page.reload();
   await ready(page);
-  await expect(page.getByLabel("Temperature")).toHaveValue("0.5");
-  await expect(page.getByLabel("Top-k")).toHaveValue("");
-  await expect(page.getByLabel("Seed")).toHaveValue("11");
+  await expect(field(page, "Temperature")).toHaveValue("0.5");
+  await expect(field(page, "Top-k")).toHaveValue("");
+  await expect(field(page, "Seed")).toHaveValue("11");
   await expect(page.locator("#stop")).toHaveValue("the end");
   await expect(page.getByLabel("Weights")).toHaveValue("nf4");
   const { origins, cookies } = await context.storageState();
@@ -79,9 +79,9 @@ test("settings survive a reload; prompt, text and token are stored nowhere", asy
 
   await page.getByText("More settings").click();
   await page.getByRole("button", { name: "Defaults" }).click();
-  await expect(page.getByLabel("Temperature")).toHaveValue("0.8");
+  await expect(field(page, "Temperature")).toHaveValue("0.8");
   await page.reload();
-  await expect(page.getByLabel("Temperature")).toHaveValue("0.8");
+  await expect(field(page, "Temperature")).toHaveValue("0.8");
 });
 
 test("blocked storage costs the settings of the last visit and nothing else", async ({ page }) => {
