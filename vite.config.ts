@@ -1,6 +1,7 @@
 import { playwright } from "@vitest/browser-playwright";
 import asc from "assemblyscript/asc";
-import { cpSync, readFileSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { cpSync, readdirSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { dirname, resolve, sep } from "node:path";
 import type { Plugin, UserConfig } from "vite";
 import { defineConfig } from "vitest/config";
@@ -9,6 +10,7 @@ import { chromiumFlags, findChromium, findLavapipe, findSwiftShader, vulkanEnvir
 const root = import.meta.dirname;
 /** Users and the page import the package by name; here that is the source. */
 const alias = {
+  "nibble-webgpu/panel": resolve(root, "demo/panel/index.ts"),
   "nibble-webgpu/safetensors": resolve(root, "src/safetensors/index.ts"),
   "nibble-webgpu": resolve(root, "src/index.ts"),
 };
@@ -75,6 +77,25 @@ function leanShaders(): Plugin {
   };
 }
 
+/** Tells the service worker what the page consists of: it names the built files, with a hash of each. */
+function offlineFiles(): Plugin {
+  const notNeeded = /\.(map|md)$|^serviceWorker\.js$/;
+  return {
+    name: "nibble:offline-files",
+    writeBundle: {
+      order: "post",
+      sequential: true,
+      handler({ dir = "dist-page" }) {
+        const names = readdirSync(dir, { recursive: true, encoding: "utf8" }).filter((name) => statSync(resolve(dir, name)).isFile() && !notNeeded.test(name));
+        const hash = (name: string): string => createHash("sha256").update(readFileSync(resolve(dir, name))).digest("hex").slice(0, 16);
+        const files = Object.fromEntries(names.map((name) => [name.split(sep).join("/").replace(/^index\.html$/, ""), hash(name)]));
+        const worker = resolve(dir, "serviceWorker.js");
+        writeFileSync(worker, readFileSync(worker, "utf8").replace("PAGE_FILES", () => JSON.stringify(files)));
+      },
+    },
+  };
+}
+
 /** Scripts that run in workers: their file in the package, without .js, and their source. */
 const workers: Readonly<Record<string, string>> = {
   worker: "src/worker/engineWorker.ts",
@@ -102,24 +123,43 @@ function packageWorkers(): Plugin {
   };
 }
 
+/**
+ * GPT-2's vocabulary is larger than all the code; apart, it loads in parallel and stays cached when the code changes. Page and worker are two builds;
+ * with `var` in both, which Vite has set for the page alone, the chunks are equal to the byte, and one file.
+ */
+const vocabularyApart = { codeSplitting: { groups: [{ name: "vocabulary", test: /gpt-tokenizer/ }] }, topLevelVar: true };
+
 /** The page: demo/ becomes dist-page/, with relative addresses, so that it works in any folder of any server. */
 const page: UserConfig = {
   root: resolve(root, "demo"),
   base: "./",
   resolve: { alias },
-  plugins: [modelFiles(), assemblyScript(), leanShaders()],
-  worker: { format: "es", plugins: () => [assemblyScript(), leanShaders()] },
+  plugins: [modelFiles(), assemblyScript(), leanShaders(), offlineFiles()],
+  worker: { format: "es", plugins: () => [assemblyScript(), leanShaders()], rolldownOptions: { output: vocabularyApart } },
   server: { host: "127.0.0.1", fs: { allow: [root] } },
   preview: { host: "127.0.0.1" },
-  build: { outDir: resolve(root, "dist-page"), emptyOutDir: true, target: "es2022", sourcemap: true, chunkSizeWarningLimit: 1500 /* kB; GPT-2's vocabulary is most of it */ },
+  build: {
+    outDir: resolve(root, "dist-page"),
+    emptyOutDir: true,
+    target: "es2022",
+    sourcemap: true,
+    rolldownOptions: {
+      input: { page: resolve(root, "demo/index.html"), serviceWorker: resolve(root, "demo/serviceWorker.ts") },
+      output: {
+        entryFileNames: ({ name }) => (name === "serviceWorker" ? "serviceWorker.js" : "assets/[name]-[hash].js"), // beside the page, whose folder is then its scope
+        ...vocabularyApart,
+      },
+    },
+  },
 };
 
 /** What entries share: a module that is in it, and the name of the file. */
 const chunks: Readonly<Record<string, string>> = { "src/load/loadModel.ts": "engine.js", "src/worker/client.ts": "calls.js", "src/safetensors/parse.ts": "parser.js" };
 
-/** The package: the library, its workers, and the command line. */
+/** The package: the library, its workers, the panel with Lit and its charts, and the command line. */
 const library: UserConfig = {
   root,
+  resolve: { alias },
   plugins: [assemblyScript(), leanShaders(), packageWorkers()],
   publicDir: false,
   build: {
@@ -128,7 +168,7 @@ const library: UserConfig = {
     minify: false,
     sourcemap: true,
     lib: {
-      entry: { index: "src/index.ts", safetensors: "src/safetensors/index.ts", cli: "src/cli/main.ts", ...workers },
+      entry: { index: "src/index.ts", safetensors: "src/safetensors/index.ts", panel: "demo/panel/index.ts", cli: "src/cli/main.ts", ...workers },
       formats: ["es"],
     },
     rolldownOptions: {

@@ -1,5 +1,24 @@
+/** Makes the whole page a place to drop files on; `hint` shows while they hover over it. */
+export function acceptDrops(hint: HTMLElement, onFiles: (files: readonly File[]) => void, onError: (error: unknown) => void): void {
+  const bringsFiles = (event: DragEvent): boolean => event.dataTransfer?.types.includes("Files") ?? false;
+  addEventListener("dragover", (event) => {
+    if (!bringsFiles(event)) return;
+    event.preventDefault();
+    hint.hidden = false;
+  });
+  addEventListener("dragleave", ({ relatedTarget }) => {
+    if (relatedTarget === null) hint.hidden = true;
+  });
+  addEventListener("drop", (event) => {
+    hint.hidden = true;
+    if (!bringsFiles(event)) return;
+    event.preventDefault();
+    droppedFiles(event.dataTransfer!).then(onFiles, onError);
+  });
+}
+
 /** The files of a drop, those inside dropped folders included. Call it within the drop event: its items are gone afterwards. */
-export async function droppedFiles(transfer: DataTransfer): Promise<File[]> {
+async function droppedFiles(transfer: DataTransfer): Promise<File[]> {
   const found = [...transfer.items].map(async (item) => {
     const entry = item.webkitGetAsEntry(); // null for what does not come from a file system
     const file = item.getAsFile();

@@ -18,9 +18,14 @@ export function rate(tokensPerSecond: number): string {
 }
 
 /** Three significant digits, whatever the size: "0.000123". */
-export function smallFigure(value: number): string {
+export function smallFigure(value: number, digits = 3): string {
   if (!Number.isFinite(value)) return "–";
-  return value !== 0 && Math.abs(value) < 1e-6 ? value.toExponential(1) : value.toPrecision(3);
+  return value !== 0 && Math.abs(value) < 1e-6 ? value.toExponential(1) : value.toPrecision(digits);
+}
+
+/** A fraction as "97.3 %"; small ones as "0.034 %". */
+export function percent(fraction: number): string {
+  return `${fraction > 0 && fraction < 0.001 ? smallFigure(100 * fraction, 2) : figure(100 * fraction, 1)} %`;
 }
 
 /** A ratio to the baseline as a change: 1.034 ± 0.002 is "+3.40 % ± 0.20". */

@@ -1,104 +1,139 @@
-import {
-  comparisonCsv,
-  compareQuantizations,
-  presets,
-  type CompareProgress,
-  type Comparison,
-  type ComparisonRow,
-  type LoadOptions,
-  type ModelSource,
-  type PerplexityOptions,
-  type PresetName,
-  type QuantizationRecipe,
-} from "nibble-webgpu";
-import { LitElement, html, nothing, type TemplateResult } from "lit";
-import { customElement, property, query, state } from "lit/decorators.js";
-import { saveFile, toJson } from "./exportRows.ts";
-import { change, clock, formatNote, figure, megabytes, rate, smallFigure } from "./format.ts";
-import { panelStyles } from "./panelStyles.ts";
-import { sizeChart } from "./sizeChart.ts";
+import { comparisonCsv, type Comparison, type ComparisonRow, encodeComparison, type ModelSource, type ModelTokenizer } from "nibble-webgpu";
+import { css, html, LitElement, type PropertyValues, type TemplateResult } from "lit";
+import { customElement, property, state } from "lit/decorators.js";
+import "./continuationView.ts";
+import { engine } from "./engine.ts";
+import { saveFile } from "./exportFiles.ts";
+import { change, figure } from "./format.ts";
+import { linkTo, modelName, readLink, sha256 } from "./link.ts";
+import { comparisonMarkdown, originOf } from "./markdown.ts";
+import { limited, type Measurement, orAborted, outlookOf, planOf } from "./measurement.ts";
+import type { PanelLoadOptions, PanelText, PerplexityPanelElement } from "./panelElement.ts";
+import { panelColors, partStyles } from "./panelStyles.ts";
+import { chosenSummary } from "./recipeControls.ts";
+import { nameOf, presetNames, type Recipe } from "./recipes.ts";
+import type { RowAtWork } from "./resultTable.ts";
+import "./resultTable.ts";
+import { protocols, type Settings } from "./settings.ts";
+import "./sizeView.ts";
+import "./tensorView.ts";
+import type { TextOutlook } from "./textControls.ts";
+import "./textControls.ts";
+import "./tokenView.ts";
 
-/** The presets that need no calibration text. */
-export const uncalibratedPresets = (Object.keys(presets) as PresetName[]).filter((name) => {
-  const { activations = "float" } = presets[name];
-  return activations === "float" || activations.ranges === "dynamic";
-});
+const views = { sizes: "Size and loss", tensors: "Tensors", tokens: "Text", continuations: "Continuations" } as const;
+type View = keyof typeof views;
 
-type Protocol = NonNullable<PerplexityOptions["protocol"]>;
-type TextKind = "given" | "pasted" | "file";
-const baseline = "f32";
-const lengths: readonly (number | null)[] = [512, 2048, null];
+const nothingKnown: TextOutlook = { textTokens: null, plan: null, problem: null };
 
-/** A run under way: its rows by name, and what is known of the one at work. */
-interface Run {
-  names: readonly string[];
-  progress: CompareProgress | null;
-  rowStartMs: number;
-}
-
-/**
- * Measures recipes of one model on one text, row by row.
- * Fires `row` (detail: ComparisonRow) for each one measured, then `done` (Comparison) or `error` (whatever ended the run; not an abort). None of them bubbles.
- */
+/** What its properties and methods mean is written in panelElement.ts. */
 @customElement("perplexity-panel")
-export class PerplexityPanel extends LitElement {
-  static override styles = panelStyles;
+export class PerplexityPanel extends LitElement implements PerplexityPanelElement {
+  static override styles = [
+    partStyles,
+    panelColors,
+    css`
+      .exports { margin-left: auto; gap: 6px; }
+      [role="status"] { flex: 1 1 12rem; min-height: 1.6em; }
+      .alert { color: var(--warn-color); font-size: 0.95rem; min-height: 1.6rem; padding: 4px 0; overflow-wrap: anywhere; }
+      details { border-top: 1px solid var(--line-color); }
+      details:last-of-type { border-bottom: 1px solid var(--line-color); margin-bottom: 6px; }
+      summary { padding: 8px 0; font-size: 0.95rem; display: flex; gap: 10px; align-items: baseline; list-style: none; }
+      summary::-webkit-details-marker { display: none; }
+      summary::before { content: ""; flex: none; width: 0.42em; height: 0.42em; border: solid var(--soft-color); border-width: 0 1.5px 1.5px 0; transform: rotate(-45deg); align-self: center; }
+      details[open] > summary::before { transform: rotate(45deg); }
+      summary span:first-child { flex: none; min-width: 4.2rem; }
+      summary span:last-child { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+      details > :not(summary) { padding: 4px 0 14px; }
+      [role="tablist"] { display: flex; flex-wrap: wrap; gap: 2px 20px; margin-top: 22px; border-bottom: 1px solid var(--line-color); }
+      [role="tab"] { border: 0; border-bottom: 2px solid transparent; border-radius: 0; background: none; padding: 7px 0; margin-bottom: -1px; color: var(--soft-color); }
+      [role="tab"][aria-selected="true"] { border-color: var(--accent-color); color: var(--ink-color); }
+      [role="tabpanel"] { padding-top: 16px; min-height: 26rem; }
+      .origin { margin-top: 18px; min-height: 1.6em; }
+      @media (max-width: 760px) { .exports { margin-left: 0; } [role="status"] { flex-basis: 100%; } }
+    `,
+  ];
 
-  /** The model to measure. */
-  @property({ attribute: false }) source: ModelSource | null = null;
-  /** The text that is offered first. */
-  @property({ attribute: false }) text = "";
-  /** What that text is called in the list. */
-  @property({ attribute: "text-label" }) textLabel = "the bundled stories";
-  /** Offered as checkboxes; recipes need a `name`. */
-  @property({ attribute: false }) recipes: readonly (PresetName | QuantizationRecipe)[] = uncalibratedPresets;
-  /** Names of those that are ticked. The baseline, f32, is always measured. */
-  @property({ attribute: false }) chosen: ReadonlySet<string> = new Set(["int8", "int4", "nf4"]);
-  @property() backend: NonNullable<LoadOptions["backend"]> = "auto";
-  @property() protocol: Protocol = "strided";
-  /** Measure this many tokens of the text; null: all of it. Needs `encode`. */
-  @property({ attribute: false }) tokenLimit: number | null = null;
-  /** The model's tokenizer. null: the whole text is measured. */
-  @property({ attribute: false }) encode: ((text: string) => number[]) | null = null;
+  @property() source: ModelSource | null = null;
+  @property({ attribute: "text-url", converter: { fromAttribute: (value) => (value === null ? "" : new URL(value, document.baseURI)) } }) text: string | URL = "";
+  @property({ attribute: "text-label" }) textLabel = "the given text";
+  @property({ attribute: false }) texts: readonly PanelText[] = [];
+  @property({ attribute: false }) calibration: string | URL | null = null;
+  @property({ attribute: false }) recipes: readonly Recipe[] = presetNames;
+  @property({ attribute: false }) chosen: readonly string[] = ["int8", "int4", "nf4"];
+  @property({ attribute: false }) baseline: Recipe = "f32";
+  @property({ attribute: "token-limit", type: Number }) tokenLimit: number | null = null;
+  @property() backend: NonNullable<PanelLoadOptions["backend"]> = "auto";
+  @property({ attribute: false }) loadOptions: Omit<PanelLoadOptions, "backend" | "calibration"> = {};
 
+  /** What the user, or a link, chose; the properties say the rest. */
+  @state() private choice: Partial<Settings> = {};
+  @state() private names: readonly string[] = [];
   @state() private rows: readonly ComparisonRow[] = [];
   @state() private comparison: Comparison | null = null;
-  @state() private run: Run | null = null;
+  @state() private measurement: Measurement | null = null;
+  @state() private atWork: RowAtWork | null = null;
+  @state() private running = false;
+  @state() private paused = false;
   @state() private announcement = "";
   @state() private failure = "";
-  @state() private textKind: TextKind = "given";
-  @state() private chartWidth = 460;
-  @query("textarea") private pasted!: HTMLTextAreaElement | null;
-  @query("input[type=file]") private picked!: HTMLInputElement | null;
-  @query("figure") private figure!: HTMLElement;
+  @state() private outlook = nothingKnown;
+  @state() private view: View = "sizes";
   private controller: AbortController | null = null;
-  private readonly resize = new ResizeObserver(([entry]) => (this.chartWidth = Math.max(240, Math.floor(entry!.contentRect.width))));
+  private resumed: (() => void) | null = null;
+  private linked: { model: string | null; textSha256: string | null } | null = null;
+  private opened: { source: ModelSource; tokenizer: Promise<ModelTokenizer> } | null = null;
+  private readonly fetched = new Map<string, Promise<string>>();
+  private tokenized: { text: string; tokenizer: ModelTokenizer; tokens: number[] } | null = null;
+  private readonly followHash = (): void => this.followLink();
 
-  /** Measures the baseline and the ticked recipes. Resolves when that has ended, however it ended; a second call meanwhile does nothing. */
   async start(): Promise<void> {
-    const { source } = this;
+    const { source, settings, baseline } = this;
     if (this.controller || source === null) return;
     this.controller = new AbortController();
     const { signal } = this.controller;
-    const recipes = this.recipes.filter((recipe) => nameOf(recipe) !== baseline && this.chosen.has(nameOf(recipe)));
+    const recipes = this.chosenRecipes();
+    this.names = [baseline, ...recipes].map(nameOf);
     this.rows = [];
-    this.comparison = null;
+    this.comparison = this.measurement = this.atWork = null;
     this.failure = "";
-    this.announcement = "Measuring.";
-    this.run = { names: [baseline, ...recipes.map(nameOf)], progress: null, rowStartMs: performance.now() };
+    this.announcement = "Reading the model.";
+    this.running = true;
     try {
-      const { backend, protocol } = this;
-      const text = await this.chosenText();
-      const rows = compareQuantizations(source, { text, recipes, baseline, backend, protocol, signal, onProgress: (progress) => this.showProgress(progress) });
-      for (let next = await rows.next(); ; next = await rows.next()) {
+      const calibration = this.calibration === null ? undefined : await orAborted(this.contentOf(this.calibration), signal);
+      const load: PanelLoadOptions = { ...this.loadOptions, backend: this.backend, calibration };
+      const text = await orAborted(this.chosenText(settings), signal);
+      const tokenizer = await orAborted(this.tokenizerOf(source), signal);
+      const all = this.tokensOf(text, tokenizer);
+      const tokens = limited(all, settings);
+      const plan = planOf(tokens.length, settings, tokenizer);
+      await this.checkLinkedText(text);
+      const { protocol, windowTokens, strideTokens } = plan;
+      const comparing = engine.compare(source, {
+        ...load,
+        text: tokens === all ? text : tokens, // bits per byte are known of a text only
+        recipes,
+        baseline,
+        protocol,
+        windowTokens,
+        ...(protocol === "strided" ? { strideTokens } : {}),
+        samples: true,
+        signal,
+        onProgress: (progress) => {
+          this.atWork = { progress, startMs: progress.row === this.atWork?.progress.row ? this.atWork.startMs : performance.now() };
+        },
+      });
+      this.measurement = { source, load, tokenizer, tokens, plan };
+      for (let next = await comparing.next(); ; next = await comparing.next()) {
         if (next.done) {
           this.comparison = next.value;
           break;
         }
-        this.rows = [...this.rows, next.value];
-        this.fire("row", next.value);
+        this.takeRow(next.value);
+        if (this.paused) await this.untilResumed(signal);
       }
-      this.announcement = `Done: ${this.rows.length} recipes.`;
+      const failed = this.rows.filter(({ error }) => error).length;
+      this.announcement = `Done: ${this.rows.length} recipes${failed === 0 ? "" : `, of which ${failed} could not run`}.`;
       this.fire("done", this.comparison);
     } catch (error) {
       this.announcement = signal.aborted ? "Cancelled." : "Failed.";
@@ -107,8 +142,8 @@ export class PerplexityPanel extends LitElement {
         this.fire("error", error);
       }
     } finally {
-      this.run = null;
-      this.controller = null;
+      this.running = this.paused = false;
+      this.controller = this.resumed = null;
     }
   }
 
@@ -116,156 +151,233 @@ export class PerplexityPanel extends LitElement {
     this.controller?.abort(new DOMException("Cancelled by the user.", "AbortError"));
   }
 
-  override firstUpdated(): void {
-    this.resize.observe(this.figure);
+  pause(): void {
+    if (this.running) this.paused = true;
+  }
+
+  resume(): void {
+    this.paused = false;
+    this.resumed?.();
+  }
+
+  override connectedCallback(): void {
+    super.connectedCallback();
+    this.followLink();
+    addEventListener("hashchange", this.followHash);
   }
 
   override disconnectedCallback(): void {
     super.disconnectedCallback();
+    removeEventListener("hashchange", this.followHash);
     this.cancel();
   }
 
+  protected override willUpdate(changed: PropertyValues): void {
+    const inputs: PropertyKey[] = ["source", "text", "texts", "choice", "tokenLimit"];
+    if (this.opened && inputs.some((name) => changed.has(name))) void this.lookAhead();
+  }
+
   override render(): TemplateResult {
+    const { settings, running, paused, comparison, rows, measurement, outlook } = this;
+    const baseline = nameOf(this.baseline);
+    const origin = comparison ? originOf(comparison) : "";
     return html`
-      ${this.renderRecipes()} ${this.renderText()}
-      <div class="row actions">
-        <button class="primary" id="run" ?disabled=${this.source === null} @click=${() => (this.run ? this.cancel() : void this.start())}>${this.run ? "Cancel" : "Run"}</button>
-        <span class="number soft grow" role="status">${this.announcement}</span>
-        <button ?disabled=${this.rows.length === 0} @click=${() => saveFile("nibble-comparison.csv", "text/csv", comparisonCsv(this.rows))}>CSV</button>
-        <button ?disabled=${this.rows.length === 0} @click=${() => saveFile("nibble-comparison.json", "application/json", toJson(this.rows, this.comparison))}>JSON</button>
+      <div class="row">
+        <button class="primary" id="run" ?disabled=${this.source === null} @click=${() => (running ? this.cancel() : void this.start())}>${running ? "Cancel" : "Run"}</button>
+        <button ?disabled=${!running} aria-pressed=${paused} title="Takes effect when the row at work is done" @click=${() => (paused ? this.resume() : this.pause())}>${paused ? "Resume" : "Pause"}</button>
+        <span class="number soft" role="status">${this.announcement}</span>
+        <div class="row exports" role="group" aria-label="Save and share">
+          ${this.exportButton("CSV", "csv", "text/csv", ({ rows, ...run }) => comparisonCsv(rows, run))}
+          ${this.exportButton("JSON", "json", "application/json", encodeComparison)}
+          ${this.exportButton("Markdown", "md", "text/markdown", comparisonMarkdown)}
+          <button class="small" title="An address that holds these settings" @click=${() => void this.copyLink()}>Link</button>
+        </div>
       </div>
       <p class="alert" role="alert">${this.failure}</p>
-      <div class="scroll" role="region" aria-label="Results" tabindex="0">${this.renderTable()}</div>
-      <div class="below">
-        <figure>
-          <figcaption>Size and loss <span>lower left is better; bars are ± of the difference to f32</span></figcaption>
-          ${sizeChart(this.rows, this.chartWidth)}
-        </figure>
-        ${columnNotes}
+      <details id="recipes">
+        <summary><span>Recipes</span><span class="number soft">${chosenSummary(this.chosenRecipes())}</span></summary>
+        <perplexity-recipes
+          .offered=${this.recipes}
+          .own=${settings.own}
+          .chosen=${settings.chosen}
+          .baseline=${baseline}
+          .calibrated=${this.calibration !== null}
+          .disabled=${running}
+          @change=${this.takeChoice}
+        ></perplexity-recipes>
+      </details>
+      <details id="texts" @toggle=${() => void this.lookAhead()}>
+        <summary><span>Text</span><span class="number soft">${this.textSummary()}</span></summary>
+        <perplexity-text .labels=${this.offeredTexts().map(({ label }) => label)} .settings=${settings} .outlook=${outlook} .disabled=${running} @change=${this.takeChoice}></perplexity-text>
+      </details>
+      <perplexity-table .names=${this.names} .rows=${rows} .atWork=${this.atWork} .running=${running}></perplexity-table>
+      <div role="tablist" aria-label="A closer look" @keydown=${(event: KeyboardEvent) => this.stepTabs(event)}>
+        ${entriesOf(views).map(
+          ([id, label]) => html`<button role="tab" id=${`tab-${id}`} aria-controls=${id} aria-selected=${id === this.view} tabindex=${id === this.view ? 0 : -1} @click=${() => (this.view = id)}>${label}</button>`,
+        )}
       </div>
+      ${this.tabPanel("sizes", html`<perplexity-sizes .rows=${rows} .origin=${origin}></perplexity-sizes>`)}
+      ${this.tabPanel("tensors", html`<perplexity-tensors .rows=${rows} .measurement=${measurement} .origin=${origin}></perplexity-tensors>`)}
+      ${this.tabPanel("tokens", html`<perplexity-tokens .rows=${rows} .measurement=${measurement} .busy=${running}></perplexity-tokens>`)}
+      ${this.tabPanel(
+        "continuations",
+        html`<perplexity-continuations .rows=${rows} .measurement=${measurement} .settings=${settings.continuation} .busy=${running} @change=${this.takeChoice}></perplexity-continuations>`,
+      )}
+      <p class="origin number soft">${origin}</p>
     `;
   }
 
-  private renderRecipes(): TemplateResult {
-    const toggle = (name: string, ticked: boolean): void => {
-      this.chosen = new Set(ticked ? [...this.chosen, name] : [...this.chosen].filter((other) => other !== name));
+  private get settings(): Settings {
+    return {
+      text: { kind: "offered", label: this.offeredTexts()[0]?.label ?? this.textLabel },
+      protocol: "strided",
+      windowTokens: null,
+      strideTokens: null,
+      tokenLimit: this.tokenLimit,
+      chosen: this.chosen,
+      own: [],
+      continuation: { prompt: "Once upon a time, there was", maxTokens: 40, temperature: 0, seed: 1 },
+      ...this.choice,
     };
-    return html`
-      <fieldset ?disabled=${this.run !== null}>
-        <legend>Recipes</legend>
-        <div class="recipes">
-          ${this.recipes.map((recipe) => {
-            const name = nameOf(recipe);
-            const { linear } = typeof recipe === "string" ? presets[recipe] : recipe;
-            return html`<label>
-              <input
-                type="checkbox"
-                .value=${name}
-                .checked=${name === baseline || this.chosen.has(name)}
-                ?disabled=${name === baseline}
-                @change=${(event: Event) => toggle(name, (event.target as HTMLInputElement).checked)}
-              />
-              <span><span class="number">${name}</span> <small>${name === baseline ? "the baseline" : formatNote(linear)}</small></span>
-            </label>`;
-          })}
-        </div>
-      </fieldset>
-    `;
   }
 
-  private renderText(): TemplateResult {
-    return html`
-      <fieldset ?disabled=${this.run !== null}>
-        <legend>Text</legend>
-        <div class="row">
-          <label>Read
-            <select id="text" @change=${(event: Event) => (this.textKind = valueOf(event) as TextKind)}>
-              <option value="given">${this.textLabel}</option>
-              <option value="pasted">pasted text</option>
-              <option value="file">a text file</option>
-            </select>
-          </label>
-          <label>Length
-            <select id="length" ?disabled=${this.encode === null} @change=${(event: Event) => (this.tokenLimit = JSON.parse(valueOf(event)) as number | null)}>
-              ${lengths.map((length) => html`<option value=${String(length)} .selected=${length === this.tokenLimit}>${length === null ? "all tokens" : `first ${length.toLocaleString("en")} tokens`}</option>`)}
-            </select>
-          </label>
-          <label>Protocol
-            <select id="protocol" @change=${(event: Event) => (this.protocol = valueOf(event) as Protocol)}>
-              ${Object.entries(protocols).map(([value, label]) => html`<option value=${value} .selected=${value === this.protocol}>${label}</option>`)}
-            </select>
-          </label>
-        </div>
-        <div class="given" ?hidden=${this.textKind !== "pasted"}>
-          <label for="pasted">Text to measure on</label>
-          <textarea id="pasted" rows="5" spellcheck="false"></textarea>
-        </div>
-        <div class="given" ?hidden=${this.textKind !== "file"}>
-          <label for="file">Plain text, UTF-8</label>
-          <input id="file" type="file" accept="text/plain,.txt,.md,.raw" />
-        </div>
-      </fieldset>
-    `;
+  private readonly takeChoice = ({ detail }: CustomEvent<Partial<Settings>>): void => {
+    this.choice = { ...this.choice, ...detail };
+  };
+
+  private exportButton(label: string, extension: string, type: string, write: (comparison: Comparison) => string): TemplateResult {
+    const { comparison } = this;
+    return html`<button class="small" ?disabled=${comparison === null} title=${`Save as ${label}, once the run is done`} @click=${() => saveFile(`nibble-comparison.${extension}`, new Blob([write(comparison!)], { type }))}>${label}</button>`;
   }
 
-  private renderTable(): TemplateResult {
-    const names = this.run?.names ?? this.rows.map(({ name }) => name);
-    return html`
-      <table>
-        <thead>
-          <tr>
-            <th scope="col">recipe</th>
-            <th scope="col">bits/weight</th>
-            <th scope="col">MB</th>
-            <th scope="col">perplexity</th>
-            <th scope="col">to f32</th>
-            <th scope="col">KL mean</th>
-            <th scope="col">same top</th>
-            <th scope="col">read tok/s</th>
-            <th scope="col">write tok/s</th>
-          </tr>
-        </thead>
-        <tbody>
-          ${names.length === 0 ? html`<tr><td class="left hint" colspan="9">Nothing measured yet. The baseline comes first, then each recipe that is ticked.</td></tr>` : nothing}
-          ${names.map((name, i) => {
-            const row = this.rows[i];
-            return row ? renderRow(row, i === 0) : this.renderPending(name, i);
-          })}
-        </tbody>
-      </table>
-    `;
+  private tabPanel(id: View, content: TemplateResult): TemplateResult {
+    return html`<div role="tabpanel" id=${id} aria-labelledby=${`tab-${id}`} ?hidden=${id !== this.view}>${content}</div>`;
   }
 
-  private renderPending(name: string, i: number): TemplateResult {
-    const { progress, rowStartMs } = this.run!;
-    if (progress?.row !== i) return html`<tr class="soft"><th scope="row">${name}</th><td class="left" colspan="8">${i === 0 ? "fetching the model" : "waiting"}</td></tr>`;
-    const elapsedSeconds = (performance.now() - rowStartMs) / 1000;
-    const parts = [
-      progress.stage === "load" ? "loading" : `${progress.scoredTokens} of ${progress.totalTokens} tokens`,
-      progress.perplexity === null ? null : `perplexity ${figure(progress.perplexity)} so far`,
-      progress.fraction < 0.1 ? null : `${clock((elapsedSeconds * (1 - progress.fraction)) / progress.fraction)} left`,
+  private stepTabs(event: KeyboardEvent): void {
+    const ids = entriesOf(views).map(([id]) => id);
+    const at = ids.indexOf(this.view);
+    const next = { ArrowRight: ids[(at + 1) % ids.length], ArrowLeft: ids.at(at - 1), Home: ids[0], End: ids.at(-1) }[event.key];
+    if (next === undefined) return;
+    event.preventDefault();
+    this.view = next;
+    void this.updateComplete.then(() => this.renderRoot.querySelector<HTMLElement>(`#tab-${next}`)!.focus());
+  }
+
+  private textSummary(): string {
+    const { text, tokenLimit, protocol, windowTokens } = this.settings;
+    const what = text.kind === "offered" ? text.label : text.kind === "pasted" ? "pasted text" : (text.file?.name ?? "a text file");
+    return [what, tokenLimit === null ? "all tokens" : `first ${tokenLimit.toLocaleString("en")} tokens`, protocols[protocol].label, windowTokens === null ? null : `of ${windowTokens}`].filter((part) => part !== null).join(" · ");
+  }
+
+  private chosenRecipes(): readonly Recipe[] {
+    const { chosen, own } = this.settings;
+    const baseline = nameOf(this.baseline);
+    return [...this.recipes, ...own].filter((recipe) => nameOf(recipe) !== baseline && chosen.includes(nameOf(recipe)));
+  }
+
+  private offeredTexts(): readonly PanelText[] {
+    return [...(this.text === "" ? [] : [{ label: this.textLabel, text: this.text }]), ...this.texts];
+  }
+
+  private async chosenText({ text }: Settings): Promise<string> {
+    const offered = text.kind === "offered" ? this.offeredTexts().find(({ label }) => label === text.label) : undefined;
+    const content = text.kind === "pasted" ? text.text : text.kind === "file" ? ((await text.file?.text()) ?? "") : offered ? await this.contentOf(offered.text) : "";
+    if (content.trim() === "") throw new TypeError(text.kind === "file" ? "No file with text in it was chosen." : "There is no text to measure on.");
+    return content;
+  }
+
+  /** An address is fetched once; a failure is tried again. */
+  private contentOf(text: string | URL): Promise<string> {
+    if (typeof text === "string") return Promise.resolve(text);
+    const known = this.fetched.get(text.href);
+    if (known) return known;
+    const reading = fetch(text).then((response) => (response.ok ? response.text() : Promise.reject(new Error(`${text.href} answered ${response.status}.`))));
+    this.fetched.set(text.href, reading);
+    reading.catch(() => this.fetched.delete(text.href));
+    return reading;
+  }
+
+  private tokenizerOf(source: ModelSource): Promise<ModelTokenizer> {
+    if (this.opened?.source === source) return this.opened.tokenizer;
+    const { hub } = this.loadOptions;
+    const opened = { source, tokenizer: engine.openTokenizer(source, { hub }) };
+    this.opened = opened;
+    opened.tokenizer.catch(() => {
+      if (this.opened === opened) this.opened = null;
+    });
+    return opened.tokenizer;
+  }
+
+  private tokensOf(text: string, tokenizer: ModelTokenizer): readonly number[] {
+    if (this.tokenized?.text !== text || this.tokenized.tokenizer !== tokenizer) this.tokenized = { text, tokenizer, tokens: tokenizer.encode(text) };
+    return this.tokenized.tokens;
+  }
+
+  /** Counts the tokens and plans the windows of what is chosen now. */
+  private async lookAhead(): Promise<void> {
+    const { source, settings } = this;
+    if (source === null) return;
+    try {
+      const [tokenizer, text] = await Promise.all([this.tokenizerOf(source), this.chosenText(settings)]);
+      const outlook = outlookOf(this.tokensOf(text, tokenizer), settings, tokenizer);
+      if (JSON.stringify(outlook) !== JSON.stringify(this.outlook)) this.outlook = outlook;
+    } catch (error) {
+      this.outlook = { ...nothingKnown, problem: { field: "text", message: (error as Error).message } };
+    }
+  }
+
+  private takeRow(row: ComparisonRow): void {
+    const isBaseline = this.rows.length === 0;
+    this.rows = [...this.rows, row];
+    const result = row.error ? "could not run" : `perplexity ${figure(row.perplexity)}${isBaseline ? "" : `, ${change(row.ratio, row.ratioError)}`}`;
+    this.announcement = `${row.name}: ${result}. ${this.rows.length} of ${this.names.length}.`;
+    this.fire("row", row);
+  }
+
+  private async untilResumed(signal: AbortSignal): Promise<void> {
+    this.announcement = `Paused after ${this.rows.length} of ${this.names.length}.`;
+    await orAborted(new Promise<void>((resolve) => (this.resumed = resolve)), signal);
+    this.announcement = "Measuring.";
+  }
+
+  private async copyLink(): Promise<void> {
+    try {
+      const { settings } = this;
+      const link = await linkTo({ model: modelName(this.source), settings }, await this.chosenText(settings));
+      history.replaceState(null, "", link);
+      await navigator.clipboard.writeText(link);
+      this.announcement = "The link is copied, and in the address bar.";
+    } catch (error) {
+      if (!(error instanceof DOMException)) this.failure = (error as Error).message;
+      else this.announcement = "The link is in the address bar."; // the clipboard is not for us
+    }
+  }
+
+  /** Takes the settings from the page's address where it is one of copyLink()'s. */
+  private followLink(): void {
+    try {
+      const linked = readLink(location.hash, this.settings);
+      if (!linked) return;
+      this.linked = linked;
+      this.choice = linked.settings;
+      this.announcement = `The settings are those of the link${linked.model === null ? "" : `, made with ${linked.model}`}.`;
+    } catch (error) {
+      this.failure = (error as Error).message;
+    }
+  }
+
+  /** A link can only name a long text; says so where another stands in its place. */
+  private async checkLinkedText(text: string): Promise<void> {
+    const { linked } = this;
+    if (!linked) return;
+    const found = await sha256(text);
+    const own = modelName(this.source);
+    const notices = [
+      linked.textSha256 === null || found === null || found === linked.textSha256 ? null : `The text is not that of the link: its SHA-256 is ${found.slice(0, 12)}…, the link's ${linked.textSha256.slice(0, 12)}….`,
+      linked.model === null || own === linked.model ? null : `The model is not that of the link, ${linked.model}.`,
     ];
-    return html`<tr>
-      <th scope="row">${name}</th>
-      <td class="left soft" colspan="8">
-        <progress max="1" .value=${progress.fraction} aria-label=${`Measuring ${name}`}></progress> ${parts.filter((part) => part !== null).join(", ")}
-      </td>
-    </tr>`;
-  }
-
-  private showProgress(progress: CompareProgress): void {
-    if (!this.run) return;
-    const isNewRow = progress.row !== this.run.progress?.row;
-    if (isNewRow) this.announcement = `Measuring ${progress.name}, ${progress.row + 1} of ${progress.rows}.`;
-    this.run = { ...this.run, progress, rowStartMs: isNewRow ? performance.now() : this.run.rowStartMs };
-  }
-
-  private async chosenText(): Promise<string | number[]> {
-    const file = this.picked?.files?.[0];
-    const text = { given: () => this.text, pasted: () => this.pasted?.value ?? "", file: () => file?.text() ?? "" }[this.textKind];
-    const whole = await text();
-    if (whole.trim() === "") throw new TypeError(this.textKind === "file" ? "No file with text in it was chosen." : "There is no text to measure on.");
-    return this.encode && this.tokenLimit !== null ? this.encode(whole).slice(0, this.tokenLimit) : whole;
+    this.failure = notices.filter((notice) => notice !== null).join(" ");
   }
 
   private fire(type: "row" | "done" | "error", detail: unknown): void {
@@ -273,50 +385,6 @@ export class PerplexityPanel extends LitElement {
   }
 }
 
-const protocols: Readonly<Record<Protocol, string>> = {
-  strided: "strided windows (Hugging Face)",
-  disjoint: "disjoint windows (GPTQ)",
-  "llama.cpp": "second halves (llama.cpp)",
-};
-
-const columnNotes = html`
-  <dl>
-    <div><dt>bits/weight</dt><dd>what one weight of the blocks takes, its share of the scales included. The embedding is not in it.</dd></div>
-    <div><dt>MB</dt><dd>everything stored: blocks, embedding, scales, biases.</dd></div>
-    <div><dt>perplexity</dt><dd>how many equally likely next tokens the model's surprise amounts to; lower is better. ± is one standard error: another text of this kind and length would land within it two times in three.</dd></div>
-    <div><dt>to f32</dt><dd>the change that the recipe makes. Both models read the same tokens, so the text's own difficulty cancels and this ± is much smaller.</dd></div>
-    <div><dt>KL mean</dt><dd>how far the predictions moved from f32's, in nats per token, whether or not the move helped. 0 is no change; it sees damage long before perplexity does.</dd></div>
-    <div><dt>same top</dt><dd>how often both models put the same token first.</dd></div>
-    <div><dt>tok/s</dt><dd>on this device: reading a prompt, and writing one token at a time.</dd></div>
-  </dl>
-`;
-
-function renderRow(row: ComparisonRow, isBaseline: boolean): TemplateResult {
-  const name = html`<th scope="row">${row.name}${isBaseline ? " (baseline)" : ""}</th>`;
-  if (row.error) return html`<tr>${name}<td class="why" colspan="8">${row.error.message}</td></tr>`;
-  return html`<tr class=${isBaseline ? "baseline" : ""}>
-    ${name}
-    <td>${figure(row.bitsPerWeight)}</td>
-    <td>${megabytes(row.bytes.total)}</td>
-    <td>${figure(row.perplexity)} ± ${figure(row.standardError)}</td>
-    <td>${isBaseline ? "–" : change(row.ratio, row.ratioError)}</td>
-    <td>${isBaseline ? "–" : smallFigure(row.klDivergence.mean)}</td>
-    <td>${isBaseline ? "–" : `${figure(row.sameTopToken.fraction * 100, 1)} %`}</td>
-    <td>${rate(row.prefillTokensPerSecond)}</td>
-    <td>${rate(row.decodeTokensPerSecond)}</td>
-  </tr>`;
-}
-
-function nameOf(recipe: PresetName | QuantizationRecipe): string {
-  return typeof recipe === "string" ? recipe : (recipe.name ?? "unnamed");
-}
-
-function valueOf(event: Event): string {
-  return (event.target as HTMLSelectElement).value;
-}
-
-declare global {
-  interface HTMLElementTagNameMap {
-    "perplexity-panel": PerplexityPanel;
-  }
+function entriesOf<K extends string, V>(record: Readonly<Record<K, V>>): [K, V][] {
+  return Object.entries(record) as [K, V][];
 }

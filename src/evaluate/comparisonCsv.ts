@@ -1,18 +1,28 @@
 import { EngineError } from "../errors.ts";
-import type { ComparisonRow } from "../types.ts";
+import type { Comparison, ComparisonRow } from "../types.ts";
 import { emptyRow } from "./comparison.ts";
+
+/** What the rows of one comparison share. */
+export type ComparisonRun = Omit<Comparison, "rows">;
 
 /**
  * One line per row after a line of names (`klDivergenceP99`), RFC 4180: every number of a row in full precision, then the message of its error. A measure
  * that is absent, or no finite number, is empty.
+ * @param run where given, each line ends with what was measured, where, and by which version
  */
-export function comparisonCsv(rows: readonly ComparisonRow[]): string {
+export function comparisonCsv(rows: readonly ComparisonRow[], run?: ComparisonRun): string {
   const names = [...numbersOf(emptyRow("", { linear: { type: "f32" } }, new EngineError("unsupported", ""))).keys()];
+  const shared = run ? sharedFields(run) : {};
   const lines = rows.map((row) => {
     const numbers = numbersOf(row);
-    return [row.name, ...names.map((name) => numbers.get(name)), row.error?.message ?? ""];
+    return [row.name, ...names.map((name) => numbers.get(name)), row.error?.message ?? "", ...Object.values(shared)];
   });
-  return [["name", ...names, "error"], ...lines].map((fields) => `${fields.map(csvField).join(",")}\r\n`).join("");
+  return [["name", ...names, "error", ...Object.keys(shared)], ...lines].map((fields) => `${fields.map(csvField).join(",")}\r\n`).join("");
+}
+
+function sharedFields({ protocol, windowTokens, strideTokens, scoredTokens, text, model, adapter, engineVersion }: ComparisonRun): Record<string, unknown> {
+  const { backend, description } = adapter;
+  return { protocol, windowTokens, strideTokens, scoredTokens, textTokens: text.tokens, textSha256: text.sha256, model: model.source, modelSha256: model.sha256, backend, adapter: description, engineVersion };
 }
 
 /** By column. */

@@ -1,3 +1,4 @@
+import { isMatrix } from "../checkpoint/gpt2Weights.ts";
 import type { Checkpoint } from "../checkpoint/types.ts";
 import { EngineError, show } from "../errors.ts";
 import { emptyRow, measuresOf, sampleRow } from "../evaluate/comparison.ts";
@@ -5,7 +6,7 @@ import { scoredBytes as countScoredBytes, tokenByteLengths } from "../evaluate/p
 import { planWindows, shardOf } from "../evaluate/protocols.ts";
 import { tokensOf } from "../generate/options.ts";
 import type { Backend } from "../model/backend.ts";
-import { resolveRecipe } from "../quantize/recipes.ts";
+import { requireMatches, resolveRecipe } from "../quantize/recipes.ts";
 import { openSource } from "../source/openSource.ts";
 import { createTokenizer } from "../tokenizer/index.ts";
 import type { CompareOptions, Comparison, ComparisonRow, CompareProgress, ModelSource, PresetName, QuantizationRecipe, QuantizationReport } from "../types.ts";
@@ -65,6 +66,8 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
   const onBytes = ({ loadedBytes, totalBytes }: { loadedBytes: number; totalBytes: number | null }): void => meter.report({ fraction: (LOAD_SHARE * DOWNLOAD_SHARE * loadedBytes) / (totalBytes ?? Infinity) });
   const checkpoint = await openVerified(openSource(source, { hub, fetch, signal }), { signal, integrity, download: { onBytes } });
   const { config } = checkpoint;
+  const matrices = checkpoint.tensors.filter(isMatrix).map(({ name }) => name);
+  for (const { name, recipe } of entries) namingRecipe(name, () => requireMatches(recipe, matrices));
   const contextLength = resolveContextLength(options.contextLength, config);
   const tokenizer = createTokenizer(checkpoint.tokenizerFiles, config);
   const tokens = tokensOf("text", options.text, tokenizer, config.vocabSize);
@@ -193,7 +196,7 @@ function namedEntries({ recipes, baseline = "f32" }: CompareOptions): Entry[] {
   const add = (given: PresetName | QuantizationRecipe): void => {
     const name = typeof given === "string" ? given : given?.name;
     if (typeof name !== "string" || name === "") throw new TypeError("A recipe has no name; expected a preset name or a recipe with a name.");
-    const recipe = checkedRecipe(name, given);
+    const recipe = namingRecipe(name, () => resolveRecipe(given));
     const first = entries[0];
     if (first && name === first.name) return;
     if (entries.some((entry) => entry.name === name)) throw new TypeError(`recipes has two recipes named ${show(name)}; expected names to differ.`);
@@ -204,10 +207,10 @@ function namedEntries({ recipes, baseline = "f32" }: CompareOptions): Entry[] {
   return entries;
 }
 
-/** As resolveRecipe(), whose errors then name the recipe. */
-function checkedRecipe(name: string, given: PresetName | QuantizationRecipe): QuantizationRecipe {
+/** What the check gives; its errors then name the recipe. */
+function namingRecipe<T>(name: string, check: () => T): T {
   try {
-    return resolveRecipe(given);
+    return check();
   } catch (error) {
     const { message } = error as Error;
     throw error instanceof RangeError ? new RangeError(`Recipe ${show(name)}: ${message}`) : new TypeError(`Recipe ${show(name)}: ${message}`);

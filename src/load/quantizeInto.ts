@@ -7,7 +7,7 @@ import { CODE_BITS } from "../quantize/formats.ts";
 import { type InputStatistics, outliersBeyond, withoutOutliers } from "../quantize/inputStatistics.ts";
 import type { MatrixJob, QuantizedMatrix } from "../quantize/matrixQuantizer.ts";
 import { staticRange } from "../quantize/observers.ts";
-import { formatOf, unmatchedOverrides } from "../quantize/recipes.ts";
+import { formatOf, requireMatches } from "../quantize/recipes.ts";
 import { isSameFormat } from "../quantize/stored.ts";
 import type { LoadOptions, QuantizationRecipe, QuantizationReport, StoredBytes, TensorFormat, TensorInputReport, TensorReport } from "../types.ts";
 import type { ProgressMeter } from "./progress.ts";
@@ -55,8 +55,7 @@ export interface QuantizeOptions {
 export async function quantizeInto(builder: BackendBuilder, prepared: Prepared, recipe: QuantizationRecipe, { progress, signal, quantizer }: QuantizeOptions): Promise<QuantizationReport> {
   const { checkpoint } = prepared;
   const matrices = checkpoint.tensors.filter(isMatrix);
-  const [unmatched] = unmatchedOverrides(recipe, matrices.map(({ name }) => name));
-  if (unmatched !== undefined) throw new RangeError(`quantization.overrides has "${unmatched}", which matches no matrix of this checkpoint; names look like "${matrices[0]!.name}".`);
+  requireMatches(recipe, matrices.map(({ name }) => name));
 
   const bytes: StoredBytes = { weights: 0, embedding: 0, scales: 0, total: 0 };
   const tensors: TensorReport[] = [];

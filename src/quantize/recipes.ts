@@ -106,6 +106,12 @@ export function unmatchedOverrides(recipe: QuantizationRecipe, tensorNames: read
   return Object.keys(recipe.overrides ?? {}).filter((glob) => !tensorNames.some((name) => matches(glob, name)));
 }
 
+/** Throws RangeError for an override that matches none of the names; as unmatchedOverrides(). */
+export function requireMatches(recipe: QuantizationRecipe, tensorNames: readonly string[]): void {
+  const [unmatched] = unmatchedOverrides(recipe, tensorNames);
+  if (unmatched !== undefined) throw new RangeError(`quantization.overrides has "${unmatched}", which matches no matrix of this checkpoint; names look like "${tensorNames[0]}".`);
+}
+
 /** `*` stands for any characters, also none and dots; `transformer.` in front counts on neither side. */
 function matches(glob: string, tensorName: string): boolean {
   const name = withoutPrefix(tensorName);

@@ -1,59 +1,8 @@
-import { expect, test, type Locator, type Page } from "@playwright/test";
-import { readFileSync } from "node:fs";
 import { resolve } from "node:path";
-import type { Comparison } from "../../src/types.ts";
+import { expect, fillSettings, generateButton, generateGreedily, modelFolder, open, ready, test, written } from "./fixture.ts";
 
-const root = resolve(import.meta.dirname, "../..");
-const modelFolder = resolve(root, "models/stories-12m");
-/** Some 110 tokens: enough to tell int8 from nf4, few enough for a software adapter. */
-const text = readFileSync(resolve(root, "models/texts/stories-eval.txt"), "utf8").split("\n\n").slice(0, 2).join("\n\n");
-const golden = JSON.parse(readFileSync(resolve(root, "test/fixtures/golden/prompt-7.json"), "utf8")) as { text: string };
 /** The first 12 of the fixture's 24 greedy tokens, decoded. */
 const greedyText = " a little girl named Lily. She loved to play with her";
-
-/** What went wrong in the page outside its own error line, and requests that left this machine. */
-let complaints: string[] = [];
-
-test.beforeEach(({ page }) => {
-  complaints = [];
-  page.on("console", (message) => {
-    if (message.type() === "error") complaints.push(`console: ${message.text()}`);
-  });
-  page.on("pageerror", (error) => complaints.push(`uncaught: ${error.message}`));
-  page.on("request", (request) => {
-    const { protocol, hostname } = new URL(request.url());
-    if (/^(https?|wss?):$/.test(protocol) && hostname !== "127.0.0.1") complaints.push(`request: ${request.url()}`);
-  });
-});
-
-test.afterEach(() => expect(complaints).toEqual([]));
-
-/** Opens the page on the software adapter, which "auto" would pass over. */
-async function open(page: Page): Promise<void> {
-  await page.goto("./?backend=webgpu");
-  await ready(page);
-}
-
-async function ready(page: Page): Promise<void> {
-  await expect(page.getByRole("button", { name: "Open a model…" })).toBeVisible();
-  await expect(page.locator("#status")).toHaveText(/^(WebGPU|CPU) · /, { timeout: 180_000 });
-}
-
-const generateButton = (page: Page): Locator => page.locator("#generate");
-
-async function generateGreedily(page: Page, tokens: number): Promise<string> {
-  await fillSettings(page, { Temperature: "0", Tokens: String(tokens) });
-  await page.getByLabel("Prompt", { exact: true }).fill(golden.text);
-  await generateButton(page).click();
-  await expect(page.locator("#outcome")).toContainText("done", { timeout: 120_000 });
-  return (await page.locator("#output span").allTextContents()).join("");
-}
-
-async function fillSettings(page: Page, values: Record<string, string>): Promise<void> {
-  const settings = page.locator("details");
-  if (!(await settings.evaluate((element: HTMLDetailsElement) => element.open))) await settings.locator("summary").click();
-  for (const [label, value] of Object.entries(values)) await page.locator("#playground").getByLabel(label).fill(value);
-}
 
 test("the page loads the embedded model, writes the golden greedy text under f32 and stops when asked", async ({ page }, testInfo) => {
   await page.addInitScript(() => {
@@ -72,10 +21,10 @@ test("the page loads the embedded model, writes the golden greedy text under f32
   expect(shifts).toBeLessThan(0.1); // what web vitals call good
 
   await page.getByLabel("Weights").selectOption("f32");
-  await expect(page.locator("#bitsPerWeight")).toHaveText("32.00", { timeout: 180_000 });
+  await expect(page.locator("#playground #bitsPerWeight")).toHaveText("32.00", { timeout: 180_000 });
   expect(await generateGreedily(page, 12)).toBe(greedyText);
-  await expect(page.locator("#tokens")).toHaveText("7 + 12");
-  await expect(page.locator("#speed")).toHaveText(/^[\d.]+ tok\/s$/);
+  await expect(page.locator("#playground #tokens")).toHaveText("7 + 12");
+  await expect(page.locator("#playground #speed")).toHaveText(/^[\d.]+ tok\/s$/);
   await page.locator("#output").focus();
   await page.keyboard.press("ArrowRight");
   await expect(page.locator("#alternatives li.taken")).toHaveText(/␣little/);
@@ -86,63 +35,18 @@ test("the page loads the embedded model, writes the golden greedy text under f32
   await expect(generateButton(page)).toHaveText("Stop");
   await generateButton(page).click();
   await expect(page.locator("#outcome")).toHaveText("seed 7 · stopped");
-  const written = await page.locator("#output span").count();
-  expect(written).toBeLessThan(200);
+  const count = await page.locator("#output span").count();
+  expect(count).toBeLessThan(200);
 
   await fillSettings(page, { Tokens: "3" });
   await page.getByRole("button", { name: "Continue" }).click();
   await expect(page.locator("#outcome")).toHaveText("seed 7 · done", { timeout: 120_000 });
-  expect(await page.locator("#output span").count()).toBe(written + 3);
+  expect(await page.locator("#output span").count()).toBe(count + 3);
   await page.screenshot({ path: testInfo.outputPath("written.png"), fullPage: true });
 });
 
-test("the panel measures three presets, and their figures are finite and in order", async ({ page }, testInfo) => {
+test("a cancelled load leaves the model in use, and picked files take its place", async ({ page }) => {
   await open(page);
-  const panel = page.locator("perplexity-panel");
-  await panel.getByLabel("int4").uncheck();
-  await panel.getByLabel("Read").selectOption("pasted text");
-  await panel.getByLabel("Text to measure on").fill(text);
-  const done = panel.evaluate((element) => new Promise<Comparison>((resolve) => element.addEventListener("done", (event) => resolve((event as CustomEvent<Comparison>).detail))));
-  await panel.getByRole("button", { name: "Run" }).click();
-  await expect(panel.getByRole("row")).toHaveCount(4);
-  await expect(panel.getByRole("progressbar")).toBeVisible({ timeout: 120_000 });
-  await page.screenshot({ path: testInfo.outputPath("measuring.png"), fullPage: true });
-  const { rows, scoredTokens } = await done;
-
-  expect(rows.map(({ name }) => name)).toEqual(["f32", "int8", "nf4"]);
-  const [f32, int8, nf4] = rows;
-  for (const { perplexity, standardError, prefillTokensPerSecond, decodeTokensPerSecond, bytes } of rows) {
-    for (const value of [perplexity, standardError, prefillTokensPerSecond, decodeTokensPerSecond, bytes.total]) expect(value).toBeGreaterThan(0);
-    expect(perplexity).toBeLessThan(1000);
-  }
-  expect(scoredTokens).toBeGreaterThan(80);
-  expect(f32!.bitsPerWeight).toBe(32);
-  expect(int8!.bitsPerWeight).toBeLessThan(9);
-  expect(nf4!.bitsPerWeight).toBeLessThan(5);
-  expect(f32!.ratio).toBe(1);
-  expect(int8!.klDivergence.mean).toBeGreaterThanOrEqual(0);
-  expect(nf4!.klDivergence.mean).toBeGreaterThan(int8!.klDivergence.mean);
-  expect(int8!.sameTopToken.fraction).toBeGreaterThan(nf4!.sameTopToken.fraction - 0.05);
-
-  const cells = await panel.getByRole("row").filter({ hasText: "nf4" }).locator("th, td").allTextContents();
-  expect(cells.slice(0, 4)).toEqual(["nf4", nf4!.bitsPerWeight.toFixed(2), (nf4!.bytes.total / 1e6).toFixed(1), `${nf4!.perplexity.toFixed(2)} ± ${nf4!.standardError.toFixed(2)}`]);
-  const download = page.waitForEvent("download");
-  await panel.getByRole("button", { name: "CSV" }).click();
-  const csv = readFileSync(await (await download).path(), "utf8").trim().split("\r\n");
-  expect(csv.map((line) => line.split(",")[0])).toEqual(["name", "f32", "int8", "nf4"]);
-  await page.screenshot({ path: testInfo.outputPath("measured.png"), fullPage: true });
-});
-
-test("what fails is one readable line, and the page goes on with the model it has", async ({ page }, testInfo) => {
-  await page.setViewportSize({ width: 360, height: 740 });
-  await open(page);
-  await page.getByRole("button", { name: "Open a model…" }).click();
-  await page.getByLabel("Hub id, address").fill("./no-such-model/");
-  await page.getByRole("button", { name: "Load", exact: true }).click();
-  await expect(page.getByRole("alert").first()).toHaveText(/config\.json.*\.$/, { timeout: 90_000 });
-  await page.screenshot({ path: testInfo.outputPath("failed.png"), fullPage: true });
-  expect(await page.evaluate(() => document.documentElement.scrollWidth - document.documentElement.clientWidth)).toBeLessThanOrEqual(0);
-
   await page.getByLabel("Weights").selectOption("nf4");
   await page.getByRole("button", { name: "Cancel" }).click();
   await ready(page);
@@ -155,7 +59,7 @@ test("what fails is one readable line, and the page goes on with the model it ha
   expect(await generateGreedily(page, 3)).toBe(" a little girl");
 });
 
-test("without a real GPU the page runs on the CPU by itself, says why, takes dropped files and cancels a comparison", async ({ page }) => {
+test("without a real GPU the page runs on the CPU by itself, says why, and takes dropped files", async ({ page }) => {
   await page.goto("./");
   await ready(page);
   await expect(page.locator("#status")).toHaveText(/^CPU · The only WebGPU adapter is software/);
@@ -170,13 +74,6 @@ test("without a real GPU the page runs on the CPU by itself, says why, takes dro
   await expect(page.locator("#model")).toHaveValue("model.safetensors");
   await ready(page);
   expect(await generateGreedily(page, 3)).toBe(" a little girl");
-
-  const panel = page.locator("perplexity-panel");
-  await panel.getByRole("button", { name: "Run" }).click();
-  await expect(panel.getByRole("progressbar")).toBeVisible({ timeout: 90_000 });
-  await panel.getByRole("button", { name: "Cancel" }).click();
-  await expect(panel.getByRole("status")).toHaveText("Cancelled.", { timeout: 90_000 });
-  await expect(panel.getByRole("button", { name: "Run" })).toBeEnabled();
 });
 
 test("a killed GPU process leaves no gap and no duplicate in the text that it interrupts", async ({ page, browser }) => {
@@ -192,5 +89,5 @@ test("a killed GPU process leaves no gap and no duplicate in the text that it in
   expect(await page.evaluate(() => (window as unknown as { lost: Promise<boolean> }).lost)).toBe(true);
   expect(await page.locator("#output span").count()).toBeLessThan(40);
   await expect(page.locator("#outcome")).toContainText("done", { timeout: 180_000 });
-  expect((await page.locator("#output span").allTextContents()).join("")).toBe(undisturbed);
+  expect(await written(page)).toBe(undisturbed);
 });

@@ -17,6 +17,7 @@ export default defineConfig({
   use: {
     baseURL: address,
     browserName: "chromium",
+    serviceWorkers: "block", // what it keeps would hide what a test breaks
     launchOptions: { executablePath: findChromium() ?? undefined, args: chromiumFlags },
     screenshot: "only-on-failure",
     trace: "off",

@@ -223,6 +223,19 @@ describe("encodeComparison and decodeComparison", () => {
   });
 });
 
+describe("compareQuantizations, given an override that matches no matrix", () => {
+  const overriding = (glob: string) => [{ name: "mine", linear: presets.int8.linear, overrides: { [glob]: { type: "f16" as const } } }];
+
+  test("refuses it by the recipe's name before anything is measured", async () => {
+    const measured = compareQuantizations(files, { backend: "cpu", text, windowTokens: 16, recipes: overriding("h.9.*") }).next();
+    await expect(measured).rejects.toThrow(new RangeError('Recipe "mine": quantization.overrides has "h.9.*", which matches no matrix of this checkpoint; names look like "wte.weight".'));
+  });
+  test("takes one that matches", async () => {
+    const { rows } = await compare({ recipes: overriding("h.1.*") });
+    expect(rows[1]!.tensors.find(({ name }) => name === "h.1.mlp.c_fc.weight")!.format).toEqual({ type: "f16" }); // control case
+  });
+});
+
 describe("comparisonCsv", () => {
   test("writes every number of every row in full, names in quotes where they need them", async () => {
     const { rows } = await compare({ recipes: ["f16", { name: 'mine, "best"', linear: presets.int4.linear }] }, hugeWeights);
@@ -235,6 +248,17 @@ describe("comparisonCsv", () => {
     expect(f32[names.indexOf("bitsPerByte")]).toBe("");
     expect(lines[2]).toMatch(/^f16,,+".*at most ±65504.*"$/);
     expect(lines[3]!.startsWith('"mine, ""best""",')).toBe(true);
+  });
+
+  test("ends each line with what was measured, where and by which version, where the run is given", async () => {
+    const { rows, ...run } = await compare({ recipes: ["int8"] });
+    const [head, ...lines] = comparisonCsv(rows, run).trimEnd().split("\r\n");
+    expect(head!.split(",").slice(-12)).toEqual(["error", "protocol", "windowTokens", "strideTokens", "scoredTokens", "textTokens", "textSha256", "model", "modelSha256", "backend", "adapter", "engineVersion"]);
+    for (const line of lines) {
+      expect(line).toContain(`,strided,16,8,110,111,${run.text.sha256},`);
+      expect(line.endsWith(`,cpu,${run.adapter.description},${version}`)).toBe(true);
+    }
+    expect(comparisonCsv(rows).split("\r\n")[0]!.endsWith(",error")).toBe(true); // control case
   });
 });
 

@@ -4,10 +4,12 @@ import { encode as encodeByPackage } from "gpt-tokenizer/encoding/r50k_base";
 import { describe, expect, test } from "vitest";
 import { fromByteString, toByteString, utf8ByteString } from "../../src/tokenizer/byteStrings.ts";
 import { gpt2Vocabulary } from "../../src/tokenizer/gpt2.ts";
+import { openTokenizer } from "../../src/load/openTokenizer.ts";
 import { createTokenizer } from "../../src/tokenizer/index.ts";
 import { mergePiece } from "../../src/tokenizer/merge.ts";
 import { forEachPiece } from "../../src/tokenizer/pieces.ts";
 import type { Tokenizer } from "../../src/tokenizer/types.ts";
+import { seededCheckpoint } from "../fixtures/seededCheckpoint.ts";
 import { Choices } from "../fuzz/choices.ts";
 
 const file = (path: string): string => readFileSync(new URL(`../../${path}`, import.meta.url), "utf8");
@@ -438,5 +440,21 @@ describe("a tokenizer from a checkpoint's files", () => {
     createTokenizer({ "vocab.json": JSON.stringify(smallVocab), "merges.txt": "#version: 0.2\na b\n" }, config); // control case
     expect(() => createTokenizer(files, config)).toThrow(expect.objectContaining({ code: "checkpoint" }));
     expect(() => createTokenizer(files, config)).toThrow(message);
+  });
+});
+
+describe("openTokenizer", () => {
+  const files = seededCheckpoint({ nLayer: 1, nHead: 1, nEmbd: 4, nPositions: 8, vocabSize: 300, seed: 1 });
+
+  test("reads the tokenizer and config.json of a checkpoint whose weights cannot be read", async () => {
+    const { config, encode, decode } = await openTokenizer({ ...files, "model.safetensors": Uint8Array.of(1, 2, 3) });
+    expect(config).toMatchObject({ nLayer: 1, vocabSize: 300 });
+    expect(decode(encode("Hi<|endoftext|>", { specialTokens: "text" }))).toBe("Hi<|endoftext|>");
+  });
+  test("names the file that is missing", async () => {
+    await expect(openTokenizer({ "model.safetensors": files["model.safetensors"] })).rejects.toMatchObject({ code: "checkpoint", details: { file: "config.json" } });
+  });
+  test("rejects with the signal's reason", async () => {
+    await expect(openTokenizer(files, { signal: AbortSignal.abort("enough") })).rejects.toBe("enough");
   });
 });

@@ -1,0 +1,2 @@
+import "./perplexityPanel.ts";
+export type * from "./panelElement.ts";

@@ -1,0 +1,49 @@
+import type { ComparisonRow } from "nibble-webgpu";
+import { css, html, LitElement, type PropertyValues, type TemplateResult } from "lit";
+import { customElement, property } from "lit/decorators.js";
+import { divergenceCaption, sizeCaption } from "./captions.ts";
+import type { Draw } from "./charts/chartFigure.ts";
+import "./charts/chartFigure.ts";
+import { partStyles } from "./panelStyles.ts";
+
+/** Size against perplexity and against KL divergence, and how KL divergence spreads over the tokens. */
+@customElement("perplexity-sizes")
+export class SizeView extends LitElement {
+  static override styles = [
+    partStyles,
+    css`
+      .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(24rem, 100%), 1fr)); gap: 22px 28px; }
+      .caption { align-self: center; }
+    `,
+  ];
+
+  @property({ attribute: false }) rows: readonly ComparisonRow[] = [];
+  /** What saved charts say of engine and adapter. */
+  @property() origin = "";
+  private sizes: Draw | null = null;
+  private divergences: Draw | null = null;
+  private spread: Draw | null = null;
+
+  protected override willUpdate(changed: PropertyValues<this>): void {
+    if (!changed.has("rows")) return;
+    const measured = this.rows.filter(({ error }) => !error);
+    const compared = measured.filter(({ klDivergence }) => klDivergence.max > 0);
+    this.sizes = measured.length === 0 ? null : (plots, width) => plots.sizePlot(measured, "perplexity", width);
+    this.divergences = compared.length === 0 ? null : (plots, width) => plots.sizePlot(compared, "klDivergence", width);
+    this.spread = compared.length === 0 ? null : (plots, width) => plots.percentilePlot(compared, width);
+  }
+
+  override render(): TemplateResult {
+    const { origin } = this;
+    if (this.sizes === null) return html`<p class="hint">After the first recipe this shows what it saves against what it costs. ${sizeCaption(this.rows)}</p>`;
+    return html`
+      <div class="charts">
+        <perplexity-figure .origin=${origin} name="size-perplexity" heading="Size and perplexity" note="lower left is better; bars are ± of the difference" .draw=${this.sizes}></perplexity-figure>
+        <perplexity-figure .origin=${origin} name="size-divergence" heading="Size and KL divergence" note="bars are ± of the mean" placeholder="one dot per recipe, when one is measured" .draw=${this.divergences}></perplexity-figure>
+        <p class="caption">${sizeCaption(this.rows)}</p>
+        <p class="caption">${divergenceCaption(this.rows)}</p>
+        <perplexity-figure .origin=${origin} name="divergence-percentiles" heading="KL divergence, token by token" note="from the middle token to the worst" placeholder="one line per recipe, when one is measured" .draw=${this.spread}></perplexity-figure>
+      </div>
+    `;
+  }
+}

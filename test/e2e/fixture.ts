@@ -1,0 +1,64 @@
+import { test as base, expect, type Locator, type Page } from "@playwright/test";
+import { readFileSync } from "node:fs";
+import { resolve } from "node:path";
+
+export { expect } from "@playwright/test";
+export const root = resolve(import.meta.dirname, "../..");
+export const modelFolder = resolve(root, "models/stories-12m");
+const golden = JSON.parse(readFileSync(resolve(root, "test/fixtures/golden/prompt-7.json"), "utf8")) as { text: string };
+
+/** A test fails on whatever goes wrong in the page outside its own error line, and on requests that leave this machine; one that expects such complaints takes them out. */
+export const test = base.extend<{ complaints: string[] }>({
+  complaints: [
+    async ({ page }, use) => {
+      const complaints: string[] = [];
+      page.on("console", (message) => {
+        if (message.type() === "error") complaints.push(`console: ${message.text()}`);
+      });
+      page.on("pageerror", (error) => complaints.push(`uncaught: ${error.message}`));
+      page.on("request", (request) => {
+        const { protocol, hostname } = new URL(request.url());
+        if (/^(https?|wss?):$/.test(protocol) && hostname !== "127.0.0.1") complaints.push(`request: ${request.url()}`);
+      });
+      await use(complaints);
+      expect(complaints).toEqual([]);
+    },
+    { auto: true },
+  ],
+});
+
+/** Opens the page on a backend of one's choice: "auto" passes over a software adapter. */
+export async function open(page: Page, backend: "cpu" | "webgpu" = "webgpu"): Promise<void> {
+  await page.goto(`./?backend=${backend}`);
+  await ready(page);
+}
+
+/** No load is under way, and there is a model. */
+export async function ready(page: Page): Promise<void> {
+  await expect(page.getByRole("button", { name: "Open a model…" })).toBeVisible();
+  await expect(page.locator("#status")).toHaveText(/^(WebGPU|CPU) · /, { timeout: 180_000 });
+}
+
+/** The playground has fields that the panel has, too. */
+export const field = (page: Page, label: string): Locator => page.locator("#playground").getByLabel(label, { exact: true });
+export const generateButton = (page: Page): Locator => page.locator("#generate");
+export const alertLine = (page: Page): Locator => page.locator("#alert");
+
+/** What the model has written, without the prompt. */
+export async function written(page: Page): Promise<string> {
+  return (await page.locator("#output span").allTextContents()).join("");
+}
+
+/** Writes up to so many tokens after the golden prompt. */
+export async function generateGreedily(page: Page, tokens: number): Promise<string> {
+  await fillSettings(page, { Temperature: "0", Tokens: String(tokens) });
+  await field(page, "Prompt").fill(golden.text);
+  await generateButton(page).click();
+  await expect(page.locator("#outcome")).toHaveText(/ · (done|reached a stop text)$/, { timeout: 120_000 });
+  return written(page);
+}
+
+export async function fillSettings(page: Page, values: Record<string, string>): Promise<void> {
+  await page.locator("#moreSettings").evaluate((element: HTMLDetailsElement) => (element.open = true));
+  for (const [label, value] of Object.entries(values)) await field(page, label).fill(value);
+}

@@ -1,0 +1,92 @@
+import { alertLine, expect, field, fillSettings, generateButton, generateGreedily, open, ready, test, written } from "./fixture.ts";
+
+test("the playground is worked by keyboard alone, and shows what each token's rivals were", async ({ page, context }) => {
+  await context.grantPermissions(["clipboard-read", "clipboard-write"]);
+  await open(page, "cpu");
+  await fillSettings(page, { Temperature: "0", Tokens: "8" });
+  const prompt = field(page, "Prompt");
+  await prompt.focus();
+  await page.keyboard.press("Control+A");
+  await page.keyboard.type("<img src=x onerror=alert(1)> Once upon a time");
+  await page.keyboard.press("Control+Enter");
+  await expect(page.locator("#outcome")).toContainText("done");
+  await expect(page.locator("#output b")).toHaveText("<img src=x onerror=alert(1)> Once upon a time");
+  await expect(page.locator("#output img")).toHaveCount(0);
+  await expect(page.locator("#spoken")).not.toBeEmpty();
+
+  await generateButton(page).focus();
+  await page.keyboard.press("Tab");
+  await expect(page.getByRole("button", { name: "Continue" })).toBeFocused();
+  await page.keyboard.press("Tab");
+  await page.keyboard.press("Enter"); // Copy
+  await expect(page.locator("#outcome")).toHaveText("copied");
+  expect(await page.evaluate(() => navigator.clipboard.readText())).toBe(await page.locator("#output").textContent());
+
+  await page.keyboard.press("Tab");
+  await page.keyboard.press("End");
+  const rows = page.locator("#alternatives li");
+  await expect(rows).toHaveCount(5);
+  await expect(page.locator("#output span").last()).toHaveClass("current");
+  const taken = page.locator("#alternatives .taken");
+  await expect(taken).toContainText(/\d %$/);
+  const last = await taken.textContent();
+  await page.keyboard.press("Home");
+  await expect(taken).not.toHaveText(last!);
+  await page.locator("#output span").last().click(); // as a tap does
+  await expect(taken).toHaveText(last!);
+
+  await page.keyboard.press("Escape"); // nothing runs: nothing happens
+  await expect(alertLine(page)).toBeEmpty();
+});
+
+test("penalties change the text, and a stop text ends it", async ({ page }) => {
+  await open(page, "cpu");
+  const plain = await generateGreedily(page, 24);
+  await fillSettings(page, { Repetition: "1.4" });
+  expect(await generateGreedily(page, 24)).not.toBe(plain);
+  await fillSettings(page, { Repetition: "", "Stop at": ".\n!" });
+  expect(await generateGreedily(page, 24)).toBe(plain.slice(0, plain.indexOf(".")));
+  await expect(page.locator("#outcome")).toHaveText(/reached a stop text$/);
+
+  await fillSettings(page, { Temperature: "9" });
+  await page.locator("#moreSettings").evaluate((element: HTMLDetailsElement) => (element.open = false));
+  await fillSettings(page, { "Min-p": "7", Temperature: "1" });
+  await page.locator("#moreSettings").evaluate((element: HTMLDetailsElement) => (element.open = false));
+  await generateButton(page).click();
+  await expect(field(page, "Min-p")).toBeFocused(); // the browser names the wrong field, in a section that has opened for it
+});
+
+test("settings survive a reload; prompt, text and token are stored nowhere", async ({ page, context }) => {
+  await open(page, "cpu");
+  await page.getByRole("button", { name: "Open a model…" }).click();
+  await page.getByText("Revision and access token").click();
+  await page.getByLabel("Access token").fill("hf_secret");
+  await generateGreedily(page, 3);
+  await fillSettings(page, { Temperature: "0.5", "Top-k": "", Seed: "11", "Stop at": "the end" });
+  await page.getByLabel("Weights").selectOption("nf4");
+  await ready(page);
+  await page.reload();
+  await ready(page);
+  await expect(field(page, "Temperature")).toHaveValue("0.5");
+  await expect(field(page, "Top-k")).toHaveValue("");
+  await expect(field(page, "Seed")).toHaveValue("11");
+  await expect(page.locator("#stop")).toHaveValue("the end");
+  await expect(page.getByLabel("Weights")).toHaveValue("nf4");
+  const { origins, cookies } = await context.storageState();
+  expect(origins.flatMap(({ localStorage }) => localStorage.map(({ name }) => name))).toEqual(["nibble-settings"]);
+  expect(JSON.stringify(origins)).not.toMatch(/secret|upon/);
+  expect(cookies).toEqual([]);
+
+  await page.getByText("More settings").click();
+  await page.getByRole("button", { name: "Defaults" }).click();
+  await expect(field(page, "Temperature")).toHaveValue("0.8");
+  await page.reload();
+  await expect(field(page, "Temperature")).toHaveValue("0.8");
+});
+
+test("blocked storage costs the settings of the last visit and nothing else", async ({ page }) => {
+  await page.addInitScript(() => Object.defineProperty(window, "localStorage", { get: () => { throw new DOMException("The operation is insecure.", "SecurityError"); } }));
+  await open(page, "cpu");
+  expect(await generateGreedily(page, 3)).toBe(" a little girl");
+  expect(await written(page)).not.toBe("");
+});
