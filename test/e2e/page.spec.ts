@@ -47,7 +47,7 @@ async function generateGreedily(page: Page, tokens: number): Promise<string> {
 }
 
 async function fillSettings(page: Page, values: Record<string, string>): Promise<void> {
-  const settings = page.locator("details");
+  const settings = page.locator("#playground details");
   if (!(await settings.evaluate((element: HTMLDetailsElement) => element.open))) await settings.locator("summary").click();
   for (const [label, value] of Object.entries(values)) await page.locator("#playground").getByLabel(label).fill(value);
 }
