@@ -25,7 +25,7 @@ export interface QuantizationRecipe {
   rounding?: "nearest" | "gptq";
   /** @default "none" */
   equalization?: "none" | "smoothquant" | "awq";
-  /** LLM.int8(), beside int8 activations: of each token's input of a matrix, values of at least this magnitude stay f32. @default none */
+  /** LLM.int8(), beside int8 activations: of each token's input of a matrix, values of at least this magnitude stay f32; the weights that they meet stay codes. @default none */
   outlierThreshold?: number;
   /** GPTQ: quantize columns in the order of falling Hessian diagonal, groups staying where they are. @default false */
   activationOrder?: boolean;
@@ -168,11 +168,11 @@ export interface TensorInputReport {
   range?: number;
   /** Which observer chose it. */
   observer?: NonNullable<QuantizationRecipe["observer"]>;
-  /** LLM.int8(): share of the calibration's values beyond the outlier threshold. */
+  /** LLM.int8(): share of the calibration's values beyond the outlier threshold; in a comparison without calibration, beside a baseline in f32, of those of the text's first 2,048 tokens. */
   outlierShare?: number;
   /** LLM.int8(): in how many columns they are. */
   outlierColumns?: number;
-  /** SmoothQuant's or AWQ's α of this matrix: how much of the inputs' range moved into the weights. */
+  /** SmoothQuant's or AWQ's α of this matrix: how much of the inputs' range moved into the weights. Absent where a search found no α better than leaving it alone. */
   smoothing?: number;
 }
 
@@ -195,7 +195,7 @@ export interface QuantizationReport {
   quantizeMs: number;
 }
 
-/** Live bytes on the device (on the CPU backend: of its typed arrays), by purpose. */
+/** Live bytes on the device, by purpose; on the CPU backend of its typed arrays, with `staging` what a WebAssembly memory takes beside them. */
 export interface MemoryReport {
   weights: number;
   embedding: number;
@@ -205,6 +205,44 @@ export interface MemoryReport {
   staging: number;
   total: number;
   peakBytes: number;
+}
+
+/** A MemoryReport of a model that was loaded and has done nothing yet. */
+export type LoadedBytes = Omit<MemoryReport, "peakBytes">;
+
+/** One thing of a plan that has no room. */
+export interface Shortage {
+  /** `buffer "h.0.kv"` */
+  what: string;
+  needBytes: number;
+  limitBytes: number;
+  /** Whose limit it is: the device's, by its WebGPU name, or the CPU's. */
+  limit: "maxBufferSize" | "maxStorageBufferBindingSize" | "WebAssembly.Memory" | "ArrayBuffer";
+}
+
+export type PlanOptions = Pick<LoadOptions, "quantization" | "gpu" | "device" | "backend" | "kvCache" | "contextLength" | "hub" | "fetch" | "signal">;
+
+/** What loadModel() would make of the same source and options. */
+export interface ModelPlan {
+  backend: AdapterSummary["backend"];
+  recipe: QuantizationRecipe;
+  contextLength: number;
+  kvCache: NonNullable<LoadOptions["kvCache"]>;
+  /**
+   * Of the loaded model, to the byte but for two things that only the weights tell: a zero point that does not fit int8, in a group whose values all
+   * have one sign, takes 3 bytes more; and on hardware, tuning may change the room for candidates of the next token by 8 bytes per word of the vocabulary.
+   */
+  memory: LoadedBytes;
+  /** Of the weight files; null for a config, and where the server does not tell. */
+  downloadBytes: number | null;
+  /** Empty: the model fits, as far as limits tell; how much a GPU has left, none does. */
+  shortages: readonly Shortage[];
+  /** Which would fit with the same context and KV cache. */
+  fittingPresets: readonly PresetName[];
+  /** The longest context that fits with the same recipe; null where none does. */
+  fittingContextLength: number | null;
+  /** Why it runs where it does. */
+  notices: readonly string[];
 }
 
 export interface AdapterSummary {
@@ -339,6 +377,32 @@ export interface Model {
   dispose(): void;
   [Symbol.dispose](): void;
   [Symbol.asyncDispose](): Promise<void>;
+}
+
+// ---------------------------------------------------------------- behind a worker
+
+export interface WorkerStartOptions {
+  /**
+   * The worker to work in: the address of its script (a copy of the package's `worker.js`, where a bundler or a policy does not let the package find its own),
+   * or a module worker that imports `nibble-webgpu/worker`, or a function that starts one. It belongs to this one call, which terminates it in the end.
+   * @default the package's own
+   */
+  worker?: Worker | URL | string | (() => Worker);
+  /** Moves the ArrayBuffers of a source into the worker instead of copying them; the page cannot use them any more. Files and Blobs need neither. @default false */
+  transfer?: boolean;
+}
+
+/** Those that cannot be sent to a worker; there it has a `fetch` and a `navigator.gpu` of its own. */
+type PageOnly = "fetch" | "gpu" | "device" | "cache";
+
+export interface WorkerLoadOptions extends Omit<LoadOptions, PageOnly>, WorkerStartOptions {
+  cache?: "opfs" | "none";
+}
+export interface WorkerCompareOptions extends Omit<CompareOptions, PageOnly>, WorkerStartOptions {
+  cache?: "opfs" | "none";
+}
+export interface WorkerFitOptions extends Omit<FitOptions, PageOnly>, WorkerStartOptions {
+  cache?: "opfs" | "none";
 }
 
 // ---------------------------------------------------------------- calibration
@@ -492,7 +556,7 @@ export interface Comparison {
     source: string;
     config: Gpt2Config;
     /** Of all weights as f32, however they are stored. */
-    sha256: string | null;
+    sha256: string;
   };
   text: TokensIdentity;
   /** null where none was given. */
@@ -506,8 +570,8 @@ export interface Comparison {
 
 export interface TokensIdentity {
   tokens: number;
-  /** Of the token ids as u32, little-endian; lowercase hex. null in a page that is no secure context. */
-  sha256: string | null;
+  /** Of the token ids as u32, little-endian; lowercase hex. */
+  sha256: string;
 }
 
 // ---------------------------------------------------------------- mixed precision
@@ -517,19 +581,21 @@ export interface FitOptions extends Omit<LoadOptions, "quantization" | "calibrat
   bytes?: number;
   /** What the blocks' matrices may take, as QuantizationReport.bitsPerWeight; the embedding then keeps one format. */
   bitsPerWeight?: number;
-  /** Text or tokens to measure on; the first maxTokens of them. */
+  /** Text or tokens to measure on, maxTokens of them; the calibration of GPTQ. */
   text: string | readonly number[];
-  /** What each matrix may be stored as. @default f16; int8 absmax per channel and per tensor, with zero points per channel; int4 with zero points in groups of 32; NF4 in blocks of 32 and 64 with double quantization */
+  /** What each matrix may be stored as. @default f16; int8 absmax per channel, with zero points per channel and in groups of 32 and 128; int4 with zero points in groups of 32; NF4 in blocks of 32 and 64 with double quantization */
   formats?: readonly TensorFormat[];
   /** Keeps the embedding (and an untied head) out of the search. @default with `bytes` one of `formats`, with `bitsPerWeight` int8 absmax, per channel */
   embedding?: TensorFormat;
-  /** @default 512 */
+  /** How blocks' matrices are rounded while measuring, and by the recipe that is found. One of "gptq" needs the same text as `calibration` where it is loaded. @default "nearest" */
+  rounding?: QuantizationRecipe["rounding"];
+  /** In whole windows, spread evenly over the text; at least one. @default 512 */
   maxTokens?: number;
   /** The tokens are measured in windows of so many that do not overlap. @default 256, at most contextLength and the tokens there are */
   windowTokens?: number;
   /** Neighbours of the best recipe that are measured, since sensitivities add up only nearly. @default 8 */
   refinements?: number;
-  /** Of an earlier fit of this checkpoint on this text, for another budget: what is in it is not measured again. */
+  /** Of an earlier fit of this checkpoint on this text with this rounding, for another budget: what is in it is not measured again. */
   sensitivity?: readonly TensorSensitivity[];
   onProgress?: (progress: FitProgress) => void;
 }

@@ -1,19 +1,21 @@
 import type { Checkpoint } from "../checkpoint/types.ts";
 import type { Backend } from "../model/backend.ts";
 import { resolveRecipe } from "../quantize/recipes.ts";
-import { storedRanges, storedRecipe } from "../quantize/storedRecipe.ts";
 import { openSource } from "../source/openSource.ts";
 import type { CheckpointSource } from "../source/types.ts";
 import { createTokenizer } from "../tokenizer/index.ts";
 import type { LoadOptions, Model, ModelSource, QuantizationRecipe } from "../types.ts";
 import { Calibration, type FloatModel, openFloat } from "./calibration.ts";
+import { defaultRecipe } from "./defaultRecipe.ts";
 import { LoadedModel, type ModelParts } from "./model.ts";
-import { chooseBackend, createBuilder, createBuilderBeside } from "./openBackend.ts";
+import { chooseBackend, createBuilder, createBuilderBeside, disposeChoice } from "./openBackend.ts";
 import { openVerified } from "./openVerified.ts";
 import { activationsOf, checkLoadOptions, resolveContextLength, resolveKvCache } from "./options.ts";
+import { requireRoom } from "./planModel.ts";
 import { downloadFirst, quantizeCalibrated, readCalibration, requireCalibration, usesCalibration } from "./prepare.ts";
 import { ProgressMeter } from "./progress.ts";
 import { LossCounter, RecoveringBackend } from "./recovery.ts";
+import { closingTransfers } from "./transfers.ts";
 
 /**
  * Loads a Hugging Face GPT-2 checkpoint and quantizes it on the way: config, then each tensor is read, quantized, packed, uploaded and dropped.
@@ -26,6 +28,11 @@ import { LossCounter, RecoveringBackend } from "./recovery.ts";
  * signal.reason on abort. Whatever it throws, nothing stays allocated.
  */
 export async function loadModel(source: ModelSource, options: LoadOptions = {}): Promise<Model> {
+  return new LoadedModel(await openModel(source, options));
+}
+
+/** As loadModel(): what it makes a model of. */
+export async function openModel(source: ModelSource, options: LoadOptions): Promise<ModelParts> {
   checkLoadOptions(options);
   options.signal?.throwIfAborted();
   const recipe = options.quantization === undefined ? null : resolveRecipe(options.quantization);
@@ -34,16 +41,20 @@ export async function loadModel(source: ModelSource, options: LoadOptions = {}):
   const opened = openSource(source, { hub: options.hub, fetch: options.fetch }); // its transfers end with the signal of each load
   const losses = new LossCounter(options);
   const parts = await losses.retry(() => loadParts(opened, load));
-  if (options.device || parts.backend.adapter.backend === "cpu") return new LoadedModel(parts);
+  if (options.device || parts.backend.adapter.backend === "cpu") return parts;
   const rebuild = async (signal: AbortSignal): Promise<Backend> => (await loadParts(opened, { ...load, backend: "webgpu", signal, progress: new ProgressMeter(undefined) })).backend;
-  return new LoadedModel({ ...parts, backend: new RecoveringBackend({ backend: parts.backend, rebuild, losses }) });
+  return { ...parts, backend: new RecoveringBackend({ backend: parts.backend, rebuild, losses }) };
 }
 
 /** Options that were checked; recipe: null where the checkpoint is to say it. */
 type CheckedLoad = LoadOptions & { recipe: QuantizationRecipe | null; progress: ProgressMeter };
 
 /** From the source to the backend; the same again for the same options. */
-async function loadParts(source: CheckpointSource, options: CheckedLoad): Promise<ModelParts> {
+function loadParts(source: CheckpointSource, options: CheckedLoad): Promise<ModelParts & { backend: Backend }> {
+  return closingTransfers(options.signal, (signal) => loadFrom(source, { ...options, signal }));
+}
+
+async function loadFrom(source: CheckpointSource, options: CheckedLoad): Promise<ModelParts & { backend: Backend }> {
   const { signal, integrity, progress, recipe: given } = options;
   const mayCalibrate = options.calibration !== undefined && (!given || usesCalibration(given));
   const checkpoint = await openVerified(source, { signal, integrity, download: mayCalibrate ? downloadFirst(progress) : undefined });
@@ -54,6 +65,12 @@ async function loadParts(source: CheckpointSource, options: CheckedLoad): Promis
   const tokenizer = createTokenizer(checkpoint.tokenizerFiles, config);
   const windows = options.calibration !== undefined && usesCalibration(recipe) ? readCalibration(options.calibration, tokenizer, config, contextLength) : null;
   const choice = await chooseBackend(options, config);
+  try {
+    requireRoom(choice, { config, recipe, contextLength, kvCache: options.kvCache });
+  } catch (error) {
+    disposeChoice(choice);
+    throw error;
+  }
   const builder = createBuilder(choice, { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), ...activationsOf(recipe), notices: windows?.notices });
   const openModel = async (floats: Checkpoint, meter: ProgressMeter): Promise<FloatModel> => openFloat(await createBuilderBeside(choice, { config, contextLength, kvCache: "f32" }), floats, meter, signal);
   const calibration = windows && new Calibration((meter) => openModel(checkpoint, meter), windows, signal);
@@ -63,16 +80,9 @@ async function loadParts(source: CheckpointSource, options: CheckedLoad): Promis
     progress.compiling(0, 1);
     const backend = await builder.finish(signal);
     progress.compiling(1, 1);
-    return { config, contextLength, backend, tokenizer, quantization, description: checkpoint.description };
+    return { config, contextLength, backend, tokenizer, tokenizerFiles: checkpoint.tokenizerFiles, quantization, description: checkpoint.description };
   } catch (error) {
     builder.abandon();
     throw error;
   }
-}
-
-/** What a quantized checkpoint is stored in, with the static ranges that it brings, else int8. */
-async function defaultRecipe(checkpoint: Checkpoint, signal: AbortSignal | undefined): Promise<{ recipe: QuantizationRecipe; ranges?: ReadonlyMap<string, number> }> {
-  const headers = await checkpoint.readHeaders(signal);
-  const recipe = headers && storedRecipe(checkpoint, headers);
-  return recipe ? { recipe, ranges: storedRanges(checkpoint, headers, recipe) } : { recipe: resolveRecipe() };
 }
