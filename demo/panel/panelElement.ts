@@ -7,8 +7,8 @@ export interface PanelText {
   text: string | URL;
 }
 
-/** How models are loaded, whatever the recipe. */
-export type PanelLoadOptions = Pick<CompareOptions, "backend" | "gpu" | "device" | "hub" | "fetch" | "integrity" | "kvCache" | "calibration">;
+/** How models are loaded, whatever the recipe; what can be sent to the worker that does it. */
+export type PanelLoadOptions = Pick<CompareOptions, "backend" | "hub" | "integrity" | "kvCache" | "calibration">;
 
 /**
  * `<perplexity-panel>`: measures recipes of one model on one text, row by row, and shows what they did to it. All properties may change between runs.

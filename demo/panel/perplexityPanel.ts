@@ -301,8 +301,8 @@ export class PerplexityPanel extends LitElement implements PerplexityPanelElemen
 
   private tokenizerOf(source: ModelSource): Promise<ModelTokenizer> {
     if (this.opened?.source === source) return this.opened.tokenizer;
-    const { hub, fetch } = this.loadOptions;
-    const opened = { source, tokenizer: engine.openTokenizer(source, { hub, fetch }) };
+    const { hub } = this.loadOptions;
+    const opened = { source, tokenizer: engine.openTokenizer(source, { hub }) };
     this.opened = opened;
     opened.tokenizer.catch(() => {
       if (this.opened === opened) this.opened = null;

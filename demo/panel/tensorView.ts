@@ -115,7 +115,7 @@ export class TensorView extends LitElement {
     const { signal } = this.controller;
     this.status = `Reading ${tensor.name}…`;
     try {
-      const { values, shape } = await engine.readTensor(source, tensor.name, { hub: load.hub, fetch: load.fetch, signal });
+      const { values, shape } = await engine.readTensor(source, tensor.name, { hub: load.hub, signal });
       const [rows, columns] = shape;
       const shownRows = Math.min(rows, Math.max(1, Math.floor(MOST_VALUES / columns)));
       const inspection = inspectQuantization(values.subarray(0, shownRows * columns), [shownRows, columns], tensor.format, { bins: BINS });
