@@ -60,7 +60,7 @@ export class ContinuationView extends LitElement {
     return html`
       <form @submit=${(event: Event) => void this.toggle(event, measured)}>
         <div>
-          <label for="prompt">Prompt</label>
+          <label for="prompt">Prompt to continue</label>
           <textarea id="prompt" rows="2" required spellcheck="false" .value=${prompt} @input=${(event: Event) => this.change({ prompt: (event.target as HTMLTextAreaElement).value })}></textarea>
         </div>
         <div class="fields">

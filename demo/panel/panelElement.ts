@@ -7,7 +7,7 @@ export interface PanelText {
   text: string | URL;
 }
 
-/** How models are loaded, whatever the recipe. */
+/** How models are loaded, whatever the recipe; what can be sent to the worker that does it. */
 export type PanelLoadOptions = Pick<WorkerCompareOptions, "backend" | "hub" | "integrity" | "kvCache" | "calibration" | "worker">;
 
 /**

@@ -84,6 +84,7 @@ export class PerplexityPanel extends LitElement implements PerplexityPanelElemen
   private linked: { model: string | null; textSha256: string | null } | null = null;
   private opened: { source: ModelSource; tokenizer: Promise<ModelTokenizer> } | null = null;
   private readonly fetched = new Map<string, Promise<string>>();
+  private looks = 0;
   private tokenized: { text: string; tokenizer: ModelTokenizer; tokens: number[] } | null = null;
   private readonly followHash = (): void => this.followLink();
 
@@ -318,13 +319,15 @@ export class PerplexityPanel extends LitElement implements PerplexityPanelElemen
   private async lookAhead(): Promise<void> {
     const { source, settings } = this;
     if (source === null) return;
+    const look = ++this.looks;
+    let outlook: TextOutlook;
     try {
       const [tokenizer, text] = await Promise.all([this.tokenizerOf(source), this.chosenText(settings)]);
-      const outlook = outlookOf(this.tokensOf(text, tokenizer), settings, tokenizer);
-      if (JSON.stringify(outlook) !== JSON.stringify(this.outlook)) this.outlook = outlook;
+      outlook = outlookOf(this.tokensOf(text, tokenizer), settings, tokenizer);
     } catch (error) {
-      this.outlook = { ...nothingKnown, problem: { field: "text", message: (error as Error).message } };
+      outlook = { ...nothingKnown, problem: { field: "text", message: (error as Error).message } };
     }
+    if (look === this.looks) this.outlook = outlook; // else a newer choice has its own
   }
 
   private takeRow(row: ComparisonRow): void {

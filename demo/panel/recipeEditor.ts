@@ -29,6 +29,7 @@ export class RecipeEditor extends LitElement {
       form { border: 1px solid var(--line-color); border-radius: 8px; padding: 14px; display: grid; gap: 14px; }
       .override { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr) auto; gap: 8px; align-items: center; margin-top: 6px; }
       legend { font-size: 0.92rem; color: var(--soft-color); }
+      .override ~ .row { margin-top: 8px; }
       .error { color: var(--warn-color); font-size: 0.85rem; }
       @media (max-width: 760px) { .override { grid-template-columns: minmax(0, 1fr) auto; } .override select { grid-row: 2; } }
     `,
@@ -146,8 +147,8 @@ export class RecipeEditor extends LitElement {
       if (field === null || this.calibrated) return null;
       return { field: fieldOf(field), message: `${field} needs calibration text, and the panel has none.` };
     } catch (error) {
-      const { message } = error as Error;
-      return { field: fieldOf(message.replace(/^quantization\./, "")), message };
+      const message = (error as Error).message.replace(/^quantization\./, "");
+      return { field: fieldOf(message), message };
     }
   }
 }

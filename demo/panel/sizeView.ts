@@ -13,7 +13,7 @@ export class SizeView extends LitElement {
     partStyles,
     css`
       .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(24rem, 100%), 1fr)); gap: 22px 28px; }
-      .caption { align-self: center; }
+      .captions { display: grid; gap: 18px; align-content: center; }
     `,
   ];
 
@@ -40,9 +40,11 @@ export class SizeView extends LitElement {
       <div class="charts">
         <perplexity-figure .origin=${origin} name="size-perplexity" heading="Size and perplexity" note="lower left is better; bars are ± of the difference" .draw=${this.sizes}></perplexity-figure>
         <perplexity-figure .origin=${origin} name="size-divergence" heading="Size and KL divergence" note="bars are ± of the mean" placeholder="one dot per recipe, when one is measured" .draw=${this.divergences}></perplexity-figure>
-        <p class="caption">${sizeCaption(this.rows)}</p>
-        <p class="caption">${divergenceCaption(this.rows)}</p>
         <perplexity-figure .origin=${origin} name="divergence-percentiles" heading="KL divergence, token by token" note="from the middle token to the worst" placeholder="one line per recipe, when one is measured" .draw=${this.spread}></perplexity-figure>
+        <div class="captions">
+          <p class="caption">${sizeCaption(this.rows)}</p>
+          <p class="caption">${divergenceCaption(this.rows)}</p>
+        </div>
       </div>
     `;
   }

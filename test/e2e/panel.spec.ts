@@ -197,7 +197,7 @@ test("the text is shaded token by token, and both models say what they expected 
 
 test("the recipes continue one prompt, and the first difference is marked", async () => {
   await tab("Continuations").click();
-  await panel.getByLabel("Prompt").fill("One day, a small");
+  await panel.getByLabel("Prompt to continue").fill("One day, a small");
   await panel.getByLabel("Tokens", { exact: true }).fill("12");
   await panel.getByLabel("Tokens", { exact: true }).press("Tab");
   await panel.getByRole("button", { name: "Continue with each" }).click();
@@ -223,7 +223,7 @@ test("a link brings back recipes, text, protocol and prompt, and a damaged one i
   await section("texts").click();
   await expect(panel.getByLabel("Text to measure on", { exact: true })).toHaveValue(text);
   await tab("Continuations").click();
-  await expect(panel.getByLabel("Prompt")).toHaveValue("One day, a small");
+  await expect(panel.getByLabel("Prompt to continue")).toHaveValue("One day, a small");
 
   await page.evaluate((broken) => location.replace(broken), link.slice(0, -9));
   await expect(panel.getByRole("alert").first()).toContainText("The link is damaged");

@@ -91,10 +91,11 @@ await check("publint finds nothing", async () => {
   const { messages, pkg } = await publint({ pkgDir: installed, pack: false, strict: true });
   expect(messages.length === 0, messages.map((message) => formatMessage(message, pkg)).join("\n"));
 });
-await check("nothing in it evaluates text or imports late", () => {
+await check("nothing in it evaluates text, and only the panel imports late", () => {
   const dist = join(installed, "dist");
   for (const file of readdirSync(dist).filter((name) => name.endsWith(".js") && !name.startsWith("cli"))) {
-    const [found] = /\bimport\(|\beval\(|new Function\(|from "node:/.exec(readFileSync(join(dist, file), "utf8")) ?? [];
+    const code = readFileSync(join(dist, file), "utf8");
+    const [found] = /\bimport\(|\beval\(|new Function\(|from "node:/.exec(file === "panel.js" ? code.replace('import("./plots.js")', "") : code) ?? []; // its charts
     expect(found === undefined, `${file} has ${found}`);
   }
 });
