@@ -73,9 +73,11 @@ export interface CompletionResponse {
 /** The part of OpenAI's client that toOpenAI() gives. */
 export interface OpenAICompletions {
   completions: {
-    /** With `stream: true` an async iterable of chunks, else a response. */
+    /** Resolves with the chunks; the run starts when they are iterated. */
     create(request: CompletionRequest & { stream: true }, options?: { signal?: AbortSignal }): Promise<AsyncIterable<CompletionResponse>>;
+    /** Resolves with the whole response. */
     create(request: CompletionRequest & { stream?: false | null }, options?: { signal?: AbortSignal }): Promise<CompletionResponse>;
+    /** Whichever `stream` says. */
     create(request: CompletionRequest, options?: { signal?: AbortSignal }): Promise<CompletionResponse | AsyncIterable<CompletionResponse>>;
   };
 }

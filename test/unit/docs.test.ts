@@ -17,31 +17,7 @@ const documents = [
   ...readdirSync(join(root, "docs"), { recursive: true, encoding: "utf8" }).map((name) => `docs/${name.replaceAll("\\", "/")}`),
 ].filter((path) => path.endsWith(".md") && !path.startsWith("docs/api/"));
 
-interface Snippet {
-  /** "docs/guides/embedding.md:11" */
-  place: string;
-  language: string;
-  code: string;
-  /** Of a first line `// given: model, text`: what the snippet takes as there. */
-  given: string[];
-  /** A first line `// needs: …` names what Node has not; then types are checked and nothing runs. */
-  runs: boolean;
-}
-
-function snippetsOf(path: string, text: string): Snippet[] {
-  return [...text.matchAll(/^```(\w+)\n(.*?)^```$/gms)].map(({ index, 1: language = "", 2: code = "" }) => ({
-    place: `${path}:${text.slice(0, index).split("\n").length}`,
-    language,
-    code,
-    given: /^\/\/ given: (.+)/.exec(code)?.[1]?.split(", ") ?? [],
-    runs: !code.startsWith("// needs: "),
-  }));
-}
-
-const snippets = documents.flatMap((path) => snippetsOf(path, read(path)));
-const modules = snippets.filter(({ language }) => language === "ts" || language === "js");
-
-/** What snippets may say is given: a type, and below a value. A name of the package's is given, too. */
+/** What snippets may mention without declaring it, beside the package's names: its type, and below its value. */
 const givenTypes: Readonly<Record<string, string>> = {
   model: 'import("nibble-webgpu").Model',
   source: 'import("nibble-webgpu").ModelSource',
@@ -56,6 +32,30 @@ const givenTypes: Readonly<Record<string, string>> = {
   stopButton: "HTMLButtonElement",
 };
 const typeOf = (name: string): string => givenTypes[name] ?? `typeof import("nibble-webgpu").${name}`;
+
+interface Snippet {
+  /** "docs/guides/embedding.md:11" */
+  place: string;
+  language: string;
+  code: string;
+  /** What the snippet takes as there: names below and of the package that it mentions and neither declares nor imports. */
+  given: string[];
+  /** A first line `// needs: …` names what Node has not, as it has no workers of a page; then types are checked and nothing runs. */
+  runs: boolean;
+}
+
+function snippetsOf(path: string, text: string): Snippet[] {
+  return [...text.matchAll(/^```(\w+)\n(.*?)^```$/gms)].map(({ index, 1: language = "", 2: code = "" }) => ({
+    place: `${path}:${text.slice(0, index).split("\n").length}`,
+    language,
+    code,
+    given: [...Object.keys(givenTypes), ...Object.keys(nibble)].filter((name) => new RegExp(`\\b${name}\\b`).test(code) && !new RegExp(`\\b(const|let|using|function|import)\\b[^=;(]*\\b${name}\\b`).test(code)),
+    runs: !/^\/\/ needs: |InWorker\(/.test(code),
+  }));
+}
+
+const snippets = documents.flatMap((path) => snippetsOf(path, read(path)));
+const modules = snippets.filter(({ language }) => language === "ts" || language === "js");
 
 describe("snippets", () => {
   const react = "declare module 'react' { export function useState<T>(initial: T): [T, (next: T) => void]; export function useEffect(effect: () => () => void, on: unknown[]): void }";
