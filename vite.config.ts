@@ -1,7 +1,7 @@
 import { playwright } from "@vitest/browser-playwright";
 import asc from "assemblyscript/asc";
 import { cpSync, readFileSync } from "node:fs";
-import { resolve, sep } from "node:path";
+import { dirname, resolve, sep } from "node:path";
 import type { Plugin, UserConfig } from "vite";
 import { defineConfig } from "vitest/config";
 import { chromiumFlags, findChromium, findLavapipe, findSwiftShader, vulkanEnvironment } from "./test/setup/locate.mjs";
@@ -30,6 +30,9 @@ function modelFiles(): Plugin {
   };
 }
 
+/** Source to module: the page and each of its workers are bundled by themselves. */
+const compiled = new Map<string, string>();
+
 /** Compiles AssemblyScript where it is imported: a file.as is a module whose default export is the WebAssembly in base64. */
 function assemblyScript(): Plugin {
   return {
@@ -39,6 +42,8 @@ function assemblyScript(): Plugin {
       if (!path.endsWith(".as")) return null;
       this.addWatchFile(path);
       const source = readFileSync(path, "utf8");
+      const known = compiled.get(source);
+      if (known !== undefined) return known;
       let binary: Uint8Array = new Uint8Array();
       let messages = "";
       const stderr = { write: (text: string | Uint8Array) => void (messages += text.toString()) };
@@ -49,7 +54,9 @@ function assemblyScript(): Plugin {
         stderr,
       });
       if (error) throw new Error(`${path}: ${error.message}\n${messages}`);
-      return `export default "${Buffer.from(binary).toString("base64")}";`;
+      const code = `export default "${Buffer.from(binary).toString("base64")}";`;
+      compiled.set(source, code);
+      return code;
     },
   };
 }
@@ -68,21 +75,51 @@ function leanShaders(): Plugin {
   };
 }
 
+/** Scripts that run in workers: their file in the package, without .js, and their source. */
+const workers: Readonly<Record<string, string>> = {
+  worker: "src/worker/engineWorker.ts",
+};
+
+/**
+ * In the package a worker is a file beside the one that starts it: new URL("./someWorker.ts", import.meta.url) becomes new URL("./name.js", import.meta.url),
+ * as bundlers and plain browsers know it. It does so last, or Vite would look for that file and inline it.
+ */
+function packageWorkers(): Plugin {
+  const nameOf = new Map(Object.entries(workers).map(([name, source]) => [resolve(root, source), name]));
+  return {
+    name: "nibble:workers",
+    enforce: "pre",
+    transform(code, id) {
+      const named = code.replace(/new URL\("(\.[^"]*Worker\.ts)", import\.meta\.url\)/g, (_, path: string) => {
+        const name = nameOf.get(resolve(dirname(id), path));
+        if (name === undefined) throw new Error(`${id} starts ${path}, which is not in the table of workers.`);
+        return `__nibble_worker_${name}__`;
+      });
+      return named === code ? null : { code: named, map: null };
+    },
+    renderChunk: (code) => ({ code: code.replace(/__nibble_worker_(\w+)__/g, (_, name) => `new URL("./${name}.js", import.meta.url)`), map: null }),
+  };
+}
+
 /** The page: demo/ becomes dist-page/, with relative addresses, so that it works in any folder of any server. */
 const page: UserConfig = {
   root: resolve(root, "demo"),
   base: "./",
   resolve: { alias },
   plugins: [modelFiles(), assemblyScript(), leanShaders()],
+  worker: { format: "es", plugins: () => [assemblyScript(), leanShaders()] },
   server: { host: "127.0.0.1", fs: { allow: [root] } },
   preview: { host: "127.0.0.1" },
   build: { outDir: resolve(root, "dist-page"), emptyOutDir: true, target: "es2022", sourcemap: true, chunkSizeWarningLimit: 1500 /* kB; GPT-2's vocabulary is most of it */ },
 };
 
-/** The package: the library without its dependency, and the command line. */
+/** What entries share: a module that is in it, and the name of the file. */
+const chunks: Readonly<Record<string, string>> = { "src/load/loadModel.ts": "engine.js", "src/worker/client.ts": "calls.js", "src/safetensors/parse.ts": "parser.js" };
+
+/** The package: the library, its workers, and the command line. */
 const library: UserConfig = {
   root,
-  plugins: [assemblyScript(), leanShaders()],
+  plugins: [assemblyScript(), leanShaders(), packageWorkers()],
   publicDir: false,
   build: {
     outDir: "dist",
@@ -90,13 +127,18 @@ const library: UserConfig = {
     minify: false,
     sourcemap: true,
     lib: {
-      entry: { index: "src/index.ts", safetensors: "src/safetensors/index.ts", cli: "src/cli/main.ts" },
+      entry: { index: "src/index.ts", safetensors: "src/safetensors/index.ts", cli: "src/cli/main.ts", ...workers },
       formats: ["es"],
     },
     rolldownOptions: {
-      external: [/^node:/, /^gpt-tokenizer/, "webgpu"],
-      // What index.js and cli.js share; safetensors.js stays apart, so that it can be used without the engine.
-      output: { chunkFileNames: ({ name }) => ({ src: "engine.js", safetensors: "parser.js" })[name] ?? "[name].js" },
+      external: [/^node:/, "webgpu"],
+      // safetensors.js stays apart, so that it can be used without the engine.
+      output: {
+        chunkFileNames: ({ name, moduleIds }) => Object.entries(chunks).find(([module]) => moduleIds.includes(resolve(root, module)))?.[1] ?? `${name}.js`,
+        // GPT-2's vocabulary comes along: a worker resolves no bare name without a bundler, since import maps do not reach it.
+        codeSplitting: { groups: [{ name: "vocabulary", test: /gpt-tokenizer/ }] },
+        banner: ({ name }) => (name === "vocabulary" ? "/*! From gpt-tokenizer (MIT License): https://github.com/niieani/gpt-tokenizer */" : ""),
+      },
     },
   },
 };

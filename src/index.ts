@@ -19,3 +19,4 @@ export { type CodeOccupancy, inspectQuantization, type InspectionOptions, type L
 export { dequantizeTensor, quantizeTensor } from "./quantize/nearest.ts";
 export { presets } from "./quantize/recipes.ts";
 export type * from "./types.ts";
+export { compareQuantizationsInWorker, fitToBudgetInWorker, loadModelInWorker } from "./worker/client.ts";

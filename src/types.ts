@@ -33,7 +33,7 @@ export interface QuantizationRecipe {
   rounding?: "nearest" | "gptq";
   /** Moves scale between inputs and weights before rounding: SmoothQuant (arXiv:2211.10438) for int8 activations, AWQ (arXiv:2306.00978) for weights. Both need calibration. @default "none" */
   equalization?: "none" | "smoothquant" | "awq";
-  /** LLM.int8() (arXiv:2208.07339), beside int8 activations: of each token's input of a matrix, values of at least this magnitude stay f32. @default none */
+  /** LLM.int8() (arXiv:2208.07339), beside int8 activations: of each token's input of a matrix, values of at least this magnitude stay f32; the weights that they meet stay codes. @default none */
   outlierThreshold?: number;
   /** GPTQ: quantize columns in the order of falling Hessian diagonal, groups staying where they are. @default false */
   activationOrder?: boolean;
@@ -191,11 +191,11 @@ export interface TensorInputReport {
   range?: number;
   /** Which observer chose it. */
   observer?: NonNullable<QuantizationRecipe["observer"]>;
-  /** LLM.int8(): share of the calibration's values beyond the outlier threshold. */
+  /** LLM.int8(): share of the calibration's values beyond the outlier threshold; in a comparison without calibration, beside a baseline in f32, of those of the text's first 2,048 tokens. */
   outlierShare?: number;
   /** LLM.int8(): in how many columns they are. */
   outlierColumns?: number;
-  /** SmoothQuant's or AWQ's α of this matrix: how much of the inputs' range moved into the weights. */
+  /** SmoothQuant's or AWQ's α of this matrix: how much of the inputs' range moved into the weights. Absent where a search found no α better than leaving it alone. */
   smoothing?: number;
 }
 
@@ -383,6 +383,36 @@ export interface Model {
   [Symbol.asyncDispose](): Promise<void>;
 }
 
+// ---------------------------------------------------------------- behind a worker
+
+/** Which worker a call works in, and how its source gets there. */
+export interface WorkerStartOptions {
+  /**
+   * The worker to work in: the address of its script (a copy of the package's `worker.js`, where a bundler or a policy does not let the package find its own),
+   * or a module worker that imports `nibble-webgpu/worker`, or a function that starts one. It belongs to this one call, which terminates it in the end.
+   * @default the package's own
+   */
+  worker?: Worker | URL | string | (() => Worker);
+  /** Moves the ArrayBuffers of a source into the worker instead of copying them; the page cannot use them any more. Files and Blobs need neither. @default false */
+  transfer?: boolean;
+}
+
+/** Those that cannot be sent to a worker; there it has a `fetch` and a `navigator.gpu` of its own. */
+type PageOnly = "fetch" | "gpu" | "device" | "cache";
+
+/** Options of loadModelInWorker(): of loadModel(), but for what cannot be sent. */
+export interface WorkerLoadOptions extends Omit<LoadOptions, PageOnly>, WorkerStartOptions {
+  cache?: "opfs" | "none";
+}
+/** Options of compareQuantizationsInWorker(). */
+export interface WorkerCompareOptions extends Omit<CompareOptions, PageOnly>, WorkerStartOptions {
+  cache?: "opfs" | "none";
+}
+/** Options of fitToBudgetInWorker(). */
+export interface WorkerFitOptions extends Omit<FitOptions, PageOnly>, WorkerStartOptions {
+  cache?: "opfs" | "none";
+}
+
 // ---------------------------------------------------------------- calibration
 
 /** Options of calibrate(): of loadModel(), and the text. */
@@ -541,7 +571,7 @@ export interface Comparison {
     source: string;
     config: Gpt2Config;
     /** Of all weights as f32, however they are stored. */
-    sha256: string | null;
+    sha256: string;
   };
   text: TokensIdentity;
   /** null where none was given. */
@@ -556,8 +586,8 @@ export interface Comparison {
 /** What tells one text from another. */
 export interface TokensIdentity {
   tokens: number;
-  /** Of the token ids as u32, little-endian; lowercase hex. null in a page that is no secure context. */
-  sha256: string | null;
+  /** Of the token ids as u32, little-endian; lowercase hex. */
+  sha256: string;
 }
 
 // ---------------------------------------------------------------- mixed precision
@@ -568,19 +598,21 @@ export interface FitOptions extends Omit<LoadOptions, "quantization" | "calibrat
   bytes?: number;
   /** What the blocks' matrices may take, as QuantizationReport.bitsPerWeight; the embedding then keeps one format. */
   bitsPerWeight?: number;
-  /** Text or tokens to measure on; the first maxTokens of them. */
+  /** Text or tokens to measure on, maxTokens of them; the calibration of GPTQ. */
   text: string | readonly number[];
-  /** What each matrix may be stored as. @default f16; int8 absmax per channel and per tensor, with zero points per channel; int4 with zero points in groups of 32; NF4 in blocks of 32 and 64 with double quantization */
+  /** What each matrix may be stored as. @default f16; int8 absmax per channel, with zero points per channel and in groups of 32 and 128; int4 with zero points in groups of 32; NF4 in blocks of 32 and 64 with double quantization */
   formats?: readonly TensorFormat[];
   /** Keeps the embedding (and an untied head) out of the search. @default with `bytes` one of `formats`, with `bitsPerWeight` int8 absmax, per channel */
   embedding?: TensorFormat;
-  /** @default 512 */
+  /** How blocks' matrices are rounded while measuring, and by the recipe that is found. One of "gptq" needs the same text as `calibration` where it is loaded. @default "nearest" */
+  rounding?: QuantizationRecipe["rounding"];
+  /** In whole windows, spread evenly over the text; at least one. @default 512 */
   maxTokens?: number;
   /** The tokens are measured in windows of so many that do not overlap. @default 256, at most contextLength and the tokens there are */
   windowTokens?: number;
   /** Neighbours of the best recipe that are measured, since sensitivities add up only nearly. @default 8 */
   refinements?: number;
-  /** Of an earlier fit of this checkpoint on this text, for another budget: what is in it is not measured again. */
+  /** Of an earlier fit of this checkpoint on this text with this rounding, for another budget: what is in it is not measured again. */
   sensitivity?: readonly TensorSensitivity[];
   /** Called after each measurement. */
   onProgress?: (progress: FitProgress) => void;

@@ -1,4 +1,5 @@
 import { EngineError, show } from "../errors.ts";
+import { sha256 } from "../source/sha256.ts";
 
 /** What an exported file says of itself in `__metadata__`, beside `format`. */
 export const metadataKeys = {
@@ -14,20 +15,6 @@ export const metadataKeys = {
   /** In words, which way round matrices lie. */
   layout: "nibble.layout",
 } as const;
-
-/** Lowercase hex; null in a page that is no secure context, which has no crypto.subtle. */
-export async function sha256(bytes: Uint8Array<ArrayBuffer> | Float32Array<ArrayBuffer> | Uint32Array<ArrayBuffer>): Promise<string | null> {
-  const { subtle } = globalThis.crypto as Partial<Crypto>;
-  if (!subtle) return null;
-  return Array.from(new Uint8Array(await subtle.digest("SHA-256", bytes)), (byte) => byte.toString(16).padStart(2, "0")).join("");
-}
-
-/** The same where nothing else will do. @throws EngineError `unsupported` */
-export async function requireSha256(bytes: Uint8Array<ArrayBuffer>): Promise<string> {
-  const hash = await sha256(bytes);
-  if (hash === null) throw new EngineError("unsupported", "Hashes of weights need crypto.subtle, which browsers have in secure pages only; open the page over https or on localhost.");
-  return hash;
-}
 
 /** The hashes that a file brings, by tensor; none where it says nothing. @throws EngineError `checkpoint` for anything but an object of hashes */
 export function parseHashes(metadata: ReadonlyMap<string, string>, file: string): ReadonlyMap<string, string> {
@@ -51,7 +38,7 @@ export function parseJson(text: string, what: string, file: string): unknown {
 /** Compares a tensor's bytes with the hash that its file brings. @throws EngineError `integrity` naming both */
 export async function verifyHash(expected: string | undefined, bytes: Uint8Array<ArrayBuffer>, tensor: string, file: string): Promise<void> {
   if (expected === undefined) return;
-  const found = await requireSha256(bytes);
+  const found = await sha256(bytes);
   if (found === expected) return;
   throw new EngineError("integrity", `Tensor "${tensor}" of ${file} has the SHA-256 ${found}; its metadata says ${expected}.`, { tensor, file, found, expected });
 }

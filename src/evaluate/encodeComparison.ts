@@ -157,7 +157,7 @@ const row = object<ComparisonRow>({
   samples: optional(object<ComparisonSamples>({ nll: f32, baselineNll: f32, klDivergence: f32, sameTopToken: u8 })),
 });
 
-const tokens = object<TokensIdentity>({ tokens: count, sha256: orNull(text) });
+const tokens = object<TokensIdentity>({ tokens: count, sha256: text });
 
 const config = object<Gpt2Config>({
   nLayer: count,
@@ -198,7 +198,7 @@ const readComparison = object<Comparison>({
     const shard = object({ index: count, count })(value, path);
     return shard.index < shard.count ? shard : wrong(`${path}.index`, shard.index, `less than the count, ${shard.count}`);
   }),
-  model: object<Comparison["model"]>({ source: text, config, sha256: orNull(text) }),
+  model: object<Comparison["model"]>({ source: text, config, sha256: text }),
   text: tokens,
   calibration: orNull(tokens),
   kvCache: orNull(oneOf("f32", "f16", "int8")),

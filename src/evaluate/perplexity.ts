@@ -1,5 +1,5 @@
 import { EngineError, throwIfAborted } from "../errors.ts";
-import type { Backend } from "../model/backend.ts";
+import type { ModelBackend } from "../model/backend.ts";
 import type { Tokenizer } from "../tokenizer/types.ts";
 import type { PerplexityProgress, PerplexityReport } from "../types.ts";
 import type { WindowPlan } from "./protocols.ts";
@@ -27,7 +27,7 @@ export interface PerplexityMeasurement {
  * Rejects with `shader` where a log-probability is not finite, with signal.reason on abort.
  */
 export async function measurePerplexity(
-  backend: Backend,
+  backend: ModelBackend,
   tokens: readonly number[],
   plan: WindowPlan,
   byteLengths: Uint32Array | null,
@@ -56,7 +56,7 @@ export interface ScoreBlock {
 }
 
 /** Windows of this plan that the backend takes together. */
-export function windowsAtOnce(backend: Backend, plan: WindowPlan): number {
+export function windowsAtOnce(backend: ModelBackend, plan: WindowPlan): number {
   return backend.windowsAtOnce?.(plan.windowTokens) ?? 1;
 }
 

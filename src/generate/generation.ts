@@ -1,5 +1,5 @@
 import { EngineError, throwIfAborted } from "../errors.ts";
-import type { Backend, SampledToken } from "../model/backend.ts";
+import type { ModelBackend, SampledToken } from "../model/backend.ts";
 import type { Tokenizer } from "../tokenizer/types.ts";
 import type { Completion, FinishReason, GeneratedToken, GenerateOptions, Generation, GenerationSummary, Gpt2Config } from "../types.ts";
 import { resolveGenerateOptions, tokensOf } from "./options.ts";
@@ -7,7 +7,9 @@ import { Sampler, type SamplingOptions } from "./sampler.ts";
 import { StopMatcher } from "./stopStrings.ts";
 
 export interface GenerationSetup {
-  backend: Backend;
+  backend: ModelBackend;
+  /** Where tokens are drawn elsewhere than here. @default samplerOf() the backend */
+  sample?: SampleTokens;
   tokenizer: Tokenizer;
   config: Gpt2Config;
   /** Positions the backend's KV cache holds. */
@@ -18,15 +20,19 @@ export interface GenerationSetup {
   acquire: (signal?: AbortSignal) => Promise<() => void>;
 }
 
+/** The tokens after a prompt, at most `limit`, which is within the context. Leaving the loop ends the work. */
+export type SampleTokens = (prompt: readonly number[], sampling: SamplingOptions, limit: number, signal: AbortSignal | undefined) => AsyncGenerator<SampledToken, void, undefined>;
+
 /**
  * A generation that starts when it is iterated, and can be iterated once. Wrong options or a wrong prompt throw here, as TypeError or RangeError;
  * a prompt longer than the context rejects the first next() with `promptTooLong`. An abort rejects with signal.reason.
  * However the loop ends, the backend is released and the summary is set. newTokens counts the tokens that were handed out;
  * the end-of-text token is not one of them.
  */
-export function createGeneration({ backend, tokenizer, config, contextLength, prompt, options, acquire }: GenerationSetup): Generation {
+export function createGeneration({ backend, sample, tokenizer, config, contextLength, prompt, options, acquire }: GenerationSetup): Generation {
   const { maxTokens, stop, signal, ...sampling } = resolveGenerateOptions(options, config.vocabSize);
   const promptTokens = tokenizePrompt(prompt, tokenizer, config);
+  const sampleTokens = sample ?? samplerOf(backend, config.vocabSize);
   const endOfTextId = config.eosTokenId ?? tokenizer.endOfTextId;
   let started = false;
   let summary: GenerationSummary | null = null;
@@ -54,7 +60,7 @@ export function createGeneration({ backend, tokenizer, config, contextLength, pr
 
       startMs = performance.now();
       let sampled = 0;
-      for await (const { id, logProb, top } of sampledTokens(backend, config.vocabSize, promptTokens, sampling, maxTokens, signal)) {
+      for await (const { id, logProb, top } of sampleTokens(promptTokens, sampling, Math.min(maxTokens, contextLength - promptTokens.length + 1), signal)) {
         sampled++;
         if (sampled === 1) firstTokenMs = lastTokenMs = performance.now();
         const ready: GeneratedToken[] = waiting ? [waiting] : [];
@@ -110,18 +116,21 @@ export function createGeneration({ backend, tokenizer, config, contextLength, pr
   };
 }
 
-/** The tokens after the prompt: sampled on the device where it can, else here from its logits. The one that takes them says when it has enough. */
-function sampledTokens(backend: Backend, V: number, prompt: readonly number[], sampling: SamplingOptions, limit: number, signal: AbortSignal | undefined): AsyncGenerator<SampledToken, void, undefined> {
-  const onDevice = sampling.logitBias.length === 0 && sampling.logProbs === 0 ? backend.decode?.(prompt, sampling, limit, signal) : null;
-  return onDevice ?? sampledHere(backend, new Sampler(V, sampling, prompt), prompt, signal);
+/** Samples on the device where it can, else here from its logits. */
+export function samplerOf(backend: ModelBackend, V: number): SampleTokens {
+  return (prompt, sampling, limit, signal) => {
+    const onDevice = sampling.logitBias.length === 0 && sampling.logProbs === 0 ? backend.decode?.(prompt, sampling, limit, signal) : null;
+    return onDevice ?? sampledHere(backend, new Sampler(V, sampling, prompt), prompt, limit, signal);
+  };
 }
 
-async function* sampledHere(backend: Backend, sampler: Sampler, prompt: readonly number[], signal: AbortSignal | undefined): AsyncGenerator<SampledToken, void, undefined> {
+async function* sampledHere(backend: ModelBackend, sampler: Sampler, prompt: readonly number[], limit: number, signal: AbortSignal | undefined): AsyncGenerator<SampledToken, void, undefined> {
   let logits = await backend.forward(prompt, 0, signal);
   for (let position = prompt.length; ; position++) {
     throwIfAborted(signal);
     const token = sampler.sample(logits);
     yield token;
+    if (position - prompt.length === limit - 1) return;
     logits = await backend.forward([token.id], position, signal);
   }
 }

@@ -4,6 +4,7 @@ import type { Backend, BackendBuilder } from "../model/backend.ts";
 import { Pacer } from "../model/cpu/pacer.ts";
 import type { InputStatistics } from "../quantize/inputStatistics.ts";
 import { quantizeTensor } from "../quantize/nearest.ts";
+import type { QuantizationReport } from "../types.ts";
 import { build } from "./openBackend.ts";
 import type { ProgressMeter } from "./progress.ts";
 
@@ -55,6 +56,13 @@ export async function openFloat(builder: BackendBuilder, checkpoint: Checkpoint,
   };
   const { backend } = await build(builder, fill, signal);
   return { backend, matrices, dispose: () => backend.dispose() };
+}
+
+/** A loaded model as one whose inputs are those of the checkpoint; null where its linear matrices are no floats. It stays its owner's to dispose of. */
+export function observable({ backend, report: { recipe, tensors } }: { backend: Backend; report: QuantizationReport }, checkpoint: Checkpoint): FloatModel | null {
+  if (recipe.linear.type !== "f32" || recipe.overrides || (recipe.activations ?? "float") !== "float") return null;
+  const byName = new Map(checkpoint.tensors.map((tensor) => [tensor.name, tensor]));
+  return { backend, matrices: tensors.map(({ name }) => byName.get(name)!).filter((tensor) => hasObservedInput(tensor, checkpoint)), dispose: () => undefined };
 }
 
 /** Whether a tensor is a matrix whose input is observed: linear, or the head. */

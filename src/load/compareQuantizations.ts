@@ -9,7 +9,7 @@ import { resolveRecipe } from "../quantize/recipes.ts";
 import { openSource } from "../source/openSource.ts";
 import { createTokenizer } from "../tokenizer/index.ts";
 import type { CompareOptions, Comparison, ComparisonRow, CompareProgress, ModelSource, PresetName, QuantizationRecipe, QuantizationReport } from "../types.ts";
-import { Calibration, calibrationWindows, type FloatModel, hasObservedInput, openFloat } from "./calibration.ts";
+import { Calibration, calibrationWindows, type FloatModel, observable, openFloat } from "./calibration.ts";
 import { hashedWhileRead, identifyTokens } from "./identity.ts";
 import { build, chooseBackend, createBuilderBeside, disposeChoice } from "./openBackend.ts";
 import { openVerified } from "./openVerified.ts";
@@ -24,6 +24,9 @@ const LOAD_SHARE = 0.2;
 /** Enough to time, little enough not to matter beside the scoring. */
 const TIMED_PREFILL_TOKENS = 128;
 const TIMED_DECODE_TOKENS = 4;
+
+/** Of the text, what shows the share of LLM.int8()'s outliers where no calibration does. */
+const OUTLIER_TOKENS = 2048;
 
 /** Of loading the first row, what the download takes. */
 const DOWNLOAD_SHARE = 0.5;
@@ -71,23 +74,24 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
   const hashed = hashedWhileRead(checkpoint);
 
   const calibrationTokens = options.calibration === undefined ? null : tokensOf("calibration", options.calibration, tokenizer, config.vocabSize);
-  const calibrationRuns = calibrationTokens && calibrationWindows("calibration", calibrationTokens, contextLength);
+  const observed = calibrationWindows(calibrationTokens ? "calibration" : "text", calibrationTokens ?? tokens.slice(0, OUTLIER_TOKENS), contextLength);
 
   const openBench = async (loading: ProgressMeter): Promise<Bench> => {
     const choice = await chooseBackend(options, config);
-    /** The baseline where its linear matrices are floats, so that the tokens need no model of their own. */
+    /** The baseline where its inputs are the checkpoint's, so that the tokens need no model of their own. */
     let floatModel: FloatModel | null = null;
     const openModel = async (floats: Checkpoint, progress: ProgressMeter): Promise<FloatModel> => openFloat(await createBuilderBeside(choice, { config, contextLength, kvCache: "f32" }), floats, progress, signal);
-    const calibration = calibrationRuns && new Calibration(async (progress) => floatModel ?? openModel(checkpoint, progress), calibrationRuns, signal);
+    const observation = new Calibration(async (progress) => floatModel ?? openModel(checkpoint, progress), observed, signal);
     const open = async (recipe: QuantizationRecipe, progress: ProgressMeter): Promise<Loaded> => {
-      const builder = await createBuilderBeside(choice, { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), ...activationsOf(recipe), notices: calibrationRuns?.notices });
+      const builder = await createBuilderBeside(choice, { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), ...activationsOf(recipe), notices: calibrationTokens ? observed.notices : [] });
+      const calibration = calibrationTokens || floatModel ? observation : null; // of the text itself only where that loads no other model
       const read = hashed.sha256() === null ? hashed.checkpoint : checkpoint;
       const { filled: report, backend } = await build(builder, () => quantizeCalibrated(builder, read, recipe, { calibration, openModel, progress, signal }), signal);
       return { report, backend };
     };
     try {
       const baseline = await open(entries[0]!.recipe, loading);
-      floatModel = floatModelOf(baseline, checkpoint);
+      floatModel = observable(baseline, checkpoint);
       return { baseline, open, dispose: () => (baseline.backend.dispose(), disposeChoice(choice)) };
     } catch (error) {
       disposeChoice(choice);
@@ -143,7 +147,7 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
       scoredTokens,
       scoredBytes,
       shard,
-      model: { source: checkpoint.description, config, sha256: hashed.sha256() },
+      model: { source: checkpoint.description, config, sha256: hashed.sha256()! },
       text: await identifyTokens(tokens),
       calibration: calibrationTokens && (await identifyTokens(calibrationTokens)),
       kvCache: options.kvCache ?? null,
@@ -198,13 +202,6 @@ function namedEntries({ recipes, baseline = "f32" }: CompareOptions): Entry[] {
   add(baseline);
   for (const given of recipes as readonly (PresetName | QuantizationRecipe)[]) add(given);
   return entries;
-}
-
-/** The baseline as a model whose inputs are those of the checkpoint; null where it is too coarse. The comparison disposes of it. */
-function floatModelOf({ backend, report: { recipe, tensors } }: Loaded, checkpoint: Checkpoint): FloatModel | null {
-  if (recipe.linear.type !== "f32" || recipe.overrides || (recipe.activations ?? "float") !== "float") return null;
-  const byName = new Map(checkpoint.tensors.map((tensor) => [tensor.name, tensor]));
-  return { backend, matrices: tensors.map(({ name }) => byName.get(name)!).filter((tensor) => hasObservedInput(tensor, checkpoint)), dispose: () => undefined };
 }
 
 /** As resolveRecipe(), whose errors then name the recipe. */

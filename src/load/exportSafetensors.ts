@@ -1,10 +1,11 @@
 import { gpt2Weights } from "../checkpoint/gpt2Weights.ts";
-import { metadataKeys, requireSha256 } from "../checkpoint/metadata.ts";
+import { metadataKeys } from "../checkpoint/metadata.ts";
 import type { CheckpointTensor, StoredEntry } from "../checkpoint/types.ts";
 import { EngineError, throwIfAborted } from "../errors.ts";
 import { checkWatching } from "../generate/options.ts";
 import { requireStorable, storeTensor } from "../quantize/stored.ts";
 import { compareEntries, writeHeader } from "../safetensors/write.ts";
+import { sha256 } from "../source/sha256.ts";
 import type { Model, QuantizationReport } from "../types.ts";
 import { LoadedModel } from "./model.ts";
 import { ENGINE_VERSION } from "./version.ts";
@@ -77,7 +78,7 @@ async function* writeChunks(model: LoadedModel, signal: AbortSignal | undefined,
     for (const tensor of tensors) {
       for (const [suffix, { dtype, shape, bytes }] of await readEntries(model, tensor, ended.signal)) {
         const name = tensor.name + suffix;
-        hashes[name] = await requireSha256(bytes);
+        hashes[name] = await sha256(bytes);
         entries.push({ name, dtype, shape, tensor, bytes: suffix === "" ? null : bytes });
       }
     }

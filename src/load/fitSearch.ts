@@ -32,7 +32,7 @@ export class Budget {
   constructor(
     checkpoint: Checkpoint,
     readonly items: readonly Item[],
-    private readonly options: FitOptions,
+    readonly options: FitOptions,
   ) {
     const count = (tensors: readonly CheckpointTensor[]): number => tensors.reduce((sum, { shape }) => sum + shape[0] * shape[1], 0);
     this.linearWeights = count(checkpoint.tensors.filter(({ kind }) => kind === "linear"));
@@ -120,7 +120,7 @@ export class FitSearch {
   }
 
   private pointOf({ picks, cost }: Allocation): FitPoint {
-    const { items, fixedBytes, linearWeights } = this.budget;
+    const { items, fixedBytes, linearWeights, options: { rounding } } = this.budget;
     const chosen = items.map(({ tensor: { name, kind, shape } }, i) => ({ ...this.candidates[i]![picks[i]!]!, name, kind, weights: shape[0] * shape[1] }));
     const linears = chosen.filter(({ kind }) => kind === "linear");
     const linear = commonestFormat(linears);
@@ -130,7 +130,7 @@ export class FitSearch {
     const bytes = sum(chosen) + fixedBytes;
     const isUniform = overrides.length === 0;
     return {
-      recipe: { name: isUniform ? `${describeFormat(linear)}; embedding ${describeFormat(embedding)}` : `mixed, ${bytes} bytes`, linear, embedding, ...(isUniform ? {} : { overrides: Object.fromEntries(overrides) }) },
+      recipe: { name: isUniform ? `${describeFormat(linear)}; embedding ${describeFormat(embedding)}` : `mixed, ${bytes} bytes`, linear, embedding, ...(isUniform ? {} : { overrides: Object.fromEntries(overrides) }), ...(rounding && { rounding }) },
       bytes,
       bitsPerWeight: (8 * sum(linears)) / linearWeights,
       predictedKlDivergence: cost,

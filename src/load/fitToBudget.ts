@@ -2,7 +2,7 @@ import { isMatrix } from "../checkpoint/gpt2Weights.ts";
 import { show } from "../errors.ts";
 import type { Checkpoint, CheckpointTensor } from "../checkpoint/types.ts";
 import { Pacer } from "../model/cpu/pacer.ts";
-import { describeFormat, isRecord, storedBytes, validateTensorFormat } from "../quantize/formats.ts";
+import { describeFormat, isRecord, oneOf, storedBytes, validateTensorFormat } from "../quantize/formats.ts";
 import { dequantizeTensor } from "../quantize/nearest.ts";
 import { openSource } from "../source/openSource.ts";
 import type { BudgetFit, FitOptions, ModelSource, TensorFormat, TensorSensitivity } from "../types.ts";
@@ -10,13 +10,13 @@ import { FitBench, FitMeter } from "./fitBench.ts";
 import { Budget, type Candidate, FitSearch, int8Channel, type Item, MEASURED_POINTS } from "./fitSearch.ts";
 import { openVerified } from "./openVerified.ts";
 import { checkLoadOptions } from "./options.ts";
-import { quantizeNamed } from "./quantizeInto.ts";
 
 const defaultFormats: readonly TensorFormat[] = [
   { type: "f16" },
-  int8Channel,
+  { type: "int8", mode: "zeropoint", granularity: { group: 32 } },
+  { type: "int8", mode: "zeropoint", granularity: { group: 128 } },
   { type: "int8", mode: "zeropoint", granularity: "channel" },
-  { type: "int8", mode: "absmax", granularity: "tensor" },
+  int8Channel,
   { type: "int4", mode: "zeropoint", granularity: { group: 32 } },
   { type: "nf4", block: 32, doubleQuantization: true },
   { type: "nf4", block: 64, doubleQuantization: true },
@@ -56,7 +56,7 @@ export async function fitToBudget(source: ModelSource, options: FitOptions): Pro
 }
 
 /** @returns the formats to choose from, each once */
-function checkFitOptions({ bytes, bitsPerWeight, formats = defaultFormats, embedding, maxTokens, refinements = DEFAULT_REFINEMENTS, sensitivity = [] }: FitOptions): TensorFormat[] {
+function checkFitOptions({ bytes, bitsPerWeight, formats = defaultFormats, embedding, maxTokens, refinements = DEFAULT_REFINEMENTS, rounding, sensitivity = [] }: FitOptions): TensorFormat[] {
   if ((bytes === undefined) === (bitsPerWeight === undefined)) throw new TypeError(`bytes is ${show(bytes)} and bitsPerWeight is ${show(bitsPerWeight)}; expected one of them.`);
   const [name, limit] = bytes === undefined ? ["bitsPerWeight", bitsPerWeight] : ["bytes", bytes];
   if (typeof limit !== "number") throw new TypeError(`${name} is ${show(limit)}; expected a number.`);
@@ -66,6 +66,7 @@ function checkFitOptions({ bytes, bitsPerWeight, formats = defaultFormats, embed
   if (!Array.isArray(formats) || formats.length === 0) throw new TypeError(`formats is ${show(formats)}; expected an array of at least one format.`);
   for (const [i, format] of formats.entries()) validateTensorFormat(format, `formats[${i}]`);
   if (embedding !== undefined) validateTensorFormat(embedding, "embedding");
+  if (rounding !== undefined) oneOf(rounding, ["nearest", "gptq"], "rounding");
   if (!Array.isArray(sensitivity)) throw new TypeError(`sensitivity is ${show(sensitivity)}; expected an array, as an earlier fit gives it.`);
   for (const [i, one] of (sensitivity as readonly unknown[]).entries()) {
     if (!isRecord(one) || typeof one.tensor !== "string" || typeof one.klDivergence !== "number") throw new TypeError(`sensitivity[${i}] is ${show(one)}; expected { tensor, format, bytes, klDivergence }.`);
@@ -100,9 +101,9 @@ async function measureSensitivity(checkpoint: Checkpoint, items: readonly Item[]
 }
 
 async function measureOne(tensor: CheckpointTensor, values: Float32Array, format: TensorFormat, bench: FitBench): Promise<Pick<TensorSensitivity, "bytes" | "klDivergence">> {
-  const quantized = quantizeNamed(tensor, values, format);
+  const quantized = await bench.quantize(tensor, values, format);
   const restored = dequantizeTensor(quantized);
   const isExact = restored.every((value, i) => value === values[i]); // f32, and f16 where the checkpoint is
-  const klDivergence = isExact ? 0 : await bench.measure("sensitivity", tensor.name, (builder) => builder.add(tensor, quantized));
+  const klDivergence = isExact ? 0 : await bench.measureTensor(tensor, quantized);
   return { bytes: quantized.storedBytes, klDivergence };
 }

@@ -1,5 +1,5 @@
-import { sha256 } from "../checkpoint/metadata.ts";
 import type { Checkpoint } from "../checkpoint/types.ts";
+import { sha256 } from "../source/sha256.ts";
 import type { TokensIdentity } from "../types.ts";
 
 export async function identifyTokens(tokens: readonly number[]): Promise<TokensIdentity> {

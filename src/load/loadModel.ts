@@ -26,6 +26,11 @@ import { LossCounter, RecoveringBackend } from "./recovery.ts";
  * signal.reason on abort. Whatever it throws, nothing stays allocated.
  */
 export async function loadModel(source: ModelSource, options: LoadOptions = {}): Promise<Model> {
+  return new LoadedModel(await openModel(source, options));
+}
+
+/** As loadModel(): what it makes a model of. */
+export async function openModel(source: ModelSource, options: LoadOptions): Promise<ModelParts> {
   checkLoadOptions(options);
   options.signal?.throwIfAborted();
   const recipe = options.quantization === undefined ? null : resolveRecipe(options.quantization);
@@ -34,16 +39,16 @@ export async function loadModel(source: ModelSource, options: LoadOptions = {}):
   const opened = openSource(source, { hub: options.hub, fetch: options.fetch }); // its transfers end with the signal of each load
   const losses = new LossCounter(options);
   const parts = await losses.retry(() => loadParts(opened, load));
-  if (options.device || parts.backend.adapter.backend === "cpu") return new LoadedModel(parts);
+  if (options.device || parts.backend.adapter.backend === "cpu") return parts;
   const rebuild = async (signal: AbortSignal): Promise<Backend> => (await loadParts(opened, { ...load, backend: "webgpu", signal, progress: new ProgressMeter(undefined) })).backend;
-  return new LoadedModel({ ...parts, backend: new RecoveringBackend({ backend: parts.backend, rebuild, losses }) });
+  return { ...parts, backend: new RecoveringBackend({ backend: parts.backend, rebuild, losses }) };
 }
 
 /** Options that were checked; recipe: null where the checkpoint is to say it. */
 type CheckedLoad = LoadOptions & { recipe: QuantizationRecipe | null; progress: ProgressMeter };
 
 /** From the source to the backend; the same again for the same options. */
-async function loadParts(source: CheckpointSource, options: CheckedLoad): Promise<ModelParts> {
+async function loadParts(source: CheckpointSource, options: CheckedLoad): Promise<ModelParts & { backend: Backend }> {
   const { signal, integrity, progress, recipe: given } = options;
   const mayCalibrate = options.calibration !== undefined && (!given || usesCalibration(given));
   const checkpoint = await openVerified(source, { signal, integrity, download: mayCalibrate ? downloadFirst(progress) : undefined });
@@ -63,7 +68,7 @@ async function loadParts(source: CheckpointSource, options: CheckedLoad): Promis
     progress.compiling(0, 1);
     const backend = await builder.finish(signal);
     progress.compiling(1, 1);
-    return { config, contextLength, backend, tokenizer, quantization, description: checkpoint.description };
+    return { config, contextLength, backend, tokenizer, tokenizerFiles: checkpoint.tokenizerFiles, quantization, description: checkpoint.description };
   } catch (error) {
     builder.abandon();
     throw error;

@@ -1,18 +1,21 @@
 import { EngineError } from "../errors.ts";
 import { measurePerplexity, tokenByteLengths } from "../evaluate/perplexity.ts";
 import { planWindows } from "../evaluate/protocols.ts";
-import { complete, createGeneration } from "../generate/generation.ts";
+import { complete, createGeneration, type GenerationSetup } from "../generate/generation.ts";
 import { checkedTokens, checkWatching, tokensOf } from "../generate/options.ts";
 import { Turnstile } from "../generate/queue.ts";
-import type { Backend } from "../model/backend.ts";
+import type { ModelBackend } from "../model/backend.ts";
 import type { Tokenizer } from "../tokenizer/types.ts";
 import type { AdapterSummary, Completion, GenerateOptions, Generation, Gpt2Config, MemoryReport, Model, PerplexityOptions, PerplexityReport, QuantizationReport, QuantizedTensor } from "../types.ts";
 
 export interface ModelParts {
   config: Gpt2Config;
   contextLength: number;
-  backend: Backend;
+  backend: ModelBackend;
+  sample?: GenerationSetup["sample"];
   tokenizer: Tokenizer;
+  /** What the tokenizer was made of, where the checkpoint brings its own: texts by file name. */
+  tokenizerFiles: Readonly<Record<string, string>>;
   quantization: QuantizationReport;
   /** Where the checkpoint came from. */
   description: string;
@@ -55,7 +58,7 @@ export class LoadedModel implements Model {
   }
 
   generate(prompt: string | readonly number[], options?: GenerateOptions): Generation {
-    return createGeneration({ ...this.#parts, prompt, options, acquire: (signal) => this.#acquire(signal) });
+    return createGeneration({ ...this.#parts, prompt, options, acquire: (signal) => this.#turnstile.acquire(signal) });
   }
 
   complete(prompt: string | readonly number[], options?: GenerateOptions): Promise<Completion> {
@@ -64,13 +67,13 @@ export class LoadedModel implements Model {
 
   async logits(tokens: readonly number[], { signal }: { signal?: AbortSignal } = {}): Promise<Float32Array> {
     const window = this.#checkedWindow(tokens);
-    return this.#inTurn(signal, () => this.#parts.backend.forward(window, 0, signal));
+    return this.inTurn(signal, () => this.#parts.backend.forward(window, 0, signal));
   }
 
   async tokenLogProbs(tokens: readonly number[], { signal }: { signal?: AbortSignal } = {}): Promise<Float32Array> {
     const window = this.#checkedWindow(tokens);
     if (window.length === 1) return new Float32Array(0);
-    return this.#inTurn(signal, async () => {
+    return this.inTurn(signal, async () => {
       await this.#parts.backend.encodeWindow(window, signal);
       return this.#parts.backend.score(0, window.slice(1), signal);
     });
@@ -82,12 +85,12 @@ export class LoadedModel implements Model {
     const tokens = tokensOf("text", text, tokenizer, config.vocabSize);
     const plan = planWindows(tokens.length, options, contextLength);
     const byteLengths = typeof text === "string" ? tokenByteLengths(tokens, tokenizer) : null;
-    return this.#inTurn(options.signal, async () => (await measurePerplexity(backend, tokens, plan, byteLengths, options)).report);
+    return this.inTurn(options.signal, async () => (await measurePerplexity(backend, tokens, plan, byteLengths, options)).report);
   }
 
   /** One tensor of the checkpoint as it is loaded, in turn; see Backend.readTensor. Not of Model: for exportSafetensors(). */
   readTensor(name: string, signal?: AbortSignal): Promise<QuantizedTensor | Float32Array> {
-    return this.#inTurn(signal, () => this.#parts.backend.readTensor(name, signal));
+    return this.inTurn(signal, () => this.#parts.backend.readTensor(name, signal));
   }
 
   dispose(): void {
@@ -105,12 +108,8 @@ export class LoadedModel implements Model {
     this.dispose();
   }
 
-  #acquire(signal: AbortSignal | undefined): Promise<() => void> {
-    return this.#turnstile.acquire(signal);
-  }
-
-  async #inTurn<T>(signal: AbortSignal | undefined, work: () => Promise<T>): Promise<T> {
-    const release = await this.#acquire(signal);
+  protected async inTurn<T>(signal: AbortSignal | undefined, work: () => Promise<T>): Promise<T> {
+    const release = await this.#turnstile.acquire(signal);
     try {
       return await work();
     } finally {

@@ -75,8 +75,8 @@ async function prepare(original: Checkpoint, recipe: QuantizationRecipe, { calib
     const pacer = new Pacer();
     const factors = await findFactors(original, recipe, statisticsOf, { signal, rest: () => pacer.rest(signal) });
     await calibration.release();
-    prepared.checkpoint = equalized(original, factors);
-    prepared.equalized = new Set(factors.keys());
+    prepared.checkpoint = equalized(original, new Map([...factors].map(([name, { factor }]) => [name, factor])));
+    prepared.smoothing = new Map([...factors].map(([name, { alpha }]) => [name, alpha]));
     current = new Calibration((meter) => openModel(prepared.checkpoint, meter), calibration.windows, signal);
     open.push(current);
     progress.spanTo(EQUALIZED_RUN_END);

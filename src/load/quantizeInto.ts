@@ -4,7 +4,7 @@ import type { Checkpoint, CheckpointTensor, ReadTensor } from "../checkpoint/typ
 import type { BackendBuilder } from "../model/backend.ts";
 import { Pacer } from "../model/cpu/pacer.ts";
 import { quantizationError, type QuantizationError } from "../quantize/error.ts";
-import { quantizeGptq } from "../quantize/gptq.ts";
+import { type GptqOptions, quantizeGptq } from "../quantize/gptq.ts";
 import { type InputStatistics, outliersBeyond, withoutOutliers } from "../quantize/inputStatistics.ts";
 import { dequantizeTensor, quantizeTensor } from "../quantize/nearest.ts";
 import { staticRange } from "../quantize/observers.ts";
@@ -21,15 +21,15 @@ export interface Prepared {
   statistics: ReadonlyMap<string, InputStatistics>;
   /** For GPTQ: of one matrix's inputs. */
   withGram: ((name: string) => Promise<InputStatistics>) | null;
-  /** Names of the matrices that equalization scaled. */
-  equalized: ReadonlySet<string>;
+  /** α of the matrices that equalization scaled, by name; undefined where a search found none. */
+  smoothing: ReadonlyMap<string, number | undefined>;
   /** Static ranges of inputs that the file brings, by matrix, for those without statistics. */
   storedRanges: ReadonlyMap<string, number>;
 }
 
 /** For recipes that need nothing of calibration. */
 export function unprepared(checkpoint: Checkpoint, storedRanges: Prepared["storedRanges"] = new Map()): Prepared {
-  return { checkpoint, statistics: new Map(), withGram: null, equalized: new Set(), storedRanges };
+  return { checkpoint, statistics: new Map(), withGram: null, smoothing: new Map(), storedRanges };
 }
 
 /** Of codes that are used as they are stored. */
@@ -53,10 +53,6 @@ export async function quantizeInto(builder: BackendBuilder, prepared: Prepared, 
   const breathe = async (): Promise<void> => {
     if (pacer.isDue()) await pacer.rest(signal);
   };
-  const gptqNamed = ({ name, shape }: CheckpointTensor, values: Float32Array, format: TensorFormat, gram: Float32Array): Promise<QuantizedTensor> =>
-    quantizeGptq(values, shape, format, gram, { activationOrder: recipe.activationOrder, rest: () => pacer.rest(signal) }).catch((error: unknown) => {
-      throw naming(name, error);
-    });
   let linearWeights = 0;
   let linearBytes = 0;
   let quantizeMs = 0;
@@ -72,7 +68,7 @@ export async function quantizeInto(builder: BackendBuilder, prepared: Prepared, 
       const stored = storedAs(wanted, reading);
       const gram = prepared.withGram && !stored && tensor.kind === "linear" && hasCodes(wanted) ? (await prepared.withGram(tensor.name)).gram : null;
       const startMs = performance.now();
-      const quantized = stored ?? (gram ? await gptqNamed(tensor, reading.values, wanted, gram) : quantizeNamed(tensor, reading.values, wanted));
+      const quantized = stored ?? (gram ? await gptqNamed(tensor, reading.values, wanted, gram, { activationOrder: recipe.activationOrder, rest: () => pacer.rest(signal) }) : quantizeNamed(tensor, reading.values, wanted));
       quantizeMs += performance.now() - startMs;
       const { format, shape, storedBytes } = quantized;
       await breathe();
@@ -103,7 +99,7 @@ function storedAs(format: TensorFormat, { tensor, stored }: ReadTensor): Quantiz
 }
 
 /** Whether a format rounds to codes that GPTQ can choose. */
-function hasCodes({ type }: TensorFormat): boolean {
+export function hasCodes({ type }: TensorFormat): boolean {
   return type !== "f32" && type !== "f16";
 }
 
@@ -116,13 +112,22 @@ export function quantizeNamed({ name, shape }: CheckpointTensor, values: Float32
   }
 }
 
+/** As quantizeGptq(), whose errors then name the tensor. */
+export async function gptqNamed({ name, shape }: CheckpointTensor, values: Float32Array, format: TensorFormat, gram: Float32Array, options: GptqOptions): Promise<QuantizedTensor> {
+  try {
+    return await quantizeGptq(values, shape, format, gram, options);
+  } catch (error) {
+    throw naming(name, error);
+  }
+}
+
 function naming(name: string, error: unknown): unknown {
   if (!(error instanceof EngineError)) return error;
   return new EngineError(error.code, `Tensor "${name}": ${error.message}`, { ...error.details, tensor: name }, { cause: error });
 }
 
 /** What calibration did with a matrix's input; undefined where nothing. */
-function inputReport({ activations = "float", observer = "minmax", outlierThreshold, equalization, smoothing = 0.5 }: QuantizationRecipe, { type }: TensorFormat, name: string, { statistics, equalized, storedRanges }: Prepared): TensorInputReport | undefined {
+function inputReport({ activations = "float", observer = "minmax", outlierThreshold }: QuantizationRecipe, { type }: TensorFormat, name: string, { statistics, smoothing, storedRanges }: Prepared): TensorInputReport | undefined {
   const report: TensorInputReport = {};
   const codesInputs = type === "int8" && activations !== "float";
   const seen = codesInputs ? statistics.get(name) : undefined;
@@ -134,6 +139,7 @@ function inputReport({ activations = "float", observer = "minmax", outlierThresh
     const range = seen ? staticRange(outlierThreshold === undefined ? seen : withoutOutliers(outlierThreshold, seen), observer) : storedRanges.get(name);
     if (range !== undefined) Object.assign(report, { range, observer });
   }
-  if (equalized.has(name) && equalization === "smoothquant" && smoothing !== "search") report.smoothing = smoothing;
+  const alpha = smoothing.get(name);
+  if (alpha !== undefined) report.smoothing = alpha;
   return Object.keys(report).length > 0 ? report : undefined;
 }

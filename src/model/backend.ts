@@ -78,6 +78,9 @@ export interface Backend {
   dispose(): void;
 }
 
+/** What a loaded model asks of its backend. */
+export type ModelBackend = Omit<Backend, "compare" | "observe">;
+
 /** What calibration found about the rows that a matrix is multiplied with. */
 export interface MatrixInput {
   /** Static range of int8 activations: the largest magnitude that a code stands for. @default each row's own largest */

@@ -29,6 +29,14 @@ const JUDGED_ROWS = 64;
 const STRIP = 16;
 const LARGEST_ACTIVATION_CODE = 127;
 
+/** What a matrix's columns are multiplied by. */
+export interface Equalization {
+  /** f32 [K], each from 1e-5 to 1e5. */
+  factor: Float32Array;
+  /** How much of the inputs' range it moves into the weights; absent where all ones were better than any. */
+  alpha?: number;
+}
+
 export interface SearchOptions {
   /** Awaited every 20 ms of work, so that a page stays alive; may throw. */
   rest?: () => Promise<void>;
@@ -54,9 +62,9 @@ export function smoothQuantFactor(weights: Float32Array, [N, K]: readonly [N: nu
  * with W' = W · diag(s), ΔW = Q(W') · diag(1 / s) − W, G = gram, step = max_k(max|x_k| / s_k) / 127; over 64 evenly spaced rows.
  * @throws RangeError where the statistics have no gram
  */
-export async function searchSmoothQuantFactor(weights: Float32Array, shape: readonly [N: number, K: number], format: TensorFormat, statistics: InputStatistics, options?: SearchOptions): Promise<Float32Array> {
-  const candidates = [ones(shape[1])];
-  for (let percent = 30; percent <= 90; percent += 5) candidates.push(smoothQuantFactor(weights, shape, statistics, percent / 100));
+export async function searchSmoothQuantFactor(weights: Float32Array, shape: readonly [N: number, K: number], format: TensorFormat, statistics: InputStatistics, options?: SearchOptions): Promise<Equalization> {
+  const candidates: Equalization[] = [{ factor: ones(shape[1]) }];
+  for (let percent = 30; percent <= 90; percent += 5) candidates.push({ factor: smoothQuantFactor(weights, shape, statistics, percent / 100), alpha: percent / 100 });
   const rows = new JudgedRows(weights, shape, format, statistics);
   return leastOf(candidates, async (factor, pause) => {
     const range = factor.reduce((max, s, k) => Math.max(max, statistics.absmax[k]! / s), 0);
@@ -67,15 +75,14 @@ export async function searchSmoothQuantFactor(weights: Float32Array, shape: read
 /**
  * AWQ (arXiv:2306.00978): s = (mean|x_k|)^a, divided by √(max · min), for the a of 0, 0.05 … 1 with the least tr(ΔW · G · ΔWᵀ), ΔW = Q(W · diag(s)) · diag(1 / s) − W,
  * the squared error of the outputs, over 64 evenly spaced rows; 1 for a column without inputs. A scale of the whole tensor is that of these rows.
- * @returns f32 [K], each from 1e-5 to 1e5
  * @throws RangeError where the statistics have no gram
  */
-export async function awqFactor(weights: Float32Array, shape: readonly [N: number, K: number], format: TensorFormat, statistics: InputStatistics, options?: SearchOptions): Promise<Float32Array> {
+export async function awqFactor(weights: Float32Array, shape: readonly [N: number, K: number], format: TensorFormat, statistics: InputStatistics, options?: SearchOptions): Promise<Equalization> {
   const { meanAbs } = statistics;
   const live = meanAbs.filter((mean) => mean > 0);
-  if (live.length === 0) return ones(shape[1]);
+  if (live.length === 0) return { factor: ones(shape[1]) };
   const middle = Math.sqrt(live.reduce((max, mean) => Math.max(max, mean)) * live.reduce((min, mean) => Math.min(min, mean)));
-  const candidates = Array.from({ length: 21 }, (_, i) => meanAbs.map((mean) => withinBounds((mean / middle) ** (i / 20), mean > 0)));
+  const candidates = Array.from({ length: 21 }, (_, i) => ({ factor: meanAbs.map((mean) => withinBounds((mean / middle) ** (i / 20), mean > 0)), alpha: i / 20 }));
   const rows = new JudgedRows(weights, shape, format, statistics);
   return leastOf(candidates, (factor, pause) => rows.weightError(factor, pause), options);
 }
@@ -92,8 +99,8 @@ export async function findFactors(
   recipe: QuantizationRecipe,
   statisticsOf: (name: string) => Promise<InputStatistics>,
   { rest, ...readOptions }: ReadOptions & SearchOptions = {},
-): Promise<Map<string, Float32Array>> {
-  const factors = new Map<string, Float32Array>();
+): Promise<Map<string, Equalization>> {
+  const factors = new Map<string, Equalization>();
   const { equalization = "none", smoothing = 0.5 } = recipe;
   if (equalization === "none") return factors;
   for await (const { tensor, values } of checkpoint.read(readOptions)) {
@@ -105,7 +112,7 @@ export async function findFactors(
     try {
       if (equalization === "awq") factors.set(tensor.name, await awqFactor(values, tensor.shape, format, statistics, { rest }));
       else if (smoothing === "search") factors.set(tensor.name, await searchSmoothQuantFactor(values, tensor.shape, format, statistics, { rest }));
-      else factors.set(tensor.name, smoothQuantFactor(values, tensor.shape, statistics, smoothing));
+      else factors.set(tensor.name, { factor: smoothQuantFactor(values, tensor.shape, statistics, smoothing), alpha: smoothing });
     } catch (error) {
       if (!(error instanceof EngineError)) throw error;
       throw new EngineError(error.code, `Tensor "${tensor.name}": ${error.message}`, { ...error.details, tensor: tensor.name }, { cause: error });
@@ -175,12 +182,12 @@ function withinBounds(s: number, isLive: boolean): number {
 }
 
 /** The candidate with the least error; the first of equals. */
-async function leastOf(candidates: readonly Float32Array[], errorOf: (factor: Float32Array, pause: () => Promise<void>) => Promise<number>, { rest }: SearchOptions = {}): Promise<Float32Array> {
+async function leastOf(candidates: readonly Equalization[], errorOf: (factor: Float32Array, pause: () => Promise<void>) => Promise<number>, { rest }: SearchOptions = {}): Promise<Equalization> {
   const pause = pausing(rest);
   let best = candidates[0]!;
   let leastError = Infinity;
   for (const candidate of candidates) {
-    const error = await errorOf(candidate, pause);
+    const error = await errorOf(candidate.factor, pause);
     if (error < leastError) {
       leastError = error;
       best = candidate;

@@ -29,13 +29,24 @@ export function openSource(source: ModelSource, options: SourceOptions = {}): Ch
   throw new TypeError(`source is ${source === null ? "null" : typeof source}; expected a hub id, a URL, files, or a record of file contents.`);
 }
 
+/** An address as it is understood anywhere: a path becomes that of the page. A hub id, and what is neither, stays as it is. */
+export function absoluteAddress(source: string): string {
+  return (hasScheme(source) || isPath(source) ? parseUrl(source)?.href : undefined) ?? source;
+}
+
+function hasScheme(source: string): boolean {
+  return /^[a-z][a-z0-9+.-]*:/i.test(source);
+}
+
+function isPath(source: string): boolean {
+  return !hasScheme(source) && (/^\.{0,2}\//.test(source) || source.endsWith("/") || /\.safetensors(\?|#|$)/.test(source));
+}
+
 function openString(source: string, options: SourceOptions): CheckpointSource {
-  const hasScheme = /^[a-z][a-z0-9+.-]*:/i.test(source);
-  const isPath = !hasScheme && (/^\.{0,2}\//.test(source) || source.endsWith("/") || /\.safetensors(\?|#|$)/.test(source));
-  if (hasScheme || isPath) {
+  if (hasScheme(source) || isPath(source)) {
     const url = parseUrl(source);
     if (url) return openUrl(url, options);
-    throw new TypeError(`source ${show(source)} is not a URL${isPath ? " (a path needs a page it is relative to)" : ""}; expected an absolute http(s) URL.`);
+    throw new TypeError(`source ${show(source)} is not a URL${isPath(source) ? " (a path needs a page it is relative to)" : ""}; expected an absolute http(s) URL.`);
   }
   const [, owner, name, revision] = hubId.exec(source) ?? [];
   if (owner && name) return openHub(owner, name, revision, options);

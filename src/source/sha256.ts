@@ -4,8 +4,23 @@ const fraction = (x: number): number => ((x % 1) * 2 ** 32) | 0;
 const initialState = Int32Array.from(primes.slice(0, 8), (prime) => fraction(Math.sqrt(prime)));
 const roundConstants = Int32Array.from(primes, (prime) => fraction(Math.cbrt(prime))); // i32 [64]
 const schedule = new Int32Array(64);
+/** Hashed between two rounds of the event loop: some 20 ms. */
+const PIECE_BYTES = 4 * 2 ** 20;
 
-/** SHA-256 (FIPS 180-4) of bytes that come in pieces; crypto.subtle wants them all at once, and a secure page. */
+/** SHA-256 of whole bytes, 64 lowercase hexadecimal digits: by crypto.subtle, or where the page is no secure context, and so without it, by Sha256. */
+export async function sha256(bytes: ArrayBufferView<ArrayBuffer>): Promise<string> {
+  const { subtle } = globalThis.crypto as Partial<Crypto>;
+  if (subtle) return Array.from(new Uint8Array(await subtle.digest("SHA-256", bytes)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+  const hash = new Sha256();
+  const view = new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  for (let at = 0; at < view.length; at += PIECE_BYTES) {
+    if (at > 0) await new Promise((resolve) => setTimeout(resolve));
+    hash.update(view.subarray(at, at + PIECE_BYTES));
+  }
+  return hash.digest();
+}
+
+/** SHA-256 (FIPS 180-4) of bytes that come in pieces; crypto.subtle wants them all at once. */
 export class Sha256 {
   private readonly state = initialState.slice(); // i32 [8]
   private readonly block = new Uint8Array(64);
@@ -39,7 +54,7 @@ export class Sha256 {
   }
 }
 
-/** Takes in the blocks of bytes[begin, end), a multiple of 64; names as in the standard.. */
+/** Takes in the blocks of bytes[begin, end), a multiple of 64; names as in the standard. */
 function compress(state: Int32Array, bytes: Uint8Array, begin: number, end: number): void {
   const w = schedule;
   const k = roundConstants;

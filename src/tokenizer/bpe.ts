@@ -1,6 +1,6 @@
 import { show } from "../errors.ts";
 import { fromByteString } from "./byteStrings.ts";
-import { mergePiece, type MergeRules } from "./merge.ts";
+import { mergePiece, type MergeRules, remembering } from "./merge.ts";
 import { forEachPiece } from "./pieces.ts";
 import { streamTokens, utf8Decoder } from "./stream.ts";
 import type { Tokenizer, TokenStream } from "./types.ts";
@@ -44,7 +44,7 @@ export class BytePairTokenizer implements Tokenizer {
   /** @param decodableCount ids below it decode to "" where the vocabulary has no token: models pad their vocabulary */
   constructor(vocabulary: Vocabulary, endOfTextId: number | null, decodableCount = 0) {
     const { tokens, addedTokens } = vocabulary;
-    this.vocabulary = vocabulary;
+    this.vocabulary = { ...vocabulary, merges: remembering(vocabulary.merges) };
     this.vocabSize = tokens.length;
     this.endOfTextId = endOfTextId;
     this.decodableCount = Math.max(decodableCount, tokens.length);

@@ -1,6 +1,7 @@
 // Measures the embedded model under the recipes of tableRows.mjs, under each KV cache and under what fitToBudget() finds, on the evaluation text and writes the README's tables.
 // Usage: npm run table [-- --backend cpu|webgpu] [--protocol strided|disjoint|llama.cpp] [--rows int8,nf4] [--shard 1/16] [--print]
-// --shard scores a part of the windows, for a quick look; --print leaves the README as it is. The engine is the built one: Node finds the package by its own name.
+// --rows measures these alone, and puts them in the place of the README's lines of the same names; --shard scores a part of the windows, for a quick look;
+// --print leaves the README as it is. The engine is the built one: Node finds the package by its own name.
 import { readFileSync, writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { compareQuantizations, describeFormat, fitToBudget } from "nibble-webgpu";
@@ -16,6 +17,7 @@ const root = new URL("../../", import.meta.url);
 const readme = new URL("README.md", root);
 const begin = "<!-- table:begin -->\n";
 const end = "<!-- table:end -->";
+const budgetsBegin = "Mixed recipes that `fitToBudget` chose on the calibration text, with a format for every matrix, beside the recipe whose size and rounding they have:";
 
 const defaults = {
   backend: "cpu",
@@ -38,6 +40,18 @@ function replaceTable(page, text) {
   const [from, to] = [page.indexOf(begin), page.indexOf(end)];
   if (from < 0 || to < from) throw new Error(`README.md has no ${begin.trim()} before ${end}; expected both, each once.`);
   return page.slice(0, from) + begin + text + page.slice(to);
+}
+
+/** The text with the first line that begins with the name of each measured row replaced by that row. @param {string} text @param {string} rows */
+function replaceRows(text, rows) {
+  const lines = text.split("\n");
+  for (const row of rows.split("\n").filter((row) => row.startsWith("| `"))) {
+    const [name = ""] = row.split(" | ", 1);
+    const at = lines.findIndex((other) => other.startsWith(`${name} |`));
+    if (at < 0) throw new Error(`README.md has no line that begins with ${name}; expected one, or a run without --rows.`);
+    lines[at] = row;
+  }
+  return lines.join("\n");
 }
 
 /** @param {readonly string[]} cells */
@@ -132,10 +146,12 @@ for (let isBaseline = true; !step.done; isBaseline = false, step = await compari
   table += row;
   rows.set(step.value.name, step.value);
 }
+/** Whether the README keeps what is not of these rows. */
+const isPartial = options.rows !== defaults.rows;
 /** What rounding the cache alone costs: weights stay f32, and sums too. */
 let caches = line(["KV cache", "perplexity", "Δ to f32, %"]) + line(["---", "---:", "---:"]);
 let exact = NaN;
-for (const kvCache of /** @type {const} */ (["f32", "f16", "int8"])) {
+for (const kvCache of isPartial ? [] : /** @type {const} */ (["f32", "f16", "int8"])) {
   for await (const { perplexity } of compareQuantizations(files, { ...settings, recipes: [], kvCache })) {
     if (kvCache === "f32") exact = perplexity;
     caches += line([`\`${kvCache}\``, perplexity.toFixed(4), kvCache === "f32" ? "—" : `${perplexity >= exact ? "+" : "−"}${Math.abs(100 * (perplexity / exact - 1)).toFixed(4)}`]);
@@ -146,20 +162,27 @@ let budgets = line(["budget of", "MB", "KL, nats", "same top token, %", "MB of t
 const chosen = budgetRows.flatMap((name) => rows.get(name) ?? []);
 /** @type {QuantizationRecipe[]} */
 const fits = [];
-/** @type {import("nibble-webgpu").BudgetFit["sensitivity"] | undefined} */
-let sensitivity;
-for (const { name, bytes } of chosen) {
+/** By rounding. @type {Map<QuantizationRecipe["rounding"], import("nibble-webgpu").BudgetFit["sensitivity"]>} */
+const sensitivities = new Map();
+for (const { name, bytes, recipe: { rounding } } of chosen) {
   process.stderr.write(`fitting the size of ${name}\n`);
-  const fit = await fitToBudget(files, { text: calibration, bytes: bytes.total, backend: settings.backend, gpu, sensitivity });
-  sensitivity = fit.sensitivity;
+  const startMs = performance.now();
+  const fit = await fitToBudget(files, { text: calibration, rounding, bytes: bytes.total, backend: settings.backend, gpu, sensitivity: sensitivities.get(rounding) });
+  process.stderr.write(`${fit.scoredTokens} tokens, ${((performance.now() - startMs) / 1000).toFixed(0)} s\n`);
+  sensitivities.set(rounding, fit.sensitivity);
   fits.push({ ...fit.recipe, name: `fit of ${name}` });
 }
-for await (const fit of compareQuantizations(files, { ...settings, recipes: fits })) {
+for await (const fit of compareQuantizations(files, { ...settings, recipes: fits, calibration })) {
   const preset = chosen.find(({ name }) => fit.name === `fit of ${name}`);
   if (!preset) continue;
   const cells = [preset, fit].map(({ bytes, klDivergence, sameTopToken }) => [(bytes.total / 1e6).toFixed(2), klDivergence.mean.toPrecision(2), (100 * sameTopToken.fraction).toFixed(2)]);
   budgets += line([`\`${preset.name}\``, ...cells.flat(), formatChange(fit)]);
 }
-const written = `${table}\n${describeRun(step.value)}\nThe same text under the f32 model with each KV cache (\`f16\` is the default; \`int8\` has one scale per head and position):\n\n${caches}\nMixed recipes that \`fitToBudget\` chose on the calibration text, with a format for every matrix, beside the preset whose size they may have:\n\n${budgets}`;
-if (options.print) process.stdout.write(written);
-else writeFileSync(readme, replaceTable(readFileSync(readme, "utf8"), written));
+const written = `${table}\n${describeRun(step.value)}\nThe same text under the f32 model with each KV cache (\`f16\` is the default; \`int8\` has one scale per head and position):\n\n${caches}\n${budgetsBegin}\n\n${budgets}`;
+if (options.print) {
+  process.stdout.write(written);
+} else {
+  const page = readFileSync(readme, "utf8");
+  const at = page.indexOf(budgetsBegin);
+  writeFileSync(readme, isPartial ? replaceRows(page.slice(0, at), table) + replaceRows(page.slice(at), budgets) : replaceTable(page, written));
+}

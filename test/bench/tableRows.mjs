@@ -12,6 +12,7 @@ export const tableRows = [
   "int8-zeropoint",
   "int8-absmax-tensor",
   "int8-zeropoint-tensor",
+  { name: "int8-gptq", linear: { type: "int8", mode: "zeropoint", granularity: "channel" }, embedding, rounding: "gptq" },
   "int8-dynamic",
   "llm-int8",
   "int8-static",
@@ -28,7 +29,7 @@ export const tableRows = [
   "fp4",
 ];
 
-/** Whose size fitToBudget() gets as its budget, for the last table. @type {readonly string[]} */
+/** Whose size fitToBudget() gets as its budget, and whose rounding, for the last table. @type {readonly string[]} */
 export const budgetRows = ["int8-zeropoint", "int4", "nf4", "nf4-dq"];
 
 /** @param {TableRow} row */

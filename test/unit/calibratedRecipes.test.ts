@@ -78,6 +78,17 @@ describe("loadModel with calibration", () => {
     expect(await without.logits(text.slice(0, 9))).toEqual(await model.logits(text.slice(0, 9)));
   });
 
+  test.each<[string, QuantizationRecipe, alphas: RegExp]>([
+    ["SmoothQuant's search", { ...staticInt8, equalization: "smoothquant", smoothing: "search" }, /^0\.[3-9]5?$/],
+    ["AWQ", { linear: int8, embedding: int8, equalization: "awq" }, /^(0|1|0\.\d5?)$/],
+  ])("reports the α that each matrix took under %s, and none of one that is left alone", async (_, recipe, alphas) => {
+    using model = await loadModel(seededCheckpoint(outlierCheckpoint), { backend: "cpu", quantization: recipe, calibration: calibration.map((token) => token % outlierCheckpoint.vocabSize) });
+    const found = new Map(model.quantization.tensors.flatMap(({ name, input }) => (input?.smoothing === undefined ? [] : [[name, input.smoothing] as const])));
+    expect([...found.keys()].filter((name) => /c_attn|c_fc/.test(name))).toHaveLength(4);
+    for (const [name, alpha] of found) expect(`${alpha}`, name).toMatch(alphas);
+    expect([...found.keys()].some((name) => name.includes("mlp.c_proj"))).toBe(false);
+  });
+
   test("takes range beyond the outlier threshold out of static ranges", async () => {
     const outliers = seededCheckpoint(outlierCheckpoint);
     const text = calibration.map((token) => token % outlierCheckpoint.vocabSize);

@@ -2,7 +2,7 @@ import { afterEach, describe, expect, test, vi } from "vitest";
 import { version } from "../../package.json";
 import { comparisonCsv, type CompareOptions, type Comparison, type ComparisonRow, compareQuantizations, decodeComparison, encodeComparison, EngineError, mergeComparisons } from "../../src/index.ts";
 import { presets, resolveRecipe } from "../../src/quantize/recipes.ts";
-import { seededCheckpoint } from "../fixtures/seededCheckpoint.ts";
+import { outlierCheckpoint, seededCheckpoint } from "../fixtures/seededCheckpoint.ts";
 import { referenceMeasures, referenceSamples } from "../reference/comparison.ts";
 import { dequantizedWeights, referenceCheckpoint } from "../reference/weights.ts";
 import { tolerances } from "../tolerances.ts";
@@ -70,6 +70,17 @@ describe("compareQuantizations", () => {
     expect(rows[0]!.bitsPerByte).toBeCloseTo((Math.log2(rows[0]!.perplexity) * 7) / scoredBytes!, 9);
   });
 
+  test("reports LLM.int8()'s outliers from the text where no calibration is given", async () => {
+    const outliers = seededCheckpoint(outlierCheckpoint);
+    const inputOf = ({ rows }: Comparison) => rows[1]!.tensors.find(({ name }) => name === "h.1.mlp.c_fc.weight")!.input;
+    const given = await compare({ recipes: ["llm-int8"], calibration: text }, outliers);
+    const without = await compare({ recipes: ["llm-int8"] }, outliers);
+    expect(inputOf(without)).toEqual({ outlierColumns: 2, outlierShare: expect.closeTo(2 / 64, 2) as number });
+    expect(inputOf(without)).toEqual(inputOf(given));
+    expect([without.calibration, without.rows[1]!.klDivergence]).toEqual([null, given.rows[1]!.klDivergence]);
+    expect(inputOf(await compare({ recipes: ["llm-int8"], baseline: "int8" }, outliers))).toBeUndefined(); // no floats at hand
+  });
+
   test("says what was measured: the model, the text, the engine", async () => {
     const [one, other] = [await compare({ recipes: [], calibration: [1, 2] }), await compare({ recipes: [], kvCache: "int8" }, seededCheckpoint({ ...shape, seed: 801 }))];
     expect(one).toMatchObject({ engineVersion: version, model: { source: "2 files", config: { nEmbd: 12 } }, text: { tokens: 111 }, calibration: { tokens: 2 }, kvCache: "f32", shard: null });
@@ -80,9 +91,10 @@ describe("compareQuantizations", () => {
     expect(half.model.sha256).toBe(one.model.sha256); // the same weights under other names
   });
 
-  test("measures without hashes where the page is no secure context", async () => {
+  test("gives the same hashes in a page that is no secure context, which has no crypto.subtle", async () => {
+    const { model, text } = await compare({ recipes: [] });
     vi.stubGlobal("crypto", {});
-    expect(await compare({ recipes: [] })).toMatchObject({ model: { sha256: null }, text: { sha256: null }, scoredTokens: 110 });
+    expect(await compare({ recipes: [] })).toMatchObject({ model: { sha256: model.sha256 }, text });
   });
 
   test.each<[what: string, options: Partial<CompareOptions>, message: string]>([

@@ -15,7 +15,7 @@ const END = 256;
 
 function modelOf(formula: LogitFormula): { model: Model; backend: FormulaBackend } {
   const backend = new FormulaBackend(V, formula);
-  const model = new LoadedModel({ config: formulaConfig(V), contextLength: 64, backend, tokenizer: byteTokenizer, quantization: null as never, description: "" });
+  const model = new LoadedModel({ config: formulaConfig(V), contextLength: 64, backend, tokenizer: byteTokenizer, tokenizerFiles: {}, quantization: null as never, description: "" });
   return { model, backend };
 }
 

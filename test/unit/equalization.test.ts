@@ -145,15 +145,16 @@ describe("searchSmoothQuantFactor", () => {
   }
 
   test("finds a factor whose error is close to the best α's, and far below the error without one", async () => {
-    const factor = await searchSmoothQuantFactor(weights, shape, format, statistics);
+    const { factor, alpha } = await searchSmoothQuantFactor(weights, shape, format, statistics);
     expect(isFactor(factor)).toBe(true);
+    expect(factor).toEqual(smoothQuantFactor(weights, shape, statistics, alpha!));
     const errors = Array.from({ length: 13 }, (_, i) => trueError(smoothQuantFactor(weights, shape, statistics, 0.3 + 0.05 * i)));
     expect(trueError(factor)).toBeLessThan(tolerances.searchedError * Math.min(...errors));
     expect(trueError(factor)).toBeLessThan(0.2 * trueError(new Float32Array(48).fill(1)));
   });
   test("is all ones where inputs and weights are of one size", async () => {
     const alike = referenceStatistics(rows.map((row) => row.map(Math.sign)), 48);
-    expect([...(await searchSmoothQuantFactor(weights.map(Math.sign), shape, format, alike))]).toEqual(Array(48).fill(1));
+    expect(await searchSmoothQuantFactor(weights.map(Math.sign), shape, format, alike)).toEqual({ factor: new Float32Array(48).fill(1) });
   });
 });
 
@@ -176,7 +177,8 @@ describe("awqFactor", () => {
         return Float32Array.from(s, (value) => value / middle);
       });
       const errors = factors.map((factor) => errorUnder(factor, format));
-      const found = await awqFactor(weights, shape, format, statistics);
+      const { factor: found, alpha } = await awqFactor(weights, shape, format, statistics);
+      expect(alpha).toBe(errors.indexOf(Math.min(...errors)) / 20);
       const best = factors[errors.indexOf(Math.min(...errors))]!;
       expect(Math.max(...found.map((s, k) => Math.abs(s / best[k]! - 1)))).toBeLessThan(tolerances.factor);
       expect(Math.min(...errors)).toBeLessThan(0.6 * errors[0]!);
@@ -185,11 +187,11 @@ describe("awqFactor", () => {
 
   test("is 1 for columns without inputs, and everywhere where there are none at all", async () => {
     const dead = referenceStatistics(inputsOf(64).map((row) => row.map((x, k) => (k < 3 ? 0 : x))), 64);
-    const factor = await awqFactor(weights, shape, { type: "nf4", block: 64 }, dead);
+    const { factor } = await awqFactor(weights, shape, { type: "nf4", block: 64 }, dead);
     expect(isFactor(factor)).toBe(true);
     expect([...factor.subarray(0, 3)]).toEqual([1, 1, 1]);
     expect(factor[3]).not.toBe(1); // control case
-    expect([...(await awqFactor(weights, shape, { type: "nf4", block: 64 }, referenceStatistics([new Float64Array(64)], 64)))]).toEqual(Array(64).fill(1));
+    expect(await awqFactor(weights, shape, { type: "nf4", block: 64 }, referenceStatistics([new Float64Array(64)], 64))).toEqual({ factor: new Float32Array(64).fill(1) });
   });
 
   test("asks for the gram, having worked with it", async () => {
@@ -216,7 +218,8 @@ describe("findFactors", () => {
     const checkpoint = await open(small);
     const inputs = referenceInputs(checkpoint.config, await weightsOf(checkpoint), [tokensOf(101, 64)]);
     const statisticsOf = async (name: string): Promise<InputStatistics> => referenceStatistics([inputs.get(name)!], 32);
-    return { checkpoint, factors: await findFactors(checkpoint, recipe, statisticsOf) };
+    const found = await findFactors(checkpoint, recipe, statisticsOf);
+    return { checkpoint, factors: new Map([...found].map(([name, { factor }]) => [name, factor])) };
   }
   const all = [0, 1].flatMap((layer) => ["attn.c_attn", "attn.c_proj", "mlp.c_fc"].map((matrix) => `h.${layer}.${matrix}.weight`));
 

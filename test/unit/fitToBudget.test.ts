@@ -73,6 +73,25 @@ describe("fitToBudget", { timeout: 60_000 }, () => {
     expect(await fit({ bytes })).toEqual(found);
   });
 
+  test("measures on whole windows, spread evenly over the text", async () => {
+    const long = [...text, ...text.map((token) => (token + 1) % V), ...text.map((token) => (token + 2) % V)]; // six windows of 24
+    const spread = [...long.slice(0, 24), ...long.slice(72, 96)];
+    const [fromLong, fromSpread] = [await fit({ bytes, text: long, maxTokens: 48, refinements: 0 }), await fit({ bytes, text: spread, refinements: 0 })];
+    expect(fromLong).toEqual(fromSpread);
+    expect(fromLong.sensitivity).not.toEqual(found.sensitivity); // control case
+    expect((await fit({ bytes: 1e9, formats: [{ type: "f16" }], maxTokens: 2 })).scoredTokens).toBe(23);
+  });
+
+  test("measures with GPTQ where asked to, and finds a recipe that says so, with less divergence than rounding to the nearest", async () => {
+    const rounded = await fit({ bytes, rounding: "gptq" });
+    expect(rounded.recipe.rounding).toBe("gptq");
+    expect(rounded.klDivergence).toBeLessThan(found.klDivergence);
+    for (const { recipe } of [...rounded.uniform, ...rounded.frontier]) expect(recipe.rounding).toBe("gptq");
+    const rows = await rowsOf(compareQuantizations(files, { text, calibration: text, recipes: [rounded.recipe], protocol: "disjoint", windowTokens: 24, backend: "cpu", kvCache: "f32" }));
+    expect(rows[1]!.klDivergence.mean).toBe(rounded.klDivergence);
+    expect(await fit({ bytes, rounding: "gptq", sensitivity: rounded.sensitivity })).toEqual(rounded); // matrices rounded anew, to the same codes
+  });
+
   test("gives the best recipe for a budget above everything", async () => {
     const best = await fit({ bytes: 1e9, sensitivity: found.sensitivity });
     expect(best.recipe).toEqual({ name: "f16; embedding f16", linear: { type: "f16" }, embedding: { type: "f16" } });
@@ -110,6 +129,7 @@ describe("fitToBudget", { timeout: 60_000 }, () => {
     ["an unknown format", { bytes, formats: [{ type: "int2" }] }, TypeError],
     ["an unknown embedding", { bytes, embedding: { type: "nf4", block: 48 } }, RangeError],
     ["a text of one token", { bytes, text: [1] }, RangeError],
+    ["an unknown rounding", { bytes, rounding: "up" }, TypeError],
     ["fewer than two tokens", { bytes, maxTokens: 1 }, RangeError],
     ["a window beyond the context", { bytes, windowTokens: 65 }, RangeError],
   ])("rejects %s, having accepted none such", async (_, more, error) => {

@@ -1,6 +1,7 @@
 import { describe, expect, test } from "vitest";
-import { compareQuantizations, EngineError, loadModel, presets, readTensor, type CompareProgress, type ComparisonRow, type LoadProgress, type Model, type ModelSource, type PresetName, type QuantizationRecipe } from "../../src/index.ts";
+import { compareQuantizations, EngineError, loadModel, loadModelInWorker, presets, readTensor, type CompareProgress, type ComparisonRow, type LoadProgress, type Model, type ModelSource, type PresetName, type QuantizationRecipe, type WorkerLoadOptions } from "../../src/index.ts";
 import { seededCheckpoint, tinyCheckpoints } from "../fixtures/seededCheckpoint.ts";
+import { pairedWorker } from "../fixtures/workerPair.ts";
 import { logSoftmax, referenceLogits, referencePerplexity } from "../reference/gpt2.ts";
 import { maxAbsError } from "../reference/metrics.ts";
 import { dequantizedWeights, referenceCheckpoint } from "../reference/weights.ts";
@@ -125,7 +126,15 @@ describe("loadModel", () => {
   });
 });
 
-describe("a model", () => {
+/** The same model, in the page and behind a worker's messages. */
+const ways: [where: string, load: typeof loadModel][] = [
+  ["here", loadModel],
+  ["in a worker", (source, options) => loadModelInWorker(source, { ...(options as WorkerLoadOptions), worker: pairedWorker() })],
+];
+
+describe.each(ways)("a model %s", (_, loadModel) => {
+  const load = (quantization: PresetName = "f32"): Promise<Model> => loadModel(files, { backend: "cpu", quantization });
+
   test("computes the perplexity that the oracle computes, under each protocol", async () => {
     using model = await load();
     const { config, weights } = referenceCheckpoint(files);

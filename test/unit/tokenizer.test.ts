@@ -98,7 +98,7 @@ describe("the GPT-2 tokenizer", () => {
     }
   });
 
-  test("takes 10 MB of text, and gives it back", () => {
+  test("takes 10 MB of text, and gives it back", { timeout: 60_000 }, () => {
     const unit = mixedTexts.slice(0, -1).map(([, text]) => text).join("\0");
     const text = unit.repeat(Math.ceil(1e7 / new TextEncoder().encode(unit).length));
     expect(gpt2.decode(gpt2.encode(text)) === text).toBe(true);
@@ -244,6 +244,11 @@ describe("mergePiece", () => {
     expect(mergePiece([1, 2, 3, 1, 2, 3], rules([10, 3], [1, 2]))).toEqual([11, 3, 11, 3]);
     expect(mergePiece([1, 2, 3, 1, 2, 3], rules([1, 2], [10, 3]))).toEqual([11, 11]);
     expect(mergePiece([1, 1, 1, 1], rules([10, 1], [1, 1], [11, 1]))).toEqual([11, 11]);
+  });
+
+  test("merges a pair everywhere before what its first merge made, as encoder.py", () => {
+    expect(mergePiece([1, 2, 1, 2, 3], rules([11, 1], [1, 2]))).toEqual([11, 11, 3]);
+    expect(mergePiece([1, 2, 1, 3], rules([11, 1], [1, 2]))).toEqual([10, 3]); // control case
   });
 
   test.each<[string, (i: number) => number]>([

@@ -1,0 +1,208 @@
+import { EngineError, show } from "../errors.ts";
+import { checkedTokens, checkWatching } from "../generate/options.ts";
+import { LoadedModel, type ModelParts } from "../load/model.ts";
+import { checkLoadOptions } from "../load/options.ts";
+import type { ModelBackend } from "../model/backend.ts";
+import { absoluteAddress, openSource } from "../source/openSource.ts";
+import { createTokenizer } from "../tokenizer/index.ts";
+import type {
+  AdapterSummary,
+  BudgetFit,
+  Comparison,
+  ComparisonRow,
+  LoadOptions,
+  MemoryReport,
+  Model,
+  ModelSource,
+  PerplexityOptions,
+  PerplexityReport,
+  QuantizedTensor,
+  WorkerCompareOptions,
+  WorkerFitOptions,
+  WorkerLoadOptions,
+  WorkerStartOptions,
+} from "../types.ts";
+import { Connection, type WorkerPort } from "./connection.ts";
+import type { SentModel, SentSource } from "./protocol.ts";
+import { restoreError } from "./sentError.ts";
+
+/** Tokens that the worker draws ahead of who takes them: enough that a fast reader never waits for a message to go and come. */
+const TOKENS_AHEAD = 16;
+
+/**
+ * The same model as loadModel() gives, in a worker of its own: weights are quantized, texts scored and tokens drawn there, and the page stays free.
+ * What it reports of itself at once (`memory`, `adapter`) is as of the last call that ended. encode() and decode() run on the page, which has the vocabulary, too.
+ * While a generation runs, the worker draws up to 16 tokens ahead of the loop that takes them, then waits. dispose() terminates the worker.
+ * Within the worker, recovery from a lost device and everything else is as loadModel() has it. When the worker itself ends, calls at work and later ones
+ * reject with `worker`, and `lost` resolves.
+ * @throws as loadModel(); TypeError for options that cannot be sent to a worker; EngineError `worker` where it does not start, `unsupported` where there are no workers
+ */
+export async function loadModelInWorker(source: ModelSource, options: WorkerLoadOptions = {}): Promise<Model> {
+  const { connection, sent, watching } = start(source, options);
+  try {
+    const model = await connection.call({ name: "load", ...sent }, watching);
+    return new WorkerModel(model, connection);
+  } catch (error) {
+    connection.close(disposed());
+    throw error;
+  }
+}
+
+/** As compareQuantizations(), in a worker of its own, which rests between rows until the next is asked for. Leaving the loop terminates it. */
+export async function* compareQuantizationsInWorker(source: ModelSource, options: WorkerCompareOptions): AsyncGenerator<ComparisonRow, Comparison> {
+  const { connection, sent, watching } = start(source, options);
+  const rows: ComparisonRow[] = [];
+  try {
+    const stream = connection.stream({ name: "compare", ...sent }, { ...watching, ahead: 1 });
+    for (;;) {
+      const { done, value } = await stream.next();
+      if (done) return { ...value, rows };
+      const { error, ...row } = value;
+      rows.push(error ? { ...row, error: restoreError(error) as EngineError } : row);
+      yield rows.at(-1)!;
+    }
+  } finally {
+    connection.close(disposed());
+  }
+}
+
+/** As fitToBudget(), in a worker of its own. */
+export async function fitToBudgetInWorker(source: ModelSource, options: WorkerFitOptions): Promise<BudgetFit> {
+  const { connection, sent, watching } = start(source, options);
+  try {
+    return await connection.call({ name: "fit", ...sent }, watching);
+  } finally {
+    connection.close(disposed());
+  }
+}
+
+/** The face of a model whose weights are with the worker; texts are scored there as a whole. */
+class WorkerModel extends LoadedModel {
+  readonly #connection: Connection;
+
+  constructor(sent: SentModel, connection: Connection) {
+    const parts: ModelParts = {
+      ...sent,
+      backend: new WorkerBackend(connection),
+      tokenizer: createTokenizer(sent.tokenizerFiles, sent.config),
+      sample: (prompt, sampling, limit, signal) => connection.stream({ name: "sample", prompt, sampling, limit }, { signal, ahead: TOKENS_AHEAD }),
+    };
+    super(parts);
+    this.#connection = connection;
+  }
+
+  override async perplexity(text: string | readonly number[], { signal, onProgress, ...options }: PerplexityOptions = {}): Promise<PerplexityReport> {
+    checkWatching({ signal, onProgress });
+    const given = Array.isArray(text) ? checkedTokens("text", text, this.config.vocabSize) : text; // a copy: the caller may change the array while the call waits
+    return this.inTurn(signal, () => this.#connection.call({ name: "perplexity", text: given, options }, { signal, onProgress }));
+  }
+}
+
+class WorkerBackend implements ModelBackend {
+  readonly lost: Promise<EngineError>;
+  #memory: MemoryReport | null = null;
+
+  constructor(private readonly connection: Connection) {
+    this.lost = connection.lost;
+  }
+
+  get adapter(): AdapterSummary {
+    return this.connection.state!.adapter;
+  }
+
+  get memory(): MemoryReport {
+    return this.#memory ?? this.connection.state!.memory;
+  }
+
+  forward(tokens: readonly number[], start: number, signal?: AbortSignal): Promise<Float32Array> {
+    return this.connection.call({ name: "forward", tokens, start }, { signal });
+  }
+
+  encodeWindow(tokens: readonly number[], signal?: AbortSignal, windowTokens?: number): Promise<void> {
+    return this.connection.call({ name: "encodeWindow", tokens, windowTokens }, { signal });
+  }
+
+  score(from: number, targets: readonly number[], signal?: AbortSignal): Promise<Float32Array> {
+    return this.connection.call({ name: "score", from, targets }, { signal });
+  }
+
+  readTensor(tensor: string, signal?: AbortSignal): Promise<QuantizedTensor | Float32Array> {
+    return this.connection.call({ name: "readTensor", tensor }, { signal });
+  }
+
+  dispose(): void {
+    this.#memory = { weights: 0, embedding: 0, scales: 0, kvCache: 0, activations: 0, staging: 0, total: 0, peakBytes: this.memory.peakBytes };
+    this.connection.close(disposed());
+  }
+}
+
+function disposed(): EngineError {
+  return new EngineError("disposed", "The model was disposed while it was at work.");
+}
+
+/** Has a model already, or had one. */
+const taken = new WeakSet<object>();
+
+/** Starts the worker, having checked what must not cross, and splits the options into what is sent and what stays here. */
+function start<Options extends WorkerLoadOptions | WorkerCompareOptions | WorkerFitOptions>(source: ModelSource, options: Options) {
+  requireSendable(options);
+  checkLoadOptions(options);
+  const { signal, onProgress, worker, transfer = false, ...sent } = options;
+  if (typeof transfer !== "boolean") throw new TypeError(`transfer is ${show(transfer)}; expected a boolean.`);
+  signal?.throwIfAborted();
+  const crossing = sendSource(source, transfer);
+  const connection = new Connection(startWorker(worker));
+  return {
+    connection,
+    sent: { source: crossing.source, options: sent },
+    watching: { signal: signal as Options["signal"], onProgress: onProgress as Options["onProgress"], transfer: crossing.transfer },
+  };
+}
+
+/** Throws TypeError for an option that cannot cross; types keep such from TypeScript only. */
+function requireSendable(options: Pick<LoadOptions, "fetch" | "gpu" | "device" | "cache">): void {
+  for (const name of ["fetch", "gpu", "device", "cache"] as const) {
+    if (options[name] === undefined || typeof options[name] === "string") continue;
+    throw new TypeError(`${name} cannot be sent to a worker; leave it out, or call loadModel() and the like, which can run in a worker of your own, too.`);
+  }
+}
+
+/** What crosses, and the buffers of it that are moved and not copied. A view of a part of a buffer takes no more than that part along. */
+function sendSource(given: ModelSource, moves: boolean): { source: SentSource; transfer: Transferable[] } {
+  const files = typeof given === "object" && given !== null && Symbol.iterator in given && !ArrayBuffer.isView(given) ? Array.from(given) : null;
+  openSource(files ?? given); // throws for what is none
+  if (files) return { source: files, transfer: [] };
+  if (typeof given === "string" || given instanceof URL) return { source: absoluteAddress(String(given)), transfer: [] };
+  const transfer = new Set<Transferable>();
+  const contents = Object.entries(given as Readonly<Record<string, Blob | ArrayBuffer | Uint8Array>>).map(([name, content]) => {
+    const isPart = content instanceof Uint8Array && content.byteLength < content.buffer.byteLength;
+    const sent = isPart ? new Uint8Array(content) : content;
+    if ((isPart || moves) && !(sent instanceof Blob)) transfer.add((sent instanceof Uint8Array ? sent.buffer : sent) as ArrayBuffer);
+    return [name, sent] as const;
+  });
+  return { source: Object.fromEntries(contents), transfer: [...transfer] };
+}
+
+function startWorker(given: WorkerStartOptions["worker"]): WorkerPort {
+  const worker = typeof given === "function" ? given() : given;
+  if (typeof worker !== "object" || worker instanceof URL) return launch(worker);
+  if (!isWorkerPort(worker)) throw new TypeError("worker is an object; expected a Worker, the URL of its script, or a function that starts one.");
+  if (taken.has(worker)) throw new TypeError("worker serves, or served, another call; expected one of its own.");
+  taken.add(worker);
+  return worker;
+}
+
+/** script: undefined for the package's own. */
+function launch(script: string | URL | undefined): WorkerPort {
+  if (typeof Worker === "undefined") throw new EngineError("unsupported", "There is no Worker here (Node and service workers have none); use loadModel(), or give something like a Worker as `worker`.");
+  try {
+    if (script === undefined) return new Worker(new URL("./engineWorker.ts", import.meta.url), { type: "module" });
+    return new Worker(script, { type: "module" });
+  } catch (cause) {
+    throw new EngineError("worker", `The worker could not be started: ${(cause as Error).message} Its script must come from the page's own origin; \`worker\` can name a copy.`, {}, { cause });
+  }
+}
+
+function isWorkerPort(worker: object | null): worker is WorkerPort {
+  return worker !== null && ["postMessage", "addEventListener", "terminate"].every((name) => typeof (worker as Record<string, unknown>)[name] === "function");
+}

@@ -1,0 +1,3 @@
+import { serve, type ServerPort } from "./server.ts";
+
+serve(globalThis as unknown as ServerPort);
