@@ -8,6 +8,7 @@ export { compareQuantizations } from "./load/compareQuantizations.ts";
 export { exportSafetensors } from "./load/exportSafetensors.ts";
 export { fitToBudget } from "./load/fitToBudget.ts";
 export { loadModel } from "./load/loadModel.ts";
+export { planModel } from "./load/planModel.ts";
 export { type NamedTensor, readTensor, type ReadTensorOptions } from "./load/readTensor.ts";
 export { transformersProgress, type TransformersProgressEvent } from "./load/transformersProgress.ts";
 export { toOpenAI } from "./openai/toOpenAI.ts";

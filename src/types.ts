@@ -221,7 +221,7 @@ export interface QuantizationReport {
   quantizeMs: number;
 }
 
-/** Live bytes on the device (on the CPU backend: of its typed arrays), by purpose. */
+/** Live bytes on the device, by purpose; on the CPU backend of its typed arrays, with `staging` what a WebAssembly memory takes beside them. */
 export interface MemoryReport {
   weights: number;
   embedding: number;
@@ -231,6 +231,45 @@ export interface MemoryReport {
   staging: number;
   total: number;
   peakBytes: number;
+}
+
+/** A MemoryReport of a model that was loaded and has done nothing yet. */
+export type LoadedBytes = Omit<MemoryReport, "peakBytes">;
+
+/** One thing of a plan that has no room. */
+export interface Shortage {
+  /** `buffer "h.0.kv"` */
+  what: string;
+  needBytes: number;
+  limitBytes: number;
+  /** Whose limit it is: the device's, by its WebGPU name, or the CPU's. */
+  limit: "maxBufferSize" | "maxStorageBufferBindingSize" | "WebAssembly.Memory" | "ArrayBuffer";
+}
+
+/** Those of loadModel() that a plan depends on. */
+export type PlanOptions = Pick<LoadOptions, "quantization" | "gpu" | "device" | "backend" | "kvCache" | "contextLength" | "hub" | "fetch" | "signal">;
+
+/** What loadModel() would make of the same source and options. */
+export interface ModelPlan {
+  backend: AdapterSummary["backend"];
+  recipe: QuantizationRecipe;
+  contextLength: number;
+  kvCache: NonNullable<LoadOptions["kvCache"]>;
+  /**
+   * Of the loaded model, to the byte but for two things that only the weights tell: a zero point that does not fit int8, in a group whose values all
+   * have one sign, takes 3 bytes more; and on hardware, tuning may change the room for candidates of the next token by 8 bytes per word of the vocabulary.
+   */
+  memory: LoadedBytes;
+  /** Of the weight files; null for a config, and where the server does not tell. */
+  downloadBytes: number | null;
+  /** Empty: the model fits, as far as limits tell; how much a GPU has left, none does. */
+  shortages: readonly Shortage[];
+  /** Which would fit with the same context and KV cache. */
+  fittingPresets: readonly PresetName[];
+  /** The longest context that fits with the same recipe; null where none does. */
+  fittingContextLength: number | null;
+  /** Why it runs where it does. */
+  notices: readonly string[];
 }
 
 /** Where the model runs. On the CPU backend the names are empty. */

@@ -1,5 +1,7 @@
 import { test } from "vitest";
 import { create, globals } from "webgpu";
+import { Gpu } from "../src/gpu/device.ts";
+import { watchDevice } from "./fixtures/watchDevice.ts";
 
 const kept = globalThis as typeof globalThis & { nibbleTestGpu?: GPU };
 
@@ -34,9 +36,18 @@ export interface GpuFixture {
   device: GPUDevice;
 }
 
+/** The engine's views of each device of a gpuTest. */
+const openedOn = new WeakMap<GPUDevice, Gpu[]>();
+const open = Gpu.open.bind(Gpu);
+Gpu.open = async (options) => {
+  const gpu = await open(options);
+  openedOn.get(gpu.device)?.push(gpu);
+  return gpu;
+};
+
 const errorScopes: readonly GPUErrorFilter[] = ["validation", "out-of-memory", "internal"];
 
-/** A test with a device of its own, which fails on any WebGPU error, caught by a scope or not. */
+/** A test with a device of its own, which fails on any WebGPU error, caught by a scope or not, and where the bytes that are live at its end are not those that the engine counts. */
 export const gpuTest = test.extend<GpuFixture>({
   // Vitest reads the names that a fixture needs from its first parameter, which must be a pattern.
   gpu: async ({}, use) => use(requireGpu()),
@@ -44,6 +55,9 @@ export const gpuTest = test.extend<GpuFixture>({
   device: async ({ adapter }, use) => {
     const device = await adapter.requestDevice({ label: "test" });
     const errors: string[] = [];
+    const watch = watchDevice(device);
+    const opened: Gpu[] = [];
+    openedOn.set(device, opened);
     device.addEventListener("uncapturederror", (event) => errors.push(event.error.message));
     for (const filter of errorScopes) device.pushErrorScope(filter);
     await use(device);
@@ -51,6 +65,8 @@ export const gpuTest = test.extend<GpuFixture>({
       const error = await device.popErrorScope();
       if (error !== null) errors.push(`${filter}: ${error.message}`);
     }
+    const countedBytes = opened.reduce((sum, { memory }) => sum + memory.total, 0);
+    if (opened.length > 0 && watch.liveBytes !== countedBytes) errors.push(`${watch.liveBytes} bytes are live on the device; the engine counts ${countedBytes}.`);
     device.destroy();
     if (errors.length > 0) throw new Error(`WebGPU reported ${errors.length} error(s):\n${errors.join("\n")}`);
   },

@@ -79,4 +79,7 @@ export const tolerances = {
   searchedError: 1.1,
   /** A factor, relative: f32 against f64. Measured 4e-8 to 5e-8. */
   factor: 1e-6,
+
+  /** Growth of the heap, arrays and WebAssembly memories over 80 loads: what V8's compilers keep. Ten models of them would be more. */
+  leakedBytes: 2 * 2 ** 20,
 } as const;

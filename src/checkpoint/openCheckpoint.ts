@@ -35,6 +35,7 @@ export async function openCheckpoint(source: CheckpointSource, { signal, restore
     description: source.description,
     tokenizerFiles,
     weightFiles: files.files.map(({ name }) => name),
+    weightBytes: files.totalBytes,
     tensors: expected.map(({ name, kind, shape }) => ({ name, kind, shape })),
     readHeaders: (signal) => readHeaders(files, config, signal),
     read: (options) => readWeights(files, expected, config, restore, options),

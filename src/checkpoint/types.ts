@@ -55,6 +55,8 @@ export interface Checkpoint {
   readonly tokenizerFiles: Readonly<Record<string, string>>;
   /** Names of the .safetensors that read() reads. */
   readonly weightFiles: readonly string[];
+  /** Of those files; null where no server has told it, short by the headers where only an index has. */
+  readonly weightBytes: number | null;
   /** Every tensor that the model needs, in an order of the engine's own. */
   readonly tensors: readonly CheckpointTensor[];
   /** What the headers say where matrices are stored quantized; null where none is, which an index tells by its names alone. */

@@ -13,6 +13,28 @@ export interface GpuOptions {
   largestTensorBytes: number;
 }
 
+/** What makes buffers: a Gpu, or CountedBuffers in its place. */
+export interface BufferMaker {
+  createBuffer(label: string, sizeBytes: number, usage: GPUBufferUsageFlags, purpose: MemoryPurpose): GPUBuffer;
+}
+
+/** Bytes of a buffer that is asked for with so many. */
+function bufferBytes(sizeBytes: number): number {
+  return Math.max(16, Math.ceil(sizeBytes / 16) * 16);
+}
+
+/** Takes the place of a Gpu where buffers are only to be counted. */
+export class CountedBuffers implements BufferMaker {
+  /** In the order in which they were asked for. */
+  readonly buffers: { label: string; size: number; purpose: MemoryPurpose; isMapped: boolean }[] = [];
+
+  createBuffer(label: string, sizeBytes: number, usage: GPUBufferUsageFlags, purpose: MemoryPurpose): GPUBuffer {
+    const buffer = { label, size: bufferBytes(sizeBytes), purpose, isMapped: (usage & BufferUsage.mapRead) > 0 };
+    this.buffers.push(buffer);
+    return buffer as unknown as GPUBuffer;
+  }
+}
+
 /** Small pieces let the driver copy while we convert the next; large ones would double the peak. */
 const UPLOAD_SLICE_BYTES = 4 * 2 ** 20;
 /** Bytes on their way to or from the device before we wait for it, so that staging memory stays bounded. */
@@ -45,7 +67,7 @@ export function isFallbackAdapter(info: GPUAdapterInfo, adapter?: GPUAdapter): b
  * One device with its ledger: every buffer of the engine is created and destroyed here, so live bytes are exact.
  * Errors that WebGPU reports later (out of memory, validation, a lost device) surface in settle() as EngineError.
  */
-export class Gpu {
+export class Gpu implements BufferMaker {
   /** Resolves when the device is lost and was not disposed by us. */
   readonly lost: Promise<EngineError>;
   /** Counted for tests: a generation creates no buffer and no pipeline. */
@@ -57,6 +79,8 @@ export class Gpu {
   private readonly pending: Promise<void>[] = [];
   private readonly limits: Record<string, number>;
   private failure: EngineError | null = null;
+  /** A buffer that there was no room for, until somebody is told. */
+  private shortage: EngineError | null = null;
   private peak = 0;
   private disposed = false;
 
@@ -135,7 +159,7 @@ export class Gpu {
 
   /** A zeroed buffer of at least 16 bytes, entered in the ledger. Out of memory surfaces in the next settle(). */
   createBuffer(label: string, sizeBytes: number, usage: GPUBufferUsageFlags, purpose: MemoryPurpose): GPUBuffer {
-    const size = Math.max(16, Math.ceil(sizeBytes / 16) * 16);
+    const size = bufferBytes(sizeBytes);
     const { maxBufferSize } = this.device.limits;
     if (size > maxBufferSize) throw new EngineError("outOfMemory", `Buffer "${label}" needs ${size} bytes; this device allows ${maxBufferSize} (maxBufferSize).`, { label, size, maxBufferSize });
     this.device.pushErrorScope("out-of-memory");
@@ -144,7 +168,7 @@ export class Gpu {
     this.pending.push(
       scope.then(
         (error) => {
-          if (error) this.failure ??= new EngineError("outOfMemory", `The GPU has no room for buffer "${label}" of ${size} bytes: ${error.message}`, { label, size });
+          if (error) this.shortage ??= new EngineError("outOfMemory", `The GPU has no room for buffer "${label}" of ${size} bytes: ${error.message}`, { label, size });
         },
         () => undefined, // the device is lost; settle() says so
       ),
@@ -195,9 +219,13 @@ export class Gpu {
       await this.settle();
       throw new EngineError("deviceLost", `Reading back "${staging.label}" failed: ${(cause as Error).message}`, { label: staging.label }, { cause });
     }
-    const copy = staging.getMappedRange(0, Math.ceil(sizeBytes / 4) * 4).slice(0, sizeBytes);
-    staging.unmap();
-    this.throwFailure();
+    let copy: ArrayBuffer;
+    try {
+      copy = staging.getMappedRange(0, Math.ceil(sizeBytes / 4) * 4).slice(0, sizeBytes);
+    } finally {
+      staging.unmap();
+    }
+    await this.settle();
     return copy;
   }
 
@@ -244,8 +272,23 @@ export class Gpu {
     this.throwFailure();
   }
 
+  /** A lost or failed device fails every call; a buffer without room only the one that hears of it first. */
   throwFailure(): void {
+    const { shortage } = this;
+    this.shortage = null;
+    if (shortage) throw shortage;
     if (this.failure) throw this.failure;
+  }
+
+  /** Does work that makes buffers to stay, and destroys them when it fails. */
+  async keeping<T>(work: () => Promise<T>): Promise<T> {
+    const earlier = new Set(this.ledger.keys());
+    try {
+      return await work();
+    } catch (error) {
+      for (const buffer of this.ledger.keys()) if (!earlier.has(buffer)) this.destroyBuffer(buffer);
+      throw error;
+    }
   }
 
   /** Destroys every buffer of the ledger, and the device if it is ours. Idempotent. */

@@ -1,4 +1,4 @@
-import type { Kernel, KernelCompiler } from "../gpu/pipeline.ts";
+import type { Kernel, KernelCompiler, Variants } from "../gpu/pipeline.ts";
 import type { ShaderConstants } from "../gpu/preprocess.ts";
 import { COLUMN_PADDING, padTo } from "../quantize/pack.ts";
 import { encodingConstants, type GpuMatrix, type GpuMatrixPart, type MatrixUse } from "./matrix.ts";
@@ -60,7 +60,7 @@ export interface CandidateBuffers {
 }
 
 /** Bytes of CandidateBuffers.candidates, 0 where the head has no candidates to give: barriers cost software adapters more than a second look at the logits. */
-export function candidateBytes({ variants }: KernelCompiler, head: GpuMatrix): number {
+export function candidateBytes({ variants }: { variants: Pick<Variants, "tuning" | "gemv"> }, head: { rows: number; parts: ArrayLike<unknown> }): number {
   return variants.tuning === "software" || head.parts.length > 1 ? 0 : Math.ceil(head.rows / (8 * variants.gemv.rowTiles)) * 32;
 }
 

@@ -1,5 +1,5 @@
 import { BufferUsage } from "../gpu/constants.ts";
-import type { Gpu, MemoryPurpose } from "../gpu/device.ts";
+import type { BufferMaker, Gpu, MemoryPurpose } from "../gpu/device.ts";
 import { CHUNK_VALUES, type Encoding, type PackedMatrix, type PackedPart } from "../quantize/pack.ts";
 import type { Activation } from "../types.ts";
 
@@ -56,6 +56,15 @@ export interface MatrixUse {
 /** copySrc: weights can be read back. */
 export const weightUsage = BufferUsage.storage | BufferUsage.copyDst | BufferUsage.copySrc;
 
+/** The buffers of one part of a matrix. */
+export function createMatrixBuffers(gpu: BufferMaker, label: string, { codeBytes, scaleBytes }: { codeBytes: number; scaleBytes: number }, purpose: MemoryPurpose): Pick<GpuMatrixPart, "shape" | "codes" | "scales"> {
+  return {
+    codes: gpu.createBuffer(`${label}.codes`, codeBytes, weightUsage, purpose),
+    scales: gpu.createBuffer(`${label}.scales`, scaleBytes, weightUsage, "scales"),
+    shape: gpu.createBuffer(`${label}.shape`, SHAPE_BYTES, BufferUsage.uniform | BufferUsage.copyDst, "scales"),
+  };
+}
+
 /** Uploads a packed matrix; its shape uniforms are made for the one place of the graph where it stands. */
 export async function uploadMatrix(gpu: Gpu, label: string, packed: PackedMatrix, purpose: MemoryPurpose, use: MatrixUse): Promise<GpuMatrix> {
   const { form = { activation: "none", bias: false, residual: false }, outlierThreshold } = use;
@@ -64,9 +73,7 @@ export async function uploadMatrix(gpu: Gpu, label: string, packed: PackedMatrix
   const parts: GpuMatrixPart[] = [];
   for (const [index, part] of packed.parts.entries()) {
     const name = packed.parts.length === 1 ? label : `${label}.part${index}`;
-    const codes = gpu.createBuffer(`${name}.codes`, part.codes.byteLength, weightUsage, purpose);
-    const scales = gpu.createBuffer(`${name}.scales`, part.scales.byteLength, weightUsage, "scales");
-    const shape = gpu.createBuffer(`${name}.shape`, SHAPE_BYTES, BufferUsage.uniform | BufferUsage.copyDst, "scales");
+    const { codes, scales, shape } = createMatrixBuffers(gpu, name, { codeBytes: part.codes.byteLength, scaleBytes: part.scales.byteLength }, purpose);
     await gpu.settle();
     await gpu.upload(codes, part.codes);
     await gpu.upload(scales, part.scales);

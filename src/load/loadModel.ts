@@ -1,19 +1,21 @@
 import type { Checkpoint } from "../checkpoint/types.ts";
 import type { Backend } from "../model/backend.ts";
 import { resolveRecipe } from "../quantize/recipes.ts";
-import { storedRanges, storedRecipe } from "../quantize/storedRecipe.ts";
 import { openSource } from "../source/openSource.ts";
 import type { CheckpointSource } from "../source/types.ts";
 import { createTokenizer } from "../tokenizer/index.ts";
 import type { LoadOptions, Model, ModelSource, QuantizationRecipe } from "../types.ts";
 import { Calibration, type FloatModel, openFloat } from "./calibration.ts";
+import { defaultRecipe } from "./defaultRecipe.ts";
 import { LoadedModel, type ModelParts } from "./model.ts";
-import { chooseBackend, createBuilder, createBuilderBeside } from "./openBackend.ts";
+import { chooseBackend, createBuilder, createBuilderBeside, disposeChoice } from "./openBackend.ts";
 import { openVerified } from "./openVerified.ts";
 import { activationsOf, checkLoadOptions, resolveContextLength, resolveKvCache } from "./options.ts";
+import { requireRoom } from "./planModel.ts";
 import { downloadFirst, quantizeCalibrated, readCalibration, requireCalibration, usesCalibration } from "./prepare.ts";
 import { ProgressMeter } from "./progress.ts";
 import { LossCounter, RecoveringBackend } from "./recovery.ts";
+import { closingTransfers } from "./transfers.ts";
 
 /**
  * Loads a Hugging Face GPT-2 checkpoint and quantizes it on the way: config, then each tensor is read, quantized, packed, uploaded and dropped.
@@ -48,7 +50,11 @@ export async function openModel(source: ModelSource, options: LoadOptions): Prom
 type CheckedLoad = LoadOptions & { recipe: QuantizationRecipe | null; progress: ProgressMeter };
 
 /** From the source to the backend; the same again for the same options. */
-async function loadParts(source: CheckpointSource, options: CheckedLoad): Promise<ModelParts & { backend: Backend }> {
+function loadParts(source: CheckpointSource, options: CheckedLoad): Promise<ModelParts & { backend: Backend }> {
+  return closingTransfers(options.signal, (signal) => loadFrom(source, { ...options, signal }));
+}
+
+async function loadFrom(source: CheckpointSource, options: CheckedLoad): Promise<ModelParts & { backend: Backend }> {
   const { signal, integrity, progress, recipe: given } = options;
   const mayCalibrate = options.calibration !== undefined && (!given || usesCalibration(given));
   const checkpoint = await openVerified(source, { signal, integrity, download: mayCalibrate ? downloadFirst(progress) : undefined });
@@ -59,6 +65,12 @@ async function loadParts(source: CheckpointSource, options: CheckedLoad): Promis
   const tokenizer = createTokenizer(checkpoint.tokenizerFiles, config);
   const windows = options.calibration !== undefined && usesCalibration(recipe) ? readCalibration(options.calibration, tokenizer, config, contextLength) : null;
   const choice = await chooseBackend(options, config);
+  try {
+    requireRoom(choice, { config, recipe, contextLength, kvCache: options.kvCache });
+  } catch (error) {
+    disposeChoice(choice);
+    throw error;
+  }
   const builder = createBuilder(choice, { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), ...activationsOf(recipe), notices: windows?.notices });
   const openModel = async (floats: Checkpoint, meter: ProgressMeter): Promise<FloatModel> => openFloat(await createBuilderBeside(choice, { config, contextLength, kvCache: "f32" }), floats, meter, signal);
   const calibration = windows && new Calibration((meter) => openModel(checkpoint, meter), windows, signal);
@@ -73,11 +85,4 @@ async function loadParts(source: CheckpointSource, options: CheckedLoad): Promis
     builder.abandon();
     throw error;
   }
-}
-
-/** What a quantized checkpoint is stored in, with the static ranges that it brings, else int8. */
-async function defaultRecipe(checkpoint: Checkpoint, signal: AbortSignal | undefined): Promise<{ recipe: QuantizationRecipe; ranges?: ReadonlyMap<string, number> }> {
-  const headers = await checkpoint.readHeaders(signal);
-  const recipe = headers && storedRecipe(checkpoint, headers);
-  return recipe ? { recipe, ranges: storedRanges(checkpoint, headers, recipe) } : { recipe: resolveRecipe() };
 }

@@ -4,11 +4,11 @@ import { EngineError, throwIfAborted } from "../errors.ts";
 import type { InputStatistics } from "../quantize/inputStatistics.ts";
 import type { AdapterSummary, Gpt2Config, MemoryReport, QuantizedTensor } from "../types.ts";
 import { type Backend, type BackendBuilder, type BackendOptions, type MatrixInput, type ObserveOptions, requireLender, type RowComparison } from "./backend.ts";
+import { allocating } from "./cpu/allocating.ts";
+import { type Arrays, chunkTokensOf, createArrays } from "./cpu/arrays.ts";
 import { Distribution } from "./cpu/distribution.ts";
-import { Input } from "./cpu/input.ts";
 import { InputTally } from "./cpu/inputTally.ts";
-import { allocateTogether, BLOCK_ROWS, type CpuKernels, type CpuMatrix, createScratch, LANES, roundUp, type Scratch } from "./cpu/kernels.ts";
-import { KvCache } from "./cpu/kvCache.ts";
+import { allocateTogether, BLOCK_ROWS, type CpuKernels, type CpuMatrix, LANES, roundUp } from "./cpu/kernels.ts";
 import { addResidual, causalSoftmax } from "./cpu/ops.ts";
 import { Pacer } from "./cpu/pacer.ts";
 import { plainKernels } from "./cpu/plain.ts";
@@ -16,8 +16,6 @@ import { createSimdKernels } from "./cpu/simd.ts";
 import { type CpuWeights, CpuWeightsCollector, type Lender, type Linear, type Norm } from "./cpu/weights.ts";
 import { lookUp, statisticsOf } from "./observation.ts";
 
-/** Tokens that go through the layers together: restoring a quantized row costs about as much as three products with it. */
-const CHUNK_TOKENS = 128;
 /** Products between two looks at the clock: half a millisecond in plain TypeScript. */
 const PRODUCTS_PER_LOOK = 2 ** 20;
 
@@ -43,7 +41,7 @@ class CpuBuilder implements BackendBuilder {
   }
 
   async add(tensor: CheckpointTensor, values: QuantizedTensor | Float32Array, input?: MatrixInput): Promise<void> {
-    this.weights.add(tensor, values, input);
+    allocating(`Tensor "${tensor.name}" needs`, () => this.weights.add(tensor, values, input));
   }
 
   async finish(signal?: AbortSignal): Promise<Backend> {
@@ -58,23 +56,9 @@ class CpuBuilder implements BackendBuilder {
   }
 }
 
-/** Everything that dispose() lets go of. C = nEmbd, H = nHead, D = C / H, S = contextLength; T ≤ chunkTokens rows are in use. */
-interface Buffers {
+/** Everything that dispose() lets go of. */
+interface Buffers extends Arrays {
   weights: CpuWeights;
-  keys: KvCache;
-  values: KvCache;
-  x: Float32Array; // f32 [chunkTokens, C], the residual stream
-  normed: Float32Array; // f32 [chunkTokens, C]; attention's output too
-  projected: Float32Array; // f32 [chunkTokens, C], what a sublayer adds to x
-  qkv: Float32Array; // f32 [chunkTokens, 3C]
-  inner: Float32Array; // f32 [chunkTokens, nInner]
-  scores: Float32Array; // f32 [chunkTokens, S padded], of one head
-  cached: Float32Array; // f32 [S padded, D padded], one head's keys, then its values, restored
-  input: Input; // up to chunkTokens rows as the next matrix takes them
-  scratch: Scratch;
-  logits: Float32Array; // f32 [V], of the last token
-  blockLogits: Float32Array; // f32 [chunkTokens, BLOCK_ROWS]
-  otherLogits: Float32Array; // as blockLogits, of a model that this one is compared with
   /** f32 [S, C]: final hidden states of the last window; made by the first encodeWindow(). */
   window: Float32Array | null;
 }
@@ -84,7 +68,7 @@ class CpuBackend implements Backend {
   readonly lost = new Promise<EngineError>(() => {}); // a CPU is never lost
   private readonly options: BackendOptions;
   private readonly config: Gpt2Config;
-  private readonly kernels: CpuKernels;
+  private kernels: CpuKernels;
   private readonly contextLength: number;
   private readonly chunkTokens: number;
   private readonly pacer = new Pacer();
@@ -95,42 +79,19 @@ class CpuBackend implements Backend {
   private peakBytes = 0;
 
   constructor(options: BackendOptions, kernels: CpuKernels, weights: CpuWeights) {
-    const { config, contextLength: S, kvCache, notices = [] } = options;
-    const { nLayer: L, nHead: H, nEmbd: C, nInner, vocabSize: V } = config;
-    const D = C / H;
-    const T = Math.min(CHUNK_TOKENS, S);
-    const longestRow = Math.max(C, nInner);
+    const { config, contextLength, notices = [] } = options;
     this.adapter = { backend: "cpu", vendor: "", architecture: "", description: `${kernels.name} on the CPU`, isFallback: false, features: [], limits: {}, notices };
     this.options = options;
     this.config = config;
     this.kernels = kernels;
-    this.contextLength = S;
-    this.chunkTokens = T;
-    this.buffers = allocateTogether(kernels, (kernels) => {
-      const floats = (length: number): Float32Array => kernels.allocate(Float32Array, length);
-      return {
-        weights,
-        keys: new KvCache(kernels, { L, H, S, D }, kvCache, "keys"),
-        values: new KvCache(kernels, { L, H, S, D }, kvCache, "values"),
-        x: floats(T * C),
-        normed: floats(T * C),
-        projected: floats(T * C),
-        qkv: floats(T * 3 * C),
-        inner: floats(T * nInner),
-        scores: floats(T * roundUp(S, LANES)),
-        cached: floats(roundUp(S, LANES) * roundUp(D, LANES)),
-        input: new Input(kernels, T, longestRow),
-        scratch: createScratch(kernels, T, longestRow),
-        logits: floats(V),
-        blockLogits: floats(T * BLOCK_ROWS),
-        otherLogits: floats(T * BLOCK_ROWS),
-        window: null,
-      };
-    });
+    this.contextLength = contextLength;
+    this.chunkTokens = chunkTokensOf(contextLength);
+    const arrays = allocating("Its KV cache and activations need", () => allocateTogether(kernels, (kernels) => createArrays(kernels, options)));
+    this.buffers = { ...arrays, weights, window: null };
     this.peakBytes = this.memory.total;
   }
 
-  /** Bytes of the arrays; all zero after dispose() but the peak. */
+  /** Bytes of the arrays, and as staging what a WebAssembly memory has beside them; all zero after dispose() but the peak. */
   get memory(): MemoryReport {
     const { weights, embedding, scales } = this.buffers?.weights.bytes ?? { weights: 0, embedding: 0, scales: 0 };
     let kvCache = 0;
@@ -142,8 +103,9 @@ class CpuBackend implements Backend {
       activations = input.bytes;
       for (const array of arrays) if (ArrayBuffer.isView(array)) activations += array.byteLength;
     }
-    const total = weights + embedding + scales + kvCache + activations;
-    return { weights, embedding, scales, kvCache, activations, staging: 0, total, peakBytes: Math.max(this.peakBytes, total) };
+    const staging = this.kernels.overheadBytes;
+    const total = weights + embedding + scales + kvCache + activations + staging;
+    return { weights, embedding, scales, kvCache, activations, staging, total, peakBytes: Math.max(this.peakBytes, total) };
   }
 
   async forward(tokens: readonly number[], start: number, signal?: AbortSignal): Promise<Float32Array> {
@@ -166,7 +128,7 @@ class CpuBackend implements Backend {
     const C = this.config.nEmbd;
     const { lnF } = buffers.weights;
     this.windowTokens = 0;
-    buffers.window ??= new Float32Array(this.contextLength * C);
+    buffers.window ??= allocating("The hidden states of a window need", () => new Float32Array(this.contextLength * C));
     this.peakBytes = this.memory.peakBytes;
     for (let first = 0; first < tokens.length; first += this.chunkTokens) {
       const chunk = tokens.slice(first, first + this.chunkTokens);
@@ -277,6 +239,7 @@ class CpuBackend implements Backend {
   dispose(): void {
     this.peakBytes = this.memory.peakBytes;
     this.buffers = null;
+    this.kernels = plainKernels; // lets go of the WebAssembly memory
   }
 
   /** @throws TypeError for a model that these weights do not fit, or whose activations are int8: what is borrowed multiplies floats */

@@ -1,6 +1,6 @@
 import { EngineError } from "../errors.ts";
 import { BufferUsage } from "../gpu/constants.ts";
-import type { Gpu } from "../gpu/device.ts";
+import type { BufferMaker, Gpu } from "../gpu/device.ts";
 import type { KernelCompiler } from "../gpu/pipeline.ts";
 import type { GpuMatrix } from "../kernels/matrix.ts";
 import type { Op } from "../kernels/op.ts";
@@ -36,7 +36,7 @@ export interface LoopBuffers {
   ring: readonly GPUBuffer[];
 }
 
-export function createLoopBuffers(gpu: Gpu, vocabSize: number, contextLength: number, candidateBytes: number): LoopBuffers {
+export function createLoopBuffers(gpu: BufferMaker, vocabSize: number, contextLength: number, candidateBytes: number): LoopBuffers {
   return {
     sampling: gpu.createBuffer("sampling", SAMPLING_BYTES, uniform | copyDst, "activations"),
     counts: gpu.createBuffer("sampling.counts", tokenCounts([], vocabSize).byteLength, storage | copyDst, "activations"),

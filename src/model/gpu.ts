@@ -4,11 +4,11 @@ import { EngineError } from "../errors.ts";
 import { BufferUsage } from "../gpu/constants.ts";
 import type { Gpu, MemoryPurpose } from "../gpu/device.ts";
 import { KernelCompiler, type Variants } from "../gpu/pipeline.ts";
-import { attentionShape, bindDecodeAttention, bindPrefillAttention, cacheBytes, headChunks, maxSplits, SPLIT_POSITIONS, WINDOW_ALIGNMENT, type AttentionForm } from "../kernels/attention.ts";
+import { attentionShape, bindDecodeAttention, bindPrefillAttention, maxSplits, SPLIT_POSITIONS, WINDOW_ALIGNMENT } from "../kernels/attention.ts";
 import { bindEmbedding } from "../kernels/embedding.ts";
 import { bindLayerNorm } from "../kernels/layerNorm.ts";
-import { bindGemm, bindGemv, bindNormalizer, candidateBytes, codeRowBytes, fitsPrologue, type LinearBuffers, normalizerWords } from "../kernels/linear.ts";
-import { downloadMatrix, uploadMatrix, weightUsage, type GpuMatrix } from "../kernels/matrix.ts";
+import { bindGemm, bindGemv, bindNormalizer, candidateBytes, fitsPrologue, type LinearBuffers, normalizerWords } from "../kernels/linear.ts";
+import { downloadMatrix, uploadMatrix, type GpuMatrix } from "../kernels/matrix.ts";
 import { sequence, type Op } from "../kernels/op.ts";
 import { bindRowDivergence, bindRowSums, type RowSumsBuffers } from "../kernels/rows.ts";
 import type { InputStatistics } from "../quantize/inputStatistics.ts";
@@ -20,10 +20,9 @@ import { GpuObservation, type ObservedInput } from "./gpuObservation.ts";
 import { chooseVariants, type MatrixKind } from "./knownAnswers.ts";
 import { lookUp, statisticsOf } from "./observation.ts";
 import { tunedGemv } from "./tuning.ts";
-import { createLoopBuffers, DecodeLoop, type DecodeGraph, HEAD_STEP_BYTES, STEPS_BYTES } from "./decodeLoop.ts";
+import { createLoopBuffers, DecodeLoop, type DecodeGraph, HEAD_STEP_BYTES } from "./decodeLoop.ts";
+import { attentionForm, createGraphBuffers, createPositionBuffer, type GraphBuffers, stridesOf } from "./gpuBuffers.ts";
 
-/** Tokens per prefill submit: bounds the time of one dispatch (drivers reset after about 2 s) and the activations. */
-const CHUNK_TOKENS = 256;
 /** Rows of logits that exist at a time while two models are compared; 64 × 50,257 f32 are 12.9 MB. */
 const COMPARED_ROWS = 64;
 /** Rows scored by one submit, whose logits are never stored. A software adapter would be deaf to an abort for seconds with more. */
@@ -74,7 +73,7 @@ export function createGpuBuilder(gpu: Gpu, options: GpuBackendOptions): BackendB
         const rows = Math.min(tensor.shape[0], options.contextLength);
         const padded = new Float32Array(rows * strides.c);
         for (let r = 0; r < rows; r++) padded.set((values as Float32Array).subarray(r * C, (r + 1) * C), r * strides.c);
-        wpe = gpu.createBuffer("wpe", padded.byteLength, weightUsage, "embedding");
+        wpe = createPositionBuffer(gpu, options);
         await gpu.settle();
         await gpu.upload(wpe, padded);
       } else if (tensor.kind === "vector") {
@@ -137,23 +136,12 @@ function adapterName(gpu: Gpu): string {
   return `${vendor} ${architecture} ${description}`;
 }
 
-/** f32s per row of each activation: widths padded so that a row is whole 32-value chunks, the padding zero. */
-function stridesOf(config: Gpt2Config): { c: number; qkv: number; inner: number; vocabulary: number } {
-  return {
-    c: padTo(config.nEmbd, COLUMN_PADDING),
-    qkv: padTo(3 * config.nEmbd, COLUMN_PADDING),
-    inner: padTo(config.nInner, COLUMN_PADDING),
-    vocabulary: padTo(config.vocabSize, COLUMN_PADDING),
-  };
-}
-
 /** GPT-2 on WebGPU: a decode graph of 5 · L + 2 dispatches for one token, a prefill graph for many, and the head in blocks of rows for scoring. */
 class GpuBackend implements Backend {
   readonly adapter: AdapterSummary;
   readonly lost: Promise<EngineError>;
   private readonly compiler: KernelCompiler;
   private readonly config: Gpt2Config;
-  private readonly chunkTokens: number;
   private disposed = false;
   /** The rows' tokens into the residual stream. */
   private embedding!: Op;
@@ -170,19 +158,12 @@ class GpuBackend implements Backend {
   private lastLogits!: Op;
   /** Final layer norm of a chunk into the window's hidden states. */
   private keepHidden!: Op;
-  private readonly scoring = new Lazy(() => this.buildScoring());
-  private readonly comparing = new Lazy(() => this.buildComparing());
+  private readonly scoring = new Lazy(() => this.gpu.keeping(() => this.buildScoring()));
+  private readonly comparing = new Lazy(() => this.gpu.keeping(() => this.buildComparing()));
   private splits = 1;
   private window: number[] = [];
   private divergence: { baseline: GpuBackend; op: Op } | null = null;
-  private readonly step: GPUBuffer;
-  private readonly tokens: GPUBuffer;
-  private readonly logitsRow: GPUBuffer;
-  private readonly staging: GPUBuffer;
-  private readonly hidden: GPUBuffer;
-  private finalAux!: GPUBuffer;
-  /** Where activations are int8: room for the final hidden states as codes. */
-  private hiddenCodes: GPUBuffer | undefined;
+  private readonly buffers: GraphBuffers;
 
   constructor(
     readonly gpu: Gpu,
@@ -195,13 +176,7 @@ class GpuBackend implements Backend {
     this.adapter = gpu.summary(options.notices ?? []);
     this.lost = gpu.lost;
     this.compiler = new KernelCompiler(gpu, options.variants);
-    this.chunkTokens = Math.min(CHUNK_TOKENS, options.contextLength);
-    const strides = stridesOf(this.config);
-    this.step = this.buffer("steps", STEPS_BYTES, uniform | copyDst);
-    this.tokens = this.buffer("tokens", this.chunkTokens * 4, storage | copyDst);
-    this.logitsRow = this.buffer("logits", strides.vocabulary * 4, storage | copySrc);
-    this.staging = this.buffer("logits.staging", strides.vocabulary * 4, mapRead | copyDst, "staging");
-    this.hidden = this.buffer("hidden", options.contextLength * strides.c * 4, storage);
+    this.buffers = createGraphBuffers(gpu, options);
   }
 
   get memory(): MemoryReport {
@@ -214,26 +189,17 @@ class GpuBackend implements Backend {
 
   /** Lays out activations and caches, compiles every kernel and binds the graph. */
   async build(): Promise<void> {
-    const { config, options, compiler, chunkTokens, step } = this;
-    const { nHead: H, nEmbd: C, nLayer: L } = config;
-    const D = C / H;
+    const { config, options, compiler } = this;
+    const { nEmbd: C, nLayer: L } = config;
     const strides = stridesOf(config);
-    const form: AttentionForm = { heads: H, headSize: D, positions: options.contextLength, kv: options.kvCache };
+    const form = attentionForm(options);
     const fused = fitsPrologue(C, options);
-    const splits = maxSplits(options.contextLength);
+    const { step, tokens, logits: logitsRow, hidden, none, x, x2, normed, mixed, qkv, inner, xCodes, partials, layers, finalAux } = this.buffers;
 
-    const none = this.buffer("none", 16, storage);
-    const x = this.buffer("x", chunkTokens * strides.c * 4, storage);
-    const x2 = this.buffer("x2", chunkTokens * strides.c * 4, storage);
-    const normed = this.buffer("normed", chunkTokens * strides.c * 4, storage);
-    const qkv = this.buffer("qkv", chunkTokens * strides.qkv * 4, storage);
-    const mixed = this.buffer("mixed", chunkTokens * strides.c * 4, storage);
-    const inner = this.buffer("inner", chunkTokens * strides.inner * 4, storage);
-    const withCodes = options.activations === "int8";
-    const withOutliers = options.outlierThreshold !== undefined;
-    const xCodes = withCodes ? this.buffer("codes", chunkTokens * codeRowBytes(Math.max(C, config.nInner), withOutliers), storage) : undefined;
-    this.hiddenCodes = withCodes ? this.buffer("hidden.codes", options.contextLength * codeRowBytes(C, withOutliers), storage) : undefined;
-    const partials = this.buffer("attention.partials", H * splits * (headChunks(D) + 1) * 16, storage);
+    const wte = this.matrix("wte");
+    const head = this.head();
+    const loopBuffers = fused && wte.parts.length === 1 ? createLoopBuffers(this.gpu, config.vocabSize, options.contextLength, candidateBytes(compiler, head)) : null;
+    await this.gpu.settle(); // before they are bound
 
     const decode: Promise<Op>[] = [];
     const prefill: Promise<Op>[] = [];
@@ -241,20 +207,17 @@ class GpuBackend implements Backend {
       this.inputs.set(`${matrix.label}.weight`, { matrix, x: buffers.x, op: prefill.length });
       prefill.push(bindGemm(compiler, matrix.label, matrix, { run: step, xCodes, ...buffers }));
     };
-    const embedding = bindEmbedding(compiler, this.matrix("wte"), { run: step, tokens: this.tokens, wpe: this.wpe, x });
+    const embedding = bindEmbedding(compiler, wte, { run: step, tokens, wpe: this.wpe, x });
 
     for (let i = 0; i < L; i++) {
       const h = `h.${i}`;
       const [cAttn, cProj, cFc, mlpProj] = ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"].map((name) => this.matrix(`${h}.${name}`)) as [GpuMatrix, GpuMatrix, GpuMatrix, GpuMatrix];
-      const attnAux = this.aux(`${h}.attn`, `${h}.ln_1`, `${h}.attn.c_attn.bias`);
-      const projAux = this.aux(`${h}.attn.c_proj`, null, `${h}.attn.c_proj.bias`);
-      const fcAux = this.aux(`${h}.mlp`, `${h}.ln_2`, `${h}.mlp.c_fc.bias`);
-      const mlpProjAux = this.aux(`${h}.mlp.c_proj`, null, `${h}.mlp.c_proj.bias`);
-      const bytes = cacheBytes(form);
-      const cache = this.buffer(`${h}.kv`, bytes.cache, storage, "kvCache");
-      const kvScales = bytes.scales > 0 ? this.buffer(`${h}.kv.scales`, bytes.scales, storage, "kvCache") : this.buffer(`${h}.kv.none`, 16, storage, "kvCache");
-      const shape = this.buffer(`${h}.attn.shape`, 32, uniform | copyDst);
-      const scale = (config.scaleAttnWeights ? 1 / Math.sqrt(D) : 1) / (config.scaleAttnByInverseLayerIdx ? i + 1 : 1);
+      const { attnAux, projAux, fcAux, mlpProjAux, cache, kvScales, shape } = layers[i]!;
+      this.writeAux(attnAux, `${h}.ln_1`, `${h}.attn.c_attn.bias`);
+      this.writeAux(projAux, null, `${h}.attn.c_proj.bias`);
+      this.writeAux(fcAux, `${h}.ln_2`, `${h}.mlp.c_fc.bias`);
+      this.writeAux(mlpProjAux, null, `${h}.mlp.c_proj.bias`);
+      const scale = (config.scaleAttnWeights ? 1 / Math.sqrt(form.headSize) : 1) / (config.scaleAttnByInverseLayerIdx ? i + 1 : 1);
       await this.gpu.upload(shape, attentionShape(form, { qkv: strides.qkv, y: strides.c }, scale));
 
       const attention = { run: step, shape, qkv, cache, kvScales };
@@ -276,20 +239,16 @@ class GpuBackend implements Backend {
       gemm(mlpProj, { x: inner, aux: mlpProjAux, residual: x2, y: x });
     }
 
-    const head = this.head();
-    const finalAux = this.aux("ln_f", "ln_f", null);
-    this.finalAux = finalAux;
+    this.writeAux(finalAux, "ln_f", null);
     const lastNorm = bindLayerNorm(compiler, "ln_f.last", { run: step, shape: head.parts[0]!.shape, x, aux: finalAux, y: normed }, { keepPosition: false });
     this.inputs.set(headName(config), { matrix: head, x: normed, op: prefill.length + 1 });
-    const keepHidden = bindLayerNorm(compiler, "ln_f", { run: step, shape: head.parts[0]!.shape, x, aux: finalAux, y: this.hidden }, { keepPosition: true });
-    const wte = this.matrix("wte");
-    const loopBuffers = fused && wte.parts.length === 1 ? createLoopBuffers(this.gpu, config.vocabSize, options.contextLength, candidateBytes(compiler, head)) : null;
+    const keepHidden = bindLayerNorm(compiler, "ln_f", { run: step, shape: head.parts[0]!.shape, x, aux: finalAux, y: hidden }, { keepPosition: true });
     const candidates = loopBuffers?.candidates ? { ...loopBuffers, candidates: loopBuffers.candidates } : undefined;
     const logits = fused
-      ? bindGemv(compiler, "head", head, "layer_norm", { run: step, x, aux: finalAux, residual: none, y: this.logitsRow }, candidates)
+      ? bindGemv(compiler, "head", head, "layer_norm", { run: step, x, aux: finalAux, residual: none, y: logitsRow }, candidates)
       : Promise.all([
           lastNorm,
-          bindGemv(compiler, "head", head, "none", { run: step, x: normed, aux: finalAux, residual: none, y: this.logitsRow }),
+          bindGemv(compiler, "head", head, "none", { run: step, x: normed, aux: finalAux, residual: none, y: logitsRow }),
         ]).then(([norm, gemv]): Op => ({ record: (pass, rows, stepBytes) => (norm.record(pass, rows), gemv.record(pass, 1, stepBytes)) }));
 
     const graph: DecodeGraph = {
@@ -298,7 +257,7 @@ class GpuBackend implements Backend {
       wte,
       wpe: this.wpe,
       x,
-      logits: this.logitsRow,
+      logits: logitsRow,
       steps: step,
       prefill: (tokens, start, signal, finish, after) => this.runToLogits(tokens, start, signal, finish, after),
       step: (position) => [position, 1, 0, splitsAt(position)],
@@ -322,10 +281,10 @@ class GpuBackend implements Backend {
 
   async forward(tokens: readonly number[], start: number, signal?: AbortSignal): Promise<Float32Array> {
     this.assertUsable();
-    await this.runToLogits(tokens, start, signal, undefined, (encoder) => {
-      encoder.copyBufferToBuffer(this.logitsRow, 0, this.staging, 0, this.config.vocabSize * 4);
-    });
-    const bytes = await this.gpu.read(this.staging, this.config.vocabSize * 4);
+    const { logits, staging } = this.buffers;
+    const logitBytes = this.config.vocabSize * 4;
+    await this.runToLogits(tokens, start, signal, undefined, (encoder) => encoder.copyBufferToBuffer(logits, 0, staging, 0, logitBytes));
+    const bytes = await this.gpu.read(staging, logitBytes);
     signal?.throwIfAborted();
     return new Float32Array(bytes);
   }
@@ -399,7 +358,7 @@ class GpuBackend implements Backend {
   async observe(windows: readonly (readonly number[])[], names: readonly string[], { gram, signal, onTokens }: ObserveOptions): Promise<Map<string, InputStatistics>> {
     this.assertUsable();
     const inputs = lookUp(this.inputs, names);
-    const observation = new GpuObservation(this.gpu, this.compiler, this.step, Math.min(this.options.maxPartBytes ?? Infinity, this.gpu.maxBindingBytes));
+    const observation = new GpuObservation(this.gpu, this.compiler, this.buffers.step, Math.min(this.options.maxPartBytes ?? Infinity, this.gpu.maxBindingBytes));
     try {
       for (const [name, input] of inputs) await observation.add(name, input, gram);
       const blocks = observation.within(this.observedOps);
@@ -453,17 +412,18 @@ class GpuBackend implements Backend {
   /** Runs tokens through the blocks in chunks, one submit each; `finish` records what follows them, `after` what follows the last pass. Windows of fewer tokens lie side by side; `only` takes the place of the blocks. */
   private async runChunks(tokens: readonly number[], start: number, signal: AbortSignal | undefined, finish: (pass: GPUComputePassEncoder, count: number, isLast: boolean) => void, after?: (encoder: GPUCommandEncoder) => void, windowTokens = tokens.length, only?: Op): Promise<void> {
     const { queue } = this.gpu.device;
+    const { chunkTokens, step } = this.buffers;
     const sideBySide = windowTokens < tokens.length;
-    for (let at = 0; at < tokens.length; at += this.chunkTokens) {
+    for (let at = 0; at < tokens.length; at += chunkTokens) {
       signal?.throwIfAborted();
-      const chunk = Uint32Array.from(tokens.slice(at, at + this.chunkTokens));
+      const chunk = Uint32Array.from(tokens.slice(at, at + chunkTokens));
       const count = chunk.length;
       const isLast = at + count === tokens.length;
       this.splits = splitsAt(start + at + count - 1);
-      queue.writeBuffer(this.tokens, 0, chunk);
+      queue.writeBuffer(this.buffers.tokens, 0, chunk);
       const decodeBlocks = count === 1 && !sideBySide ? this.decodeBlocks : null;
-      queue.writeBuffer(this.step, 0, Uint32Array.of(start + at, count, 0, sideBySide ? (SIDE_BY_SIDE | windowTokens) >>> 0 : this.splits));
-      queue.writeBuffer(this.step, HEAD_STEP_BYTES, Uint32Array.of(start + at + count - 1, 1, count - 1, this.splits)); // of the last token
+      queue.writeBuffer(step, 0, Uint32Array.of(start + at, count, 0, sideBySide ? (SIDE_BY_SIDE | windowTokens) >>> 0 : this.splits));
+      queue.writeBuffer(step, HEAD_STEP_BYTES, Uint32Array.of(start + at + count - 1, 1, count - 1, this.splits)); // of the last token
       const blocks = only ?? decodeBlocks ?? this.prefillBlocks;
       this.gpu.submit(count === 1 ? "decode" : "prefill", (pass) => {
         this.embedding.record(pass, count);
@@ -480,7 +440,7 @@ class GpuBackend implements Backend {
   }
 
   private async buildScoring(): Promise<Scoring> {
-    const { compiler, config, hidden, hiddenCodes } = this;
+    const { compiler, config, buffers: { hidden, hiddenCodes } } = this;
     const rows = Math.min(SCORED_ROWS[compiler.variants.tuning], this.options.contextLength);
     const step = this.buffer("score.step", 16, uniform | copyDst);
     const expected = this.buffer("score.expected", rows * 4, storage | copyDst);
@@ -493,6 +453,7 @@ class GpuBackend implements Backend {
 
   private async buildComparing(): Promise<Comparing> {
     const { vocabulary } = stridesOf(this.config);
+    const { hidden, hiddenCodes, finalAux } = this.buffers;
     const rows = Math.min(COMPARED_ROWS, this.options.contextLength);
     const step = this.buffer("compare.step", 16, uniform | copyDst);
     const sums: RowSumsBuffers = {
@@ -507,7 +468,7 @@ class GpuBackend implements Backend {
     await this.gpu.settle();
     await this.gpu.upload(sums.rows, Uint32Array.of(this.config.vocabSize, vocabulary, 0, 0));
     const ops = await Promise.all([
-      bindGemm(this.compiler, "head", this.head(), { run: step, x: this.hidden, xCodes: this.hiddenCodes, aux: this.finalAux, residual: none, y: sums.logits }),
+      bindGemm(this.compiler, "head", this.head(), { run: step, x: hidden, xCodes: hiddenCodes, aux: finalAux, residual: none, y: sums.logits }),
       bindRowSums(this.compiler, sums),
     ]);
     return { step, sums, divergence, staging, op: sequence(ops) };
@@ -525,19 +486,16 @@ class GpuBackend implements Backend {
     queue.writeBuffer(expected, 0, Uint32Array.from(targets));
   }
 
-  /** gamma [C padded], beta [C padded] of a norm and bias [N padded], one after the other in one buffer. */
-  private aux(label: string, norm: string | null, bias: string | null): GPUBuffer {
+  /** Fills a buffer of LayerBuffers with gamma and beta of a norm and a bias, as far as it has them. */
+  private writeAux(aux: GPUBuffer, norm: string | null, bias: string | null): void {
     const { c } = stridesOf(this.config);
-    const biasValues = bias ? this.vector(bias) : new Float32Array(0);
-    const values = new Float32Array((norm ? 2 * c : 0) + padTo(biasValues.length, 4));
+    const values = new Float32Array(aux.size / 4);
     if (norm) {
       values.set(this.vector(`${norm}.weight`), 0);
       values.set(this.vector(`${norm}.bias`), c);
     }
-    values.set(biasValues, norm ? 2 * c : 0);
-    const buffer = this.buffer(`${label}.aux`, values.byteLength, storage | copyDst, "scales");
-    this.gpu.device.queue.writeBuffer(buffer, 0, values);
-    return buffer;
+    if (bias) values.set(this.vector(bias), norm ? 2 * c : 0);
+    this.gpu.device.queue.writeBuffer(aux, 0, values);
   }
 
   private buffer(label: string, sizeBytes: number, usage: number, purpose: MemoryPurpose = "activations"): GPUBuffer {

@@ -50,16 +50,18 @@ export class GpuObservation {
     const K = matrix.columns;
     const bound = { run, shape: matrix.parts[0]!.shape, x };
     const statistics = this.buffer(`${name}.statistics`, columnStatisticsWords(K) * 4, storage | copySrc);
+    const strips = (gram ? gramStrips(K, this.maxBytes) : []).map(({ first, rows }) => ({
+      first,
+      rows,
+      y: this.buffer(`${name}.gram`, rows * padTo(K, COLUMN_PADDING) * 4, storage | copySrc),
+      strip: this.buffer(`${name}.strip`, 16, uniform | copyDst),
+    }));
+    await gpu.settle();
     const ops = [await bindColumnStatistics(compiler, name, K, { ...bound, y: statistics })];
-    const strips: Strip[] = [];
-    for (const { first, rows } of gram ? gramStrips(K, this.maxBytes) : []) {
-      const y = this.buffer(`${name}.gram`, rows * padTo(K, COLUMN_PADDING) * 4, storage | copySrc);
-      const strip = this.buffer(`${name}.strip`, 16, uniform | copyDst);
+    for (const { first, rows, y, strip } of strips) {
       gpu.device.queue.writeBuffer(strip, 0, Uint32Array.of(first));
       ops.push(await bindGram(compiler, name, K, rows, { ...bound, strip, y }));
-      strips.push({ first, rows, y });
     }
-    await gpu.settle();
     this.tallies.set(name, { input, op: sequence(ops), statistics, strips });
   }
 

@@ -20,6 +20,9 @@ export interface Encoding {
   zero: ZeroType;
 }
 
+/** A table of what 4 bits stand for, f32 [16], comes before the scales. */
+const TABLE_WORDS = 16;
+
 /** Values per 16-byte chunk. */
 export const CHUNK_VALUES: Readonly<Record<CodeType, number>> = { f32: 4, f16: 8, int8: 16, int4: 32, lut4: 32 };
 
@@ -55,7 +58,7 @@ export function padTo(value: number, multiple: number): number {
   return Math.ceil(value / multiple) * multiple;
 }
 
-/** How a quantized tensor will be packed, before its weights are there: formats differ only in these. */
+/** How a quantized tensor will be packed, before its weights are there: formats differ only in these. zeroPoints absent: assumed to fit int8. */
 export function encodingOf(tensor: Pick<QuantizedTensor, "format" | "zeroPoints">): Encoding {
   const { format } = tensor;
   switch (format.type) {
@@ -66,7 +69,7 @@ export function encodingOf(tensor: Pick<QuantizedTensor, "format" | "zeroPoints"
     case "int4": {
       const { granularity } = format;
       const scale = typeof granularity === "object" ? "group" : granularity;
-      const zero = format.mode === "absmax" ? "none" : tensor.zeroPoints!.every((z) => z >= -128 && z <= 127) ? "i8" : "f32";
+      const zero = format.mode === "absmax" ? "none" : !tensor.zeroPoints || tensor.zeroPoints.every((z) => z >= -128 && z <= 127) ? "i8" : "f32";
       return { code: format.type, scale, zero };
     }
     case "nf4":
@@ -75,11 +78,16 @@ export function encodingOf(tensor: Pick<QuantizedTensor, "format" | "zeroPoints"
   }
 }
 
+/** Sizes of a packed matrix and its parts. */
+export interface PackedLayout extends Omit<PackedMatrix, "format" | "parts"> {
+  parts: (Pick<PackedPart, "rowOffset" | "rows" | "bases"> & { codeBytes: number; scaleBytes: number })[];
+}
+
 /**
- * Packs a quantized tensor into the layout of design §4, cut into parts of at most maxPartBytes of codes.
+ * The layout of design §4 for a tensor, cut into parts of at most maxPartBytes of codes.
  * @param maxPartBytes the device's binding limit; at least one 64-row strip always goes into a part
  */
-export function packTensor(tensor: QuantizedTensor, maxPartBytes: number): PackedMatrix {
+export function packedLayout(tensor: Pick<QuantizedTensor, "format" | "shape" | "zeroPoints">, maxPartBytes: number): PackedLayout {
   const encoding = encodingOf(tensor);
   const [rows, columns] = tensor.shape;
   const paddedColumns = padTo(columns, COLUMN_PADDING);
@@ -88,18 +96,46 @@ export function packTensor(tensor: QuantizedTensor, maxPartBytes: number): Packe
   const groupLength = groupLengthOf(tensor);
   const groupsPerRow = groupLength === null ? 1 : Math.ceil(columns / groupLength);
   const chunksPerGroup = groupLength === null ? chunksPerRow : groupLength / chunkValues;
-  const stripBytes = ROW_PADDING * chunksPerRow * 16;
-  const partRows = Math.max(1, Math.floor(maxPartBytes / stripBytes)) * ROW_PADDING;
-  const parts: PackedPart[] = [];
+  const rowBytes = chunksPerRow * 16;
+  const partRows = Math.max(1, Math.floor(maxPartBytes / (ROW_PADDING * rowBytes))) * ROW_PADDING;
+  const parts: PackedLayout["parts"] = [];
   for (let rowOffset = 0; rowOffset < rows; rowOffset += partRows) {
-    const part = { rowOffset, rows: Math.min(partRows, rows - rowOffset) };
-    parts.push({ ...part, codes: packCodes(tensor, encoding.code, part, chunksPerRow), ...packScales(tensor, encoding, part, groupsPerRow) });
+    const partRowCount = Math.min(partRows, rows - rowOffset);
+    const paddedRows = padTo(partRowCount, ROW_PADDING);
+    parts.push({ rowOffset, rows: partRowCount, codeBytes: paddedRows * rowBytes, ...scaleLayout(encoding, paddedRows * groupsPerRow, rows * groupsPerRow) });
   }
-  return { format: tensor.format, encoding, rows, columns, paddedColumns, groupsPerRow, chunksPerGroup, parts };
+  return { encoding, rows, columns, paddedColumns, groupsPerRow, chunksPerGroup, parts };
+}
+
+/** @param slots scales of a part, padding included @param count scales of the tensor */
+function scaleLayout({ code, scale, zero }: Encoding, slots: number, count: number): { scaleBytes: number; bases: PackedPart["bases"] } {
+  const tableWords = code === "lut4" ? TABLE_WORDS : 0;
+  const layout = (words: number, bases: Partial<PackedPart["bases"]>): ReturnType<typeof scaleLayout> => ({ scaleBytes: 4 * words, bases: { scale: 0, zero: 0, nestedAbsmax: 0, ...bases } });
+  if (scale === "none") return layout(4, {});
+  if (scale === "nested") {
+    const nestedAbsmax = tableWords + 1 + DYNAMIC_MAP_SIGNED.length;
+    const codes = nestedAbsmax + Math.ceil(count / NESTED_BLOCK);
+    return layout(codes + Math.ceil(slots / 4), { scale: codes, nestedAbsmax });
+  }
+  const scaleSlots = scale === "tensor" ? 1 : slots;
+  const zeroBase = tableWords + scaleSlots;
+  const zeroWords = zero === "none" ? 0 : zero === "i8" ? Math.ceil(scaleSlots / 4) : scaleSlots;
+  return layout(zeroBase + zeroWords, { scale: tableWords, zero: zeroBase });
+}
+
+/** Packs a quantized tensor; maxPartBytes: as packedLayout's. */
+export function packTensor(tensor: QuantizedTensor, maxPartBytes: number): PackedMatrix {
+  const layout = packedLayout(tensor, maxPartBytes);
+  const { encoding, paddedColumns, groupsPerRow } = layout;
+  const parts = layout.parts.map((part) => {
+    const { rowOffset, rows, bases } = part;
+    return { rowOffset, rows, codes: packCodes(tensor, encoding.code, part, paddedColumns / CHUNK_VALUES[encoding.code]), scales: packScales(tensor, encoding, part, groupsPerRow), bases };
+  });
+  return { ...layout, format: tensor.format, parts };
 }
 
 /** Values per group along a row, or null where one scale serves the whole row (or tensor, or none is needed). */
-function groupLengthOf({ format }: QuantizedTensor): number | null {
+function groupLengthOf({ format }: Pick<QuantizedTensor, "format">): number | null {
   if (format.type === "nf4" || format.type === "fp4") return format.block;
   if ((format.type === "int8" || format.type === "int4") && typeof format.granularity === "object") return format.granularity.group;
   return null;
@@ -113,10 +149,10 @@ function nibbleByte(k: number): number {
   return (k >> 5) * 128 + ((k & 31) >> 3) * 4 + (k & 3);
 }
 
-function packCodes(tensor: QuantizedTensor, code: CodeType, part: { rowOffset: number; rows: number }, chunksPerRow: number): Uint32Array<ArrayBuffer> {
+function packCodes(tensor: QuantizedTensor, code: CodeType, part: PackedLayout["parts"][number], chunksPerRow: number): Uint32Array<ArrayBuffer> {
   const columns = tensor.shape[1];
   const { codes } = tensor;
-  const buffer = new ArrayBuffer(padTo(part.rows, ROW_PADDING) * chunksPerRow * 16);
+  const buffer = new ArrayBuffer(part.codeBytes);
   const chunkValues = CHUNK_VALUES[code];
   const valuesPerChunkStep = chunkValues * TILE_ROWS; // elements from one chunk of a row to its next, where an element is a value
   if (code === "int4" || code === "lut4") {
@@ -147,40 +183,28 @@ function packCodes(tensor: QuantizedTensor, code: CodeType, part: { rowOffset: n
   return new Uint32Array(buffer);
 }
 
-function packScales(tensor: QuantizedTensor, encoding: Encoding, part: { rowOffset: number; rows: number }, groupsPerRow: number): Pick<PackedPart, "scales" | "bases"> {
-  const table = encoding.code === "lut4" ? (tensor.format.type === "nf4" ? NF4_CODES : FP4_CODES) : null;
-  const tableWords = table ? 16 : 0;
-  if (encoding.scale === "none") return { scales: new Uint32Array(4), bases: { scale: 0, zero: 0, nestedAbsmax: 0 } };
-
-  const slots = encoding.scale === "tensor" ? 1 : padTo(part.rows, ROW_PADDING) * groupsPerRow;
+function packScales(tensor: QuantizedTensor, encoding: Encoding, part: PackedLayout["parts"][number], groupsPerRow: number): Uint32Array<ArrayBuffer> {
+  const { scaleBytes, bases } = part;
+  const words = new Uint32Array(scaleBytes / 4);
+  if (encoding.scale === "none") return words;
+  const floats = new Float32Array(words.buffer);
   const visitSlots = (visit: (slot: number, index: number) => void): void => forEachSlot(encoding, part, groupsPerRow, visit);
-
+  if (encoding.code === "lut4") floats.set(tensor.format.type === "nf4" ? NF4_CODES : FP4_CODES);
   if (encoding.scale === "nested") {
     const { codes, absmax, offset, map = DYNAMIC_MAP_SIGNED } = tensor.doubleQuantization!;
-    const nestedAbsmax = tableWords + 1 + 256;
-    const scale = nestedAbsmax + absmax.length;
-    const scales = new Uint32Array(scale + Math.ceil(slots / 4));
-    const floats = new Float32Array(scales.buffer);
-    floats.set(table!, 0);
-    floats[tableWords] = offset;
-    floats.set(map, tableWords + 1);
-    floats.set(absmax, nestedAbsmax);
-    const bytes = new Uint8Array(scales.buffer, scale * 4);
+    floats[TABLE_WORDS] = offset;
+    floats.set(map, TABLE_WORDS + 1);
+    floats.set(absmax, bases.nestedAbsmax);
+    const bytes = new Uint8Array(words.buffer, bases.scale * 4);
     visitSlots((slot, index) => (bytes[slot] = codes[index]!));
-    return { scales, bases: { scale, zero: 0, nestedAbsmax } };
+    return words;
   }
-
-  const zero = tableWords + slots;
-  const zeroWords = encoding.zero === "none" ? 0 : encoding.zero === "i8" ? Math.ceil(slots / 4) : slots;
-  const scales = new Uint32Array(zero + zeroWords);
-  const floats = new Float32Array(scales.buffer);
-  if (table) floats.set(table, 0);
-  visitSlots((slot, index) => (floats[tableWords + slot] = tensor.scales[index]!));
+  visitSlots((slot, index) => (floats[bases.scale + slot] = tensor.scales[index]!));
   if (encoding.zero !== "none") {
-    const zeros = encoding.zero === "i8" ? new Int8Array(scales.buffer, zero * 4) : new Float32Array(scales.buffer, zero * 4);
+    const zeros = encoding.zero === "i8" ? new Int8Array(words.buffer, bases.zero * 4) : new Float32Array(words.buffer, bases.zero * 4);
     visitSlots((slot, index) => (zeros[slot] = tensor.zeroPoints![index]!));
   }
-  return { scales, bases: { scale: tableWords, zero, nestedAbsmax: 0 } };
+  return words;
 }
 
 /** Calls visit with the place of each scale in a part, in tile order as the codes: (rowTile · groupsPerRow + group) · 8 + (row & 7), and its index in the tensor. */
@@ -213,9 +237,9 @@ export function unpackTensor({ format, encoding, rows, columns, paddedColumns, g
   const { scales: words, bases } = parts[0]!; // table 16, offset 1, map 256, second-level absmax: the same in every part
   const floats = new Float32Array(words.buffer);
   const absmax = floats.slice(bases.nestedAbsmax, bases.nestedAbsmax + Math.ceil(nestedCodes.length / NESTED_BLOCK));
-  const map = floats.slice(17, 17 + DYNAMIC_MAP_SIGNED.length);
+  const map = floats.slice(TABLE_WORDS + 1, TABLE_WORDS + 1 + DYNAMIC_MAP_SIGNED.length);
   const ownMap = map.some((value, i) => value !== DYNAMIC_MAP_SIGNED[i]) ? { map } : {};
-  return assembleTensor(format, [rows, columns], { codes, doubleQuantization: { codes: nestedCodes, absmax, offset: floats[16]!, ...ownMap } });
+  return assembleTensor(format, [rows, columns], { codes, doubleQuantization: { codes: nestedCodes, absmax, offset: floats[TABLE_WORDS]!, ...ownMap } });
 }
 
 function unpackCodes({ rowOffset, rows, codes: words }: PackedPart, code: CodeType, chunksPerRow: number, columns: number, codes: QuantizedTensor["codes"]): void {

@@ -144,6 +144,7 @@ describe("Gpu's ledger", () => {
     gpu.destroyBuffer(foreign);
     device.queue.writeBuffer(foreign, 0, Uint32Array.of(7));
     expect([...new Uint32Array((await readBack(gpu, foreign)).buffer)]).toEqual([7, 0, 0, 0]);
+    foreign.destroy();
     gpu.dispose();
   });
   gpuTest("refuses a buffer beyond maxBufferSize, naming it, the bytes needed and those allowed", async ({ device }) => {

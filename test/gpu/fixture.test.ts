@@ -1,4 +1,5 @@
 import { describe, expect } from "vitest";
+import { Gpu } from "../../src/gpu/device.ts";
 import { adapterName, gpuTest } from "../gpu.ts";
 
 describe("gpuTest", () => {
@@ -11,6 +12,10 @@ describe("gpuTest", () => {
   });
   gpuTest.fails("fails a test whose shader does not compile", ({ device }) => {
     device.createShaderModule({ code: "fn main( {" });
+  });
+  gpuTest.fails("fails a test that leaves more bytes on the device than the engine counts", async ({ device }) => {
+    await Gpu.open({ device, largestTensorBytes: 0 });
+    device.createBuffer({ size: 16, usage: GPUBufferUsage.STORAGE });
   });
   gpuTest("runs on the driver that NIBBLE_GPU asks for", async () => {
     const wanted = process.env.NIBBLE_GPU;

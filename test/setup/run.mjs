@@ -48,7 +48,7 @@ function countPlaywright(report) {
   return { passed: stats.expected, failed: stats.unexpected + stats.flaky, skipped: stats.skipped };
 }
 
-/** @param {string} report @returns {Counts} */
+/** What firefox.mjs and test/package/run.mjs write. @param {string} report @returns {Counts} */
 function countConformance(report) {
   /** @type {{ passed: number, failed: number, failures: string[] }} */
   const { passed, failed, failures } = JSON.parse(report);
@@ -73,6 +73,7 @@ const tiers = [
     env: { PLAYWRIGHT_JSON_OUTPUT_NAME: reportPath("e2e") },
     count: countPlaywright,
   },
+  { name: "package", lane: "b", needs: ["chromium"], commands: [[join(root, "test/package/run.mjs"), "--report", reportPath("package")]], count: countConformance },
   { name: "gpu-swiftshader", lane: "b", needs: ["swiftshader"], commands: [vitest("gpu", "gpu-swiftshader")], env: { NIBBLE_GPU: "swiftshader" }, count: countVitest },
   { name: "browser", lane: "b", needs: ["chromium"], commands: [vitest("browser")], count: countVitest },
   {

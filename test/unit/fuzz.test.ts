@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { calibrate, compareQuantizations, dequantizeTensor, exportSafetensors, fitToBudget, inspectQuantization, loadModel, quantizeTensor, readTensor, weightHistogram } from "../../src/index.ts";
+import { calibrate, type Comparison, compareQuantizations, decodeComparison, dequantizeTensor, encodeComparison, exportSafetensors, fitToBudget, inspectQuantization, loadModel, mergeComparisons, quantizeTensor, readTensor, weightHistogram } from "../../src/index.ts";
 import { parseSafetensors } from "../../src/safetensors/index.ts";
 import { createTokenizer } from "../../src/tokenizer/index.ts";
 import { encodeFloats, writeSafetensors, writtenDtypeBytes, type WrittenDtype } from "../fixtures/safetensorsWriter.ts";
@@ -244,6 +244,43 @@ describe("hostile input ends in a proper error or a correct load", () => {
       };
     });
     expect(tally.refused).toBe(0);
+  });
+
+  test("comparisons", async () => {
+    const shard = async (index: number): Promise<Comparison> => {
+      const rows = compareQuantizations(floatCheckpoints[0]!, { text: [1, 2, 3, 4, 5, 6, 1, 2], recipes: ["int8"], backend: "cpu", protocol: "disjoint", windowTokens: 4, shard: { index, count: 2 } });
+      for (;;) {
+        const { done, value } = await rows.next();
+        if (done) return value;
+      }
+    };
+    const shards = [encodeComparison(await shard(0)), encodeComparison(await shard(1))];
+    const tally = await fuzz("comparisons", 300, (choices) => {
+      const texts = [...shards];
+      const which = choices.below(2);
+      let what: string;
+      if (choices.oneIn(4)) {
+        const { bytes, what: change } = mutateBytes(choices, encode(texts[which]!));
+        texts[which] = new TextDecoder().decode(bytes);
+        what = change;
+      } else {
+        const json = toNode(JSON.parse(texts[which]!));
+        what = mutateJson(choices, json, "comparison");
+        texts[which] = toText(json);
+      }
+      return {
+        what,
+        givenBytes: texts.join("").length,
+        byCaller: true, // shards that do not belong together
+        run: () => {
+          const merged = mergeComparisons(texts.map(decodeComparison));
+          const text = encodeComparison(merged);
+          if (encodeComparison(decodeComparison(text)) !== text) throw new Error("the merged comparison reads back as another");
+        },
+      };
+    });
+    expect(tally.taken).toBeGreaterThan(20);
+    expect(tally.refused).toBeGreaterThan(100);
   });
 
   test("options", async () => {

@@ -76,8 +76,10 @@ export interface CpuKernels {
    * @throws EngineError `outOfMemory`
    */
   allocate<A extends Arrays>(type: ArrayType<A>, length: number): A;
-  /** Grows the memory for arrays of so many bytes in all. @throws EngineError `outOfMemory` */
-  reserve(bytes: number, arrays: number): void;
+  /** Grows the memory for arrays of these lengths. @throws EngineError `outOfMemory` */
+  reserve(arrayBytes: readonly number[]): void;
+  /** What its memory takes beside the bytes of the arrays and matrices in it: gaps, tables, the rest of the last page. */
+  readonly overheadBytes: number;
   /** Copies a quantized tensor; coding: where the format is int8, multiply int8 codes by int8 codes. */
   createMatrix(tensor: QuantizedTensor, coding: InputCoding | null): CpuMatrix;
   /** y[t, o] = Σ_k x[t, k] · w[o, k] for k < K, a multiple of LANES. The order of the sums does not depend on the number of rows. */
@@ -105,20 +107,23 @@ export interface CpuKernels {
   sumExp(logits: Float32Array, start: number, count: number, max: number, other?: Float32Array): { sum: number; excess: number };
 }
 
-/**
- * What `create` makes with arrays that are valid together: a WebAssembly memory that grows takes the arrays on it away, so `create` runs twice,
- * first with an allocate() that only counts and returns empty arrays. No matrix may be created after it.
- */
-export function allocateTogether<T>(kernels: CpuKernels, create: (kernels: CpuKernels) => T): T {
-  let bytes = 0;
-  let arrays = 0;
+/** Bytes of each array that `create` would allocate, none of which is made. */
+export function countArrays(kernels: CpuKernels, create: (kernels: CpuKernels) => unknown): number[] {
+  const arrayBytes: number[] = [];
   const counting = Object.create(kernels) as CpuKernels;
   counting.allocate = (type, length) => {
-    bytes += length * type.BYTES_PER_ELEMENT;
-    arrays++;
+    arrayBytes.push(length * type.BYTES_PER_ELEMENT);
     return new type(0);
   };
   create(counting);
-  kernels.reserve(bytes, arrays);
+  return arrayBytes;
+}
+
+/**
+ * What `create` makes with arrays that are valid together: a WebAssembly memory that grows takes the arrays on it away, so `create` runs twice,
+ * first only to count. No matrix may be created after it.
+ */
+export function allocateTogether<T>(kernels: CpuKernels, create: (kernels: CpuKernels) => T): T {
+  kernels.reserve(countArrays(kernels, create));
   return create(kernels);
 }

@@ -46,7 +46,7 @@ export class KvCache {
     this.rounded = format === "f16" ? kernels.allocate(Uint16Array, roundUp(H * D, 8)) : null;
     this.codes = format === "int8" ? kernels.allocate(Int8Array, length) : null;
     this.scales = format === "int8" ? kernels.allocate(Float32Array, L * H * S) : null;
-    this.bytes = [this.floats, this.halves, this.codes, this.scales].reduce((sum, array) => sum + (array?.byteLength ?? 0), 0);
+    this.bytes = [this.floats, this.halves, this.rounded, this.codes, this.scales].reduce((sum, array) => sum + (array?.byteLength ?? 0), 0);
   }
 
   /** Stores what all heads of a layer have at one position; x: f32, [H, D] from start. */

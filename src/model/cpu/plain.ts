@@ -15,6 +15,7 @@ export const plainKernels: CpuKernels = {
   name: "plain TypeScript",
   allocate: (type, length) => new type(length),
   reserve: () => {},
+  overheadBytes: 0,
   createMatrix: createPlainMatrix,
   multiplyRows,
   layerNorm,

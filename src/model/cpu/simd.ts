@@ -1,14 +1,18 @@
-import { storedBytes } from "../../quantize/formats.ts";
 import type { Activation, QuantizedTensor } from "../../types.ts";
 import { type ArrayType, type CpuKernels, type CpuMatrix, type InputCoding, LANES, type Rows } from "./kernels.ts";
 import { createPlainMatrix } from "./matrix.ts";
+import { simdMatrixBytes } from "./matrixBytes.ts";
 import { activate, layerNorm } from "./ops.ts";
 import { createLoops, type Loops } from "./simd/loops.ts";
-import { type Constants, copyConstants, createSimdMatrix } from "./simd/matrix.ts";
-import { ARRAY_OVERHEAD_BYTES, Memory } from "./simd/memory.ts";
+import { type Constants, CONSTANT_BYTES, copyConstants, createSimdMatrix } from "./simd/matrix.ts";
+import { Memory } from "./simd/memory.ts";
 
 /** Of the 4 GiB that a WebAssembly memory may have, what matrices may take; the rest is for caches and activations. */
-const MATRICES_LIMIT_BYTES = 3 * 2 ** 30;
+export const MATRICES_LIMIT_BYTES = 3 * 2 ** 30;
+
+const EXCESS_BYTES = 4;
+/** Of the arrays that every memory has. */
+export const OWN_ARRAY_BYTES: readonly number[] = [...CONSTANT_BYTES, EXCESS_BYTES];
 
 /** The loops in WebAssembly SIMD, f32 sums, with a memory of their own; null where the page cannot have them. */
 export function createSimdKernels(): CpuKernels | null {
@@ -30,21 +34,29 @@ class SimdKernels implements CpuKernels {
   private readonly constants: Constants;
   private readonly sums = { sum: 0, excess: 0 };
   private readonly excess: number;
+  /** Of the arrays and matrices in the memory. */
+  private usedBytes = 0;
 
   constructor(loops: Loops, memory: Memory) {
     this.loops = loops;
     this.memory = memory;
     this.constants = copyConstants(memory);
-    this.excess = memory.allocate(4);
+    this.excess = memory.allocate(EXCESS_BYTES);
+  }
+
+  get overheadBytes(): number {
+    return this.memory.wasm.buffer.byteLength - this.usedBytes;
   }
 
   allocate<A extends Float32Array | Int16Array | Uint16Array | Int8Array>(type: ArrayType<A>, length: number): A {
-    const address = this.memory.allocate(length * type.BYTES_PER_ELEMENT);
+    const bytes = length * type.BYTES_PER_ELEMENT;
+    const address = this.memory.allocate(bytes);
+    this.usedBytes += bytes;
     return new type(this.memory.wasm.buffer, address, length);
   }
 
-  reserve(bytes: number, arrays: number): void {
-    this.memory.require(bytes + arrays * ARRAY_OVERHEAD_BYTES);
+  reserve(arrayBytes: readonly number[]): void {
+    this.memory.require(arrayBytes);
   }
 
   /** What the memory cannot hold, or has zero points beyond int8, stays with the plain loops. */
@@ -52,8 +64,9 @@ class SimdKernels implements CpuKernels {
     const { loops, memory, constants } = this;
     const { format, shape, zeroPoints, doubleQuantization } = tensor;
     const hasWideZeroPoints = zeroPoints && !zeroPoints.every((zeroPoint) => zeroPoint >= -128 && zeroPoint <= 127);
-    const bytes = storedBytes(format, shape) + shape[0] * 64 + (doubleQuantization?.map?.byteLength ?? 0) + 8 * ARRAY_OVERHEAD_BYTES; // 4-bit rows of odd length are half a byte longer; restored scales
-    if (hasWideZeroPoints || !memory.reserve(bytes, MATRICES_LIMIT_BYTES)) return createPlainMatrix(tensor, coding);
+    const { codeBytes, scaleBytes, arrayBytes } = simdMatrixBytes(format, shape, doubleQuantization?.map?.byteLength);
+    if (hasWideZeroPoints || !memory.reserve(arrayBytes, MATRICES_LIMIT_BYTES)) return createPlainMatrix(tensor, coding);
+    this.usedBytes += codeBytes + scaleBytes;
     return createSimdMatrix(tensor, coding, loops, memory, constants);
   }
 

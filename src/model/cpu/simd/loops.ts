@@ -28,8 +28,14 @@ let compiled: WebAssembly.Module | null | undefined;
 
 /** The loops over one memory; null where there is no WebAssembly, no SIMD in it, or a Content-Security-Policy that forbids it. */
 export function createLoops(memory: WebAssembly.Memory): Loops | null {
-  compiled ??= compile();
-  return compiled && (new WebAssembly.Instance(compiled, { env: { memory } }).exports as Loops);
+  const module = compiledLoops();
+  return module && (new WebAssembly.Instance(module, { env: { memory } }).exports as Loops);
+}
+
+/** What createLoops() instantiates, compiled once; null where it gives null. */
+export function compiledLoops(): WebAssembly.Module | null {
+  if (compiled === undefined) compiled = typeof WebAssembly === "undefined" ? null : compile();
+  return compiled;
 }
 
 function compile(): WebAssembly.Module | null {

@@ -16,6 +16,9 @@ export interface Constants {
   nibbles: Readonly<Record<keyof typeof nibbleCodes, number>>;
 }
 
+/** Bytes of each. */
+export const CONSTANT_BYTES: readonly number[] = [DYNAMIC_MAP_SIGNED.byteLength, 64, 64, 64];
+
 export function copyConstants(memory: Memory): Constants {
   const planes = (values: Float32Array): number => {
     const bytes = new Uint8Array(values.slice().buffer);

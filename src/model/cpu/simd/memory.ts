@@ -4,8 +4,18 @@ const PAGE_BYTES = 65536;
 /** Behind each array: the loops read, and some write, whole vectors. */
 const SLACK_BYTES = 256;
 
-/** The most that one array takes beyond its own bytes. */
-export const ARRAY_OVERHEAD_BYTES = SLACK_BYTES + 16;
+/** What addresses reach. */
+export const MEMORY_LIMIT_BYTES = 2 ** 32 - PAGE_BYTES;
+
+/** What arrays of these lengths take. */
+function takenBytes(arrayBytes: readonly number[]): number {
+  return arrayBytes.reduce((sum, bytes) => sum + Math.ceil((bytes + SLACK_BYTES) / 16) * 16, 0);
+}
+
+/** How large a memory is that holds these arrays and no others. */
+export function memoryBytes(arrayBytes: readonly number[]): number {
+  return Math.ceil((SLACK_BYTES + takenBytes(arrayBytes)) / PAGE_BYTES) * PAGE_BYTES;
+}
 
 type Copied = Float32Array | Uint16Array | Uint8Array | Int8Array;
 
@@ -14,8 +24,9 @@ export class Memory {
   readonly wasm = new WebAssembly.Memory({ initial: 1 });
   private end = SLACK_BYTES; // address 0 stands for "none"
 
-  /** Makes room for so many bytes; false where the memory cannot grow that far, or not within the limit. */
-  reserve(bytes: number, limitBytes: number): boolean {
+  /** Makes room for arrays; false where the memory cannot grow that far, or not within the limit. */
+  reserve(arrayBytes: readonly number[], limitBytes: number): boolean {
+    const bytes = takenBytes(arrayBytes);
     const missing = this.end + bytes - this.wasm.buffer.byteLength;
     if (this.end + bytes > limitBytes) return false;
     try {
@@ -27,17 +38,17 @@ export class Memory {
   }
 
   /** As reserve, up to the 4 GiB that addresses reach. @throws EngineError `outOfMemory` */
-  require(bytes: number): void {
-    if (this.reserve(bytes, 2 ** 32 - PAGE_BYTES)) return;
+  require(arrayBytes: readonly number[]): void {
+    if (this.reserve(arrayBytes, MEMORY_LIMIT_BYTES)) return;
+    const bytes = takenBytes(arrayBytes);
     throw new EngineError("outOfMemory", `A WebAssembly memory of ${this.wasm.buffer.byteLength} bytes could not grow by ${bytes}; a smaller contextLength or fewer bits per weight would fit.`, { bytes });
   }
 
   /** Address, a multiple of 16, of so many zero bytes. @throws EngineError `outOfMemory` */
   allocate(bytes: number): number {
     const address = this.end;
-    const takenBytes = Math.ceil((bytes + SLACK_BYTES) / 16) * 16;
-    this.require(takenBytes);
-    this.end += takenBytes;
+    this.require([bytes]);
+    this.end += takenBytes([bytes]);
     return address;
   }
 
