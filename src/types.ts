@@ -4,28 +4,36 @@ import type { EngineError } from "./errors.ts";
 
 // ---------------------------------------------------------------- quantization
 
-/** The stored form of one matrix, taken as `[rows = outputs, columns = inputs]`. */
+/**
+ * The stored form of one matrix, taken as `[rows = outputs, columns = inputs]`. Rounding is half to even.
+ * - int8, int4, `absmax`: scale = max |w| / 127 (int4: 7), w′ = code · scale; `zeropoint`: scale = (max − min) / 255 (int4: 15), w′ = (code − zeroPoint) · scale.
+ *   One scale for the tensor, for each row (`channel`), or for each `group` of consecutive values of a row, whose last group may be shorter.
+ * - nf4, fp4: the nearest of bitsandbytes' 16 values times the block's max |w|. doubleQuantization: those maxima in 8 bits, 256 together (QLoRA, arXiv:2305.14314).
+ */
 export type TensorFormat =
   | { type: "f32" }
   | { type: "f16" }
   | { type: "int8" | "int4"; mode: "absmax" | "zeropoint"; granularity: "tensor" | "channel" | { group: 32 | 64 | 128 } }
   | { type: "nf4" | "fp4"; block: 32 | 64 | 128 | 256; doubleQuantization?: boolean };
 
+/** The inputs of matrices in int8: as they are, or int8 too, with one range per token (`dynamic`) or one per matrix, found by calibration (`static`). */
 export type ActivationFormat = "float" | { type: "int8"; ranges: "dynamic" | "static" };
 
+/** How a checkpoint is quantized: a format for every matrix, and how it is found. `wpe`, biases and norms stay f32. What needs calibration says so. */
 export interface QuantizationRecipe {
+  /** For reports and comparisons; a preset's is its own. */
   name?: string;
   /** `c_attn`, attention `c_proj`, `c_fc` and MLP `c_proj` of every block. */
   linear: TensorFormat;
   /** `wte`, which is the output head too; an untied `lm_head` takes the same format. `wpe`, biases and norms stay f32. @default { type: "f16" } */
   embedding?: TensorFormat;
-  /** @default "float" */
+  /** Static ranges need calibration. @default "float" */
   activations?: ActivationFormat;
-  /** @default "nearest" */
+  /** "gptq" (arXiv:2210.17323) rounds column by column and makes up for the error in those that follow; it needs calibration. @default "nearest" */
   rounding?: "nearest" | "gptq";
-  /** @default "none" */
+  /** Moves scale between inputs and weights before rounding: SmoothQuant (arXiv:2211.10438) for int8 activations, AWQ (arXiv:2306.00978) for weights. Both need calibration. @default "none" */
   equalization?: "none" | "smoothquant" | "awq";
-  /** LLM.int8(), beside int8 activations: of each token's input of a matrix, values of at least this magnitude stay f32; the weights that they meet stay codes. @default none */
+  /** LLM.int8() (arXiv:2208.07339), beside int8 activations: of each token's input of a matrix, values of at least this magnitude stay f32; the weights that they meet stay codes. @default none */
   outlierThreshold?: number;
   /** GPTQ: quantize columns in the order of falling Hessian diagonal, groups staying where they are. @default false */
   activationOrder?: boolean;
@@ -37,6 +45,7 @@ export interface QuantizationRecipe {
   overrides?: Readonly<Record<string, TensorFormat>>;
 }
 
+/** A name in `presets`. */
 export type PresetName =
   | "f32"
   | "f16"
@@ -52,8 +61,10 @@ export type PresetName =
   | "nf4-dq"
   | "fp4";
 
+/** One matrix in its stored form, not yet packed for a device. */
 export interface QuantizedTensor {
   format: TensorFormat;
+  /** [outputs, inputs]; of an embedding [tokens, width]. */
   shape: readonly [rows: number, columns: number];
   /** [rows · columns], row-major, one element per value: int codes, NF4/FP4 indices 0…15, f16 bits, or f32. */
   codes: Int8Array | Uint8Array | Uint16Array | Float32Array;
@@ -66,22 +77,27 @@ export interface QuantizedTensor {
    * a checkpoint made by bitsandbytes brings its own, which torch computed and which may differ in the last place.
    */
   doubleQuantization?: { codes: Uint8Array; absmax: Float32Array; offset: number; map?: Float32Array };
-  /** What it occupies packed: codes + scales + zero points (or the double-quantization state). */
+  /** Bytes that it occupies packed: codes + scales + zero points (or the double-quantization state). */
   storedBytes: number;
 }
 
 // ---------------------------------------------------------------- loading
 
-export type ModelSource =
-  | string // hub id "owner/name" or "owner/name@revision"; or the URL of a folder or of one .safetensors
-  | URL
-  | Iterable<File> // picked or dropped files: config.json, *.safetensors (+ index), tokenizer files if any
-  | Readonly<Record<string, Blob | ArrayBuffer | Uint8Array>>; // file name -> content
+/**
+ * Where a checkpoint is: a hub id, "owner/name" or "owner/name@revision"; the URL of a folder or of one .safetensors, relative to the page if it
+ * ends with "/" or ".safetensors" or begins with "."; picked or dropped files; or contents by file name.
+ * Read are config.json, *.safetensors (and their index), and the tokenizer's files if there are any.
+ */
+export type ModelSource = string | URL | Iterable<File> | Readonly<Record<string, Blob | ArrayBuffer | Uint8Array>>;
 
+/** How far a load has come. */
 export interface LoadProgress {
   stage: "download" | "quantize" | "upload" | "compile" | "calibrate";
+  /** The file at work, while downloading. */
   file?: string;
+  /** Within the stage (and file), in `unit`. */
   loaded: number;
+  /** null where no server said it. */
   total: number | null;
   unit: "bytes" | "tensors" | "pipelines" | "tokens";
   /** 0…1 over the whole load; never falls. */
@@ -95,6 +111,7 @@ export interface ModelCache {
   delete(key: string): Promise<boolean>;
 }
 
+/** Options of loadModel(), all optional. A wrong one throws TypeError or RangeError naming it. */
 export interface LoadOptions {
   /** @default what the checkpoint is stored in, where that is quantized; else "int8" */
   quantization?: PresetName | QuantizationRecipe;
@@ -108,7 +125,9 @@ export interface LoadOptions {
   kvCache?: "f32" | "f16" | "int8";
   /** Positions the KV cache holds, 1…nPositions. @default config.nPositions */
   contextLength?: number;
+  /** For hub ids. endpoint: a mirror's address (@default https://huggingface.co); revision: a branch, tag or commit (@default main); token: sent to the endpoint alone. */
   hub?: { endpoint?: string; revision?: string; token?: string };
+  /** Takes the place of the global one. */
   fetch?: typeof fetch;
   /** This version caches nothing: both words are accepted without effect, a ModelCache is refused as `unsupported`. */
   cache?: "opfs" | "none" | ModelCache;
@@ -124,12 +143,15 @@ export interface LoadOptions {
    * without `worker-src 'self'`, file://). "inline": on this thread, with pauses. The same bits either way. @default "workers"
    */
   quantizer?: "workers" | "inline";
+  /** Called often, with a fraction that never falls. */
   onProgress?: (progress: LoadProgress) => void;
+  /** Ends the load, its transfers included; it rejects with signal.reason. */
   signal?: AbortSignal;
 }
 
 // ---------------------------------------------------------------- the model
 
+/** The MLP's activation, by the names of config.json; gelu_new and gelu_pytorch_tanh are the same tanh formula, gelu is the one with erf. */
 export type Activation = "gelu_new" | "gelu" | "relu" | "gelu_pytorch_tanh";
 
 /** The fields of config.json that change the arithmetic, camelCase. */
@@ -153,6 +175,7 @@ export interface Gpt2Config {
   eosTokenId: number | null;
 }
 
+/** What became of one matrix: its form, and how far the restored weights are from those of the checkpoint (formulas: QuantizationError). */
 export interface TensorReport {
   name: string;
   shape: readonly [rows: number, columns: number];
@@ -181,6 +204,7 @@ export interface TensorInputReport {
   smoothing?: number;
 }
 
+/** Bytes of a model as it is stored, packed but not padded. */
 export interface StoredBytes {
   /** Codes of the linear matrices of all blocks. */
   weights: number;
@@ -191,12 +215,14 @@ export interface StoredBytes {
   total: number;
 }
 
+/** What a recipe made of a checkpoint. */
 export interface QuantizationReport {
   recipe: QuantizationRecipe;
   bytes: StoredBytes;
   /** Bits per weight of the blocks' linear matrices, scales and zero points included; the embedding is not in it. */
   bitsPerWeight: number;
   tensors: readonly TensorReport[];
+  /** Time spent on quantizing alone, without reading and uploading. */
   quantizeMs: number;
 }
 
@@ -225,6 +251,7 @@ export interface Shortage {
   limit: "maxBufferSize" | "maxStorageBufferBindingSize" | "WebAssembly.Memory" | "ArrayBuffer";
 }
 
+/** Those of loadModel() that a plan depends on. */
 export type PlanOptions = Pick<LoadOptions, "quantization" | "gpu" | "device" | "backend" | "kvCache" | "contextLength" | "hub" | "fetch" | "signal">;
 
 /** What loadModel() would make of the same source and options. */
@@ -250,6 +277,7 @@ export interface ModelPlan {
   notices: readonly string[];
 }
 
+/** Where the model runs. On the CPU backend the names are empty. */
 export interface AdapterSummary {
   backend: "webgpu" | "cpu";
   vendor: string;
@@ -264,6 +292,7 @@ export interface AdapterSummary {
   notices: readonly string[];
 }
 
+/** How tokens are chosen and when the text ends. Penalties and logitBias act on logits, then temperature, then topK, topP and minP in this order. */
 export interface GenerateOptions {
   /** @default 128 */
   maxTokens?: number;
@@ -292,6 +321,7 @@ export interface GenerateOptions {
   signal?: AbortSignal;
 }
 
+/** A token and its probability. */
 export interface TokenAlternative {
   id: number;
   text: string;
@@ -299,49 +329,59 @@ export interface TokenAlternative {
   logProb: number;
 }
 
+/** One token of a generation, as it is yielded. */
 export interface GeneratedToken extends TokenAlternative {
-  /** `text` holds whole characters only: a token that ends inside one gives "" and a later token the character. */
+  /** The likeliest tokens, as many as `logProbs` asked for. `text` above holds whole characters only: a token that ends inside one gives "" and a later token the character. */
   top?: readonly TokenAlternative[];
 }
 
+/** Why a text ended: the end-of-text token, a stop string, maxTokens, a full context, the caller (signal, or leaving the loop), an error. */
 export type FinishReason = "endOfText" | "stop" | "maxTokens" | "contextFull" | "cancelled" | "failed";
 
+/** Counts and times of a generation. */
 export interface GenerationSummary {
   finishReason: FinishReason;
   promptTokens: number;
   newTokens: number;
+  /** From the start until the first token is known. */
   prefillMs: number;
   /** First token to last; a rate is (newTokens − 1) / decodeMs. */
   decodeMs: number;
 }
 
+/** A text in the making: iterate it once. Leaving the loop ends it. */
 export interface Generation extends AsyncIterable<GeneratedToken> {
   /** Set when the loop ends, however it ends. */
   readonly summary: GenerationSummary | null;
 }
 
+/** A finished text: the new tokens, without the prompt. */
 export interface Completion extends GenerationSummary {
   text: string;
   tokens: number[];
 }
 
+/** How a text is cut into windows, and which of their tokens are scored. */
 export interface PerplexityOptions {
-  /** @default "strided" */
+  /** "strided": Hugging Face's guide; "disjoint": as GPTQ measures; "llama.cpp": the second half of each window. @default "strided" */
   protocol?: "strided" | "disjoint" | "llama.cpp";
   /** @default nPositions ("llama.cpp": 512, at most nPositions) */
   windowTokens?: number;
   /** "strided" only. @default windowTokens / 2 */
   strideTokens?: number;
+  /** Called after each window. */
   onProgress?: (progress: PerplexityProgress) => void;
   signal?: AbortSignal;
 }
 
+/** How far a scoring has come, with the value so far. */
 export interface PerplexityProgress {
   scoredTokens: number;
   totalTokens: number;
   perplexity: number;
 }
 
+/** The perplexity of a text, exp(mean nll), and what it was measured on. */
 export interface PerplexityReport {
   perplexity: number;
   /** perplexity · √(var(nll) / (n − 1)), as llama.cpp prints it. */
@@ -357,6 +397,7 @@ export interface PerplexityReport {
   strideTokens: number;
 }
 
+/** A loaded GPT-2. Calls take turns in the order in which they were made; each rejects with `disposed` after dispose(), with `deviceLost` where the device is gone for good, with signal.reason on abort. */
 export interface Model {
   readonly config: Gpt2Config;
   readonly quantization: QuantizationReport;
@@ -380,12 +421,15 @@ export interface Model {
   perplexity(text: string | readonly number[], options?: PerplexityOptions): Promise<PerplexityReport>;
   /** Frees everything on the device; idempotent. Later calls reject with `disposed`. */
   dispose(): void;
+  /** dispose(), for `using`. */
   [Symbol.dispose](): void;
+  /** dispose(), for `await using`. */
   [Symbol.asyncDispose](): Promise<void>;
 }
 
 // ---------------------------------------------------------------- behind a worker
 
+/** Which worker a call works in, and how its source gets there. */
 export interface WorkerStartOptions {
   /**
    * The worker to work in: the address of its script (a copy of the package's `worker.js`, where a bundler or a policy does not let the package find its own),
@@ -400,18 +444,22 @@ export interface WorkerStartOptions {
 /** Those that cannot be sent to a worker; there it has a `fetch` and a `navigator.gpu` of its own. */
 type PageOnly = "fetch" | "gpu" | "device" | "cache";
 
+/** Options of loadModelInWorker(): of loadModel(), but for what cannot be sent. */
 export interface WorkerLoadOptions extends Omit<LoadOptions, PageOnly>, WorkerStartOptions {
   cache?: "opfs" | "none";
 }
+/** Options of compareQuantizationsInWorker(). */
 export interface WorkerCompareOptions extends Omit<CompareOptions, PageOnly>, WorkerStartOptions {
   cache?: "opfs" | "none";
 }
+/** Options of fitToBudgetInWorker(). */
 export interface WorkerFitOptions extends Omit<FitOptions, PageOnly>, WorkerStartOptions {
   cache?: "opfs" | "none";
 }
 
 // ---------------------------------------------------------------- calibration
 
+/** Options of calibrate(): of loadModel(), and the text. */
 export interface CalibrateOptions extends Omit<LoadOptions, "quantization" | "calibration" | "kvCache"> {
   /** Text or tokens to run. The first 16,384 tokens count, cut into windows of contextLength; less than a window only where it is the only one. */
   text: string | readonly number[];
@@ -437,6 +485,7 @@ export interface InputReport {
   outlierShare: number;
 }
 
+/** What the matrices of a model are given as input, over a text. */
 export interface CalibrationReport {
   /** Tokens that ran. */
   tokens: number;
@@ -451,6 +500,7 @@ export interface CalibrationReport {
 
 // ---------------------------------------------------------------- comparison
 
+/** Options of compareQuantizations(): of loadModel() and perplexity(), the text and the recipes. */
 export interface CompareOptions extends PerplexityOptionsWithoutProgress, Omit<LoadOptions, "quantization" | "onProgress" | "signal"> {
   text: string | readonly number[];
   recipes: readonly (PresetName | QuantizationRecipe)[];
@@ -461,6 +511,7 @@ export interface CompareOptions extends PerplexityOptionsWithoutProgress, Omit<L
   /** Keeps what was measured per token, 13 bytes per token and row, in `row.samples`. @default true with a shard, else false */
   samples?: boolean;
   signal?: AbortSignal;
+  /** Called often; its fraction starts anew with each row. */
   onProgress?: (progress: CompareProgress) => void;
 }
 /** One of `count` parts of a comparison: window j of the text belongs to the part whose index is j % count. A part may have no window. */
@@ -469,8 +520,10 @@ export interface Shard {
   index: number;
   count: number;
 }
+/** The protocol alone. */
 export type PerplexityOptionsWithoutProgress = Omit<PerplexityOptions, "onProgress" | "signal">;
 
+/** How far a comparison has come. */
 export interface CompareProgress {
   /** The recipe at work. */
   name: string;
@@ -544,6 +597,7 @@ export interface ComparisonSamples {
   sameTopToken: Uint8Array;
 }
 
+/** All rows of a comparison, and everything that they depend on. */
 export interface Comparison {
   rows: readonly ComparisonRow[];
   protocol: NonNullable<PerplexityOptions["protocol"]>;
@@ -573,6 +627,7 @@ export interface Comparison {
   adapter: AdapterSummary;
 }
 
+/** What tells one text from another. */
 export interface TokensIdentity {
   tokens: number;
   /** Of the token ids as u32, little-endian; lowercase hex. */
@@ -581,6 +636,7 @@ export interface TokensIdentity {
 
 // ---------------------------------------------------------------- mixed precision
 
+/** Options of fitToBudget(): of loadModel(), the budget and the text. */
 export interface FitOptions extends Omit<LoadOptions, "quantization" | "calibration" | "onProgress"> {
   /** What the whole model may take, as QuantizationReport.bytes.total. Either this or bitsPerWeight. */
   bytes?: number;
@@ -602,9 +658,11 @@ export interface FitOptions extends Omit<LoadOptions, "quantization" | "calibrat
   refinements?: number;
   /** Of an earlier fit of this checkpoint on this text with this rounding, for another budget: what is in it is not measured again. */
   sensitivity?: readonly TensorSensitivity[];
+  /** Called after each measurement. */
   onProgress?: (progress: FitProgress) => void;
 }
 
+/** How far a search has come. */
 export interface FitProgress {
   /** "sensitivity": one matrix in one format after the other; "recipes": whole models. */
   stage: "load" | "sensitivity" | "recipes";

@@ -5,7 +5,9 @@ import { restoreStored } from "../quantize/stored.ts";
 import { openSource } from "../source/openSource.ts";
 import type { LoadOptions, ModelSource } from "../types.ts";
 
+/** Options of readTensor(). */
 export interface ReadTensorOptions extends Pick<LoadOptions, "hub" | "fetch" | "signal"> {
+  /** Called with the bytes of one file so far. */
   onProgress?: (progress: { file: string; loadedBytes: number; totalBytes: number | null }) => void;
 }
 

@@ -30,6 +30,7 @@ export interface CompletionRequest {
   user?: string;
 }
 
+/** Log-probabilities of a choice's tokens, nats; all arrays have an element for each. */
 export interface CompletionLogProbs {
   /** Each token on its own; bytes that form no character are U+FFFD. */
   tokens: string[];
@@ -40,6 +41,7 @@ export interface CompletionLogProbs {
   text_offset: number[];
 }
 
+/** One completion of one prompt. */
 export interface CompletionChoice {
   text: string;
   /** Of prompt p and its completion i: p · n + i. */
@@ -49,6 +51,7 @@ export interface CompletionChoice {
   finish_reason: "stop" | "length" | null;
 }
 
+/** Tokens of a request; a prompt counts once, however many completions it has. */
 export interface CompletionUsage {
   prompt_tokens: number;
   completion_tokens: number;
@@ -67,10 +70,14 @@ export interface CompletionResponse {
   usage?: CompletionUsage | null;
 }
 
+/** The part of OpenAI's client that toOpenAI() gives. */
 export interface OpenAICompletions {
   completions: {
+    /** Resolves with the chunks; the run starts when they are iterated. */
     create(request: CompletionRequest & { stream: true }, options?: { signal?: AbortSignal }): Promise<AsyncIterable<CompletionResponse>>;
+    /** Resolves with the whole response. */
     create(request: CompletionRequest & { stream?: false | null }, options?: { signal?: AbortSignal }): Promise<CompletionResponse>;
+    /** Whichever `stream` says. */
     create(request: CompletionRequest, options?: { signal?: AbortSignal }): Promise<CompletionResponse | AsyncIterable<CompletionResponse>>;
   };
 }

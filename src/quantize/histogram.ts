@@ -1,5 +1,6 @@
 import { EngineError, show } from "../errors.ts";
 
+/** Options of weightHistogram(). */
 export interface HistogramOptions {
   /** Bins of equal width, 1…65,536. @default 100 */
   bins?: number;

@@ -5,6 +5,7 @@ import { CODE_BITS, groupLayout, type ScaledFormat, scaleCount } from "./formats
 import { valueRange, weightHistogram } from "./histogram.ts";
 import { dequantizeTensor, forEachGroup, quantizeTensor } from "./nearest.ts";
 
+/** Options of inspectQuantization(). */
 export interface InspectionOptions {
   /** Bins of the histograms, 1…65,536. @default 100 */
   bins?: number;

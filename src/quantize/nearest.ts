@@ -19,7 +19,7 @@ const dynamicMap = nearestCode(DYNAMIC_MAP_SIGNED);
  * @param values f32 [rows, columns], row-major; only read
  * @throws EngineError `quantize` for NaN, Infinity, and values whose restored form would overflow f16 or f32; TypeError or RangeError for a wrong shape, length or format
  */
-export function quantizeTensor(values: Float32Array, shape: Shape, format: TensorFormat): QuantizedTensor {
+export function quantizeTensor(values: Float32Array, shape: QuantizedTensor["shape"], format: TensorFormat): QuantizedTensor {
   validateWeights(values, shape, format);
   return assembleTensor(format, shape, quantizeValues(values, shape, format, 0));
 }

@@ -19,8 +19,11 @@ export const dtypeBytes = {
   F8_E5M2: 1,
 } as const;
 
+/** A dtype of the safetensors format, as headers name it. */
 export type Dtype = keyof typeof dtypeBytes;
+/** What toFloat32() converts. */
 export type FloatDtype = "F64" | "F32" | "F16" | "BF16";
+/** A tensor's elements, by dtype; F16 and BF16 as their bits. */
 export type TypedView<B extends ArrayBufferLike = ArrayBufferLike> =
   | Float64Array<B>
   | Float32Array<B>
@@ -37,6 +40,7 @@ export function isDtype(value: unknown): value is Dtype {
   return typeof value === "string" && Object.hasOwn(dtypeBytes, value);
 }
 
+/** Whether toFloat32() converts it. */
 export function isFloatDtype(dtype: Dtype): dtype is FloatDtype {
   return dtype === "F64" || dtype === "F32" || dtype === "F16" || dtype === "BF16";
 }

@@ -5,6 +5,7 @@ import { findDuplicateKey } from "./duplicateKey.ts";
 /** The format's own bound, https://github.com/huggingface/safetensors: a longer header is an attack on the parser. */
 export const maxHeaderBytes = 100_000_000;
 
+/** What a header says of one tensor. */
 export interface SafetensorsEntry {
   readonly name: string;
   readonly dtype: Dtype;
@@ -14,7 +15,9 @@ export interface SafetensorsEntry {
   readonly end: number;
 }
 
+/** A validated header. */
 export interface SafetensorsHeader {
+  /** `__metadata__`. */
   readonly metadata: ReadonlyMap<string, string>;
   /** In the order of their bytes in the file. */
   readonly tensors: ReadonlyMap<string, SafetensorsEntry>;

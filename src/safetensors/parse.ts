@@ -1,6 +1,7 @@
 import { type TypedView, typedView } from "./dtypes.ts";
 import { parseSafetensorsHeader, type SafetensorsEntry } from "./header.ts";
 
+/** One tensor of a file that is in memory. */
 export interface SafetensorsTensor extends SafetensorsEntry {
   /** The tensor's bytes, a view of the file. */
   readonly bytes: Uint8Array;
@@ -8,7 +9,9 @@ export interface SafetensorsTensor extends SafetensorsEntry {
   readonly values: TypedView;
 }
 
+/** A whole file that is in memory. */
 export interface Safetensors {
+  /** `__metadata__` of the header. */
   readonly metadata: ReadonlyMap<string, string>;
   /** In the order of the file. */
   readonly tensors: ReadonlyMap<string, SafetensorsTensor>;
