@@ -14,4 +14,5 @@ export { type HistogramOptions, weightHistogram } from "./quantize/histogram.ts"
 export { type CodeOccupancy, inspectQuantization, type InspectionOptions, type LineStatistics, type QuantizationGrid, type QuantizationInspection } from "./quantize/inspect.ts";
 export { dequantizeTensor, quantizeTensor } from "./quantize/nearest.ts";
 export { presets } from "./quantize/recipes.ts";
+export { caches } from "./source/cache/caches.ts";
 export type * from "./types.ts";

@@ -16,6 +16,8 @@ export interface ModelParts {
   quantization: QuantizationReport;
   /** Where the checkpoint came from. */
   description: string;
+  /** Of the loading, beside the backend's; sentences may be added later. */
+  notices?: ReadonlySet<string>;
 }
 
 /** A loaded model: the public face of one backend. Calls take turns on it, in the order in which they were made. */
@@ -43,7 +45,8 @@ export class LoadedModel implements Model {
   }
 
   get adapter(): AdapterSummary {
-    return this.#parts.backend.adapter;
+    const { backend: { adapter }, notices = [] } = this.#parts;
+    return { ...adapter, notices: [...adapter.notices, ...notices] };
   }
 
   encode(text: string, options?: { specialTokens?: "parse" | "text" }): number[] {
