@@ -1,7 +1,8 @@
 import { describe, expect, test } from "vitest";
 import { loadModel, type LoadOptions, type LoadProgress, type Model, type ModelCache, type ModelSource, type PresetName } from "../../src/index.ts";
-import { Sha256 } from "../../src/source/sha256.ts";
+import { MapCache } from "../fixtures/mapCache.ts";
 import { seededCheckpoint, tinyCheckpoints } from "../fixtures/seededCheckpoint.ts";
+import { sha256, TinyServer } from "../fixtures/tinyServer.ts";
 import { mutateBytes } from "../fuzz/bytes.ts";
 import { Choices } from "../fuzz/choices.ts";
 
@@ -9,57 +10,6 @@ const files = seededCheckpoint(tinyCheckpoints.width100);
 const otherFiles = seededCheckpoint({ ...tinyCheckpoints.width100, seed: 201 });
 const tokens = Array.from({ length: 9 }, (_, i) => (i * 37 + 5) % 1003);
 const folder = "https://models.example/tiny/";
-
-/** The ModelCache of the documentation. */
-class MapCache implements ModelCache {
-  readonly map = new Map<string, Blob>();
-  readonly abouts: unknown[] = [];
-
-  async match(key: string): Promise<Response | undefined> {
-    return this.map.has(key) ? new Response(this.map.get(key)) : undefined;
-  }
-
-  async put(key: string, entry: Response, about: unknown): Promise<void> {
-    this.map.set(key, await entry.blob());
-    this.abouts.push(about);
-  }
-
-  async delete(key: string): Promise<boolean> {
-    return this.map.delete(key);
-  }
-}
-
-/** A server with ETags, or what else `headers` gives; offline: nobody answers. */
-class TinyServer {
-  files: Readonly<Record<string, Uint8Array<ArrayBuffer>>> = files;
-  isOffline = false;
-  headers: (content: Uint8Array) => Record<string, string> = (content) => ({ etag: `"${sha256(content)}"` });
-  /** Names of the files whose bodies were read to the end. */
-  readonly downloads: string[] = [];
-  requests = 0;
-
-  readonly fetch = (async (input: URL) => {
-    this.requests++;
-    if (this.isOffline) throw new TypeError("Failed to fetch");
-    const name = input.pathname.split("/").at(-1)!;
-    const content = this.files[name];
-    if (!content) return new Response(null, { status: 404 });
-    const pieces = [content.subarray(0, 20), content.subarray(20)];
-    const pull = (controller: ReadableStreamDefaultController<Uint8Array>): void => {
-      const piece = pieces.shift();
-      if (piece) return controller.enqueue(piece);
-      this.downloads.push(name);
-      controller.close();
-    };
-    return new Response(new ReadableStream({ pull }, { highWaterMark: 0 }), { headers: { "content-length": String(content.length), ...this.headers(content) } });
-  }) as typeof fetch;
-}
-
-function sha256(content: Uint8Array): string {
-  const hash = new Sha256();
-  hash.update(content);
-  return hash.digest();
-}
 
 /** What a load gives: logits, report and notices. */
 async function outcome(source: ModelSource, options: LoadOptions): Promise<{ logits: Float32Array; quantization: Model["quantization"]; notices: readonly string[] }> {
@@ -85,7 +35,7 @@ describe("the cache of loadModel", () => {
   });
 
   test("downloads no weights again, and reports what it does instead as uploading", async () => {
-    const server = new TinyServer();
+    const server = new TinyServer(files);
     const options = { fetch: server.fetch, cache: new MapCache() };
     await outcome(folder, options);
     expect(server.downloads).toEqual(["config.json", "model.safetensors"]);
@@ -98,7 +48,7 @@ describe("the cache of loadModel", () => {
   });
 
   test("needs no network, and says that it has not asked", async () => {
-    const server = new TinyServer();
+    const server = new TinyServer(files);
     const options = { fetch: server.fetch, cache: new MapCache() };
     await outcome(folder, options);
     server.isOffline = true;
@@ -112,7 +62,7 @@ describe("the cache of loadModel", () => {
     ["a weak ETag", (content) => ({ etag: `W/"${sha256(content)}"` })],
     ["Last-Modified", (content) => ({ "last-modified": `Sat, 01 Feb 2025 00:00:${10 + (content[content.length - 1]! % 50)} GMT` })],
   ])("notices by %s that a file has changed, and keeps the new one from then on", async (_, headers) => {
-    const server = new TinyServer();
+    const server = new TinyServer(files);
     server.headers = headers;
     const options = { fetch: server.fetch, cache: new MapCache() };
     await outcome(folder, options);
@@ -124,7 +74,7 @@ describe("the cache of loadModel", () => {
   });
 
   test("keeps what it has where the changed file cannot be loaded, as behind a login page", async () => {
-    const server = new TinyServer();
+    const server = new TinyServer(files);
     const options = { fetch: server.fetch, cache: new MapCache() };
     await outcome(folder, options);
     server.files = { "config.json": new TextEncoder().encode("<html>"), "model.safetensors": new TextEncoder().encode("<html>") };
@@ -134,7 +84,7 @@ describe("the cache of loadModel", () => {
   });
 
   test("asks nobody where integrity names every file, and goes to the source for another hash", async () => {
-    const server = new TinyServer();
+    const server = new TinyServer(files);
     const integrity = Object.fromEntries(Object.entries(files).map(([name, content]) => [name, `sha256-${sha256(content)}`]));
     const options = { fetch: server.fetch, cache: new MapCache(), integrity };
     await outcome(folder, options);
@@ -215,7 +165,7 @@ describe("the cache of loadModel", () => {
   });
 
   test("caches nothing of which the server gives no version, and says so", async () => {
-    const server = new TinyServer();
+    const server = new TinyServer(files);
     server.headers = () => ({});
     const cache = new MapCache();
     const { logits, notices } = await outcome(folder, { fetch: server.fetch, cache });
