@@ -6,7 +6,7 @@ import { openSource } from "../source/openSource.ts";
 import { pinnedSource } from "../source/pinned.ts";
 import type { CheckpointSource } from "../source/types.ts";
 import { createTokenizer } from "../tokenizer/index.ts";
-import type { LoadOptions, Model, ModelSource, QuantizationRecipe } from "../types.ts";
+import type { LoadOptions, Model, ModelSource, QuantizationRecipe, QuantizationReport } from "../types.ts";
 import type { Recording } from "./cacheRecording.ts";
 import { Calibration, type FloatModel, openFloat } from "./calibration.ts";
 import { LoadedModel, type ModelParts } from "./model.ts";
@@ -60,7 +60,12 @@ async function loadCached(cached: CachedCheckpoint, { signal, progress, ...optio
   const tokenizer = createTokenizer(cached.tokenizerFiles, config);
   const choice = await chooseBackend(options, config);
   const builder = createBuilder(choice, { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), ...activationsOf(recipe), notices });
-  const { filled: quantization, backend } = await build(builder, (builder) => cached.fill(builder, progress), signal);
+  const fill = async (): Promise<QuantizationReport> => {
+    const quantization = await cached.fill(builder, progress);
+    progress.compiling(0, 1);
+    return quantization;
+  };
+  const { filled: quantization, backend } = await build(builder, fill, signal);
   progress.compiling(1, 1);
   return { config, contextLength, backend, tokenizer, quantization, description };
 }
