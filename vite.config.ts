@@ -1,7 +1,7 @@
 import { playwright } from "@vitest/browser-playwright";
 import asc from "assemblyscript/asc";
 import { cpSync, readFileSync } from "node:fs";
-import { resolve, sep } from "node:path";
+import { dirname, resolve, sep } from "node:path";
 import type { Plugin, UserConfig } from "vite";
 import { defineConfig } from "vitest/config";
 import { chromiumFlags, findChromium, findLavapipe, findSwiftShader, vulkanEnvironment } from "./test/setup/locate.mjs";
@@ -68,21 +68,48 @@ function leanShaders(): Plugin {
   };
 }
 
+/** Scripts that run in workers: their file in the package, without .js, and their source. */
+const workers: Readonly<Record<string, string>> = {
+  quantizer: "src/quantize/quantizerWorker.ts",
+};
+
+/**
+ * In the package a worker is a file beside the one that starts it: new URL("./someWorker.ts", import.meta.url) becomes new URL("./name.js", import.meta.url),
+ * as bundlers and plain browsers know it. It does so last, or Vite would look for that file and inline it.
+ */
+function packageWorkers(): Plugin {
+  const nameOf = new Map(Object.entries(workers).map(([name, source]) => [resolve(root, source), name]));
+  return {
+    name: "nibble:workers",
+    enforce: "pre",
+    transform(code, id) {
+      const named = code.replace(/new URL\("(\.[^"]*Worker\.ts)", import\.meta\.url\)/g, (_, path: string) => {
+        const name = nameOf.get(resolve(dirname(id), path));
+        if (name === undefined) throw new Error(`${id} starts ${path}, which is not in the table of workers.`);
+        return `__nibble_worker_${name}__`;
+      });
+      return named === code ? null : { code: named, map: null };
+    },
+    renderChunk: (code) => ({ code: code.replace(/__nibble_worker_(\w+)__/g, (_, name) => `new URL("./${name}.js", import.meta.url)`), map: null }),
+  };
+}
+
 /** The page: demo/ becomes dist-page/, with relative addresses, so that it works in any folder of any server. */
 const page: UserConfig = {
   root: resolve(root, "demo"),
   base: "./",
   resolve: { alias },
   plugins: [modelFiles(), assemblyScript(), leanShaders()],
+  worker: { format: "es", plugins: () => [assemblyScript(), leanShaders()] },
   server: { host: "127.0.0.1", fs: { allow: [root] } },
   preview: { host: "127.0.0.1" },
   build: { outDir: resolve(root, "dist-page"), emptyOutDir: true, target: "es2022", sourcemap: true, chunkSizeWarningLimit: 1500 /* kB; GPT-2's vocabulary is most of it */ },
 };
 
-/** The package: the library without its dependency, and the command line. */
+/** The package: the library without its dependency, its workers, and the command line. */
 const library: UserConfig = {
   root,
-  plugins: [assemblyScript(), leanShaders()],
+  plugins: [assemblyScript(), leanShaders(), packageWorkers()],
   publicDir: false,
   build: {
     outDir: "dist",
@@ -90,7 +117,7 @@ const library: UserConfig = {
     minify: false,
     sourcemap: true,
     lib: {
-      entry: { index: "src/index.ts", safetensors: "src/safetensors/index.ts", cli: "src/cli/main.ts" },
+      entry: { index: "src/index.ts", safetensors: "src/safetensors/index.ts", cli: "src/cli/main.ts", ...workers },
       formats: ["es"],
     },
     rolldownOptions: {

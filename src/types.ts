@@ -146,6 +146,11 @@ export interface LoadOptions {
    * tokens count, in windows of contextLength. What is calibrated is read more than once: a checkpoint from the network is kept in memory meanwhile.
    */
   calibration?: string | readonly number[];
+  /**
+   * "workers": weights are quantized beside this thread, in up to three workers that end with the load, or on it where no worker starts (Node, a policy
+   * without `worker-src 'self'`, file://). "inline": on this thread, with pauses. The same bits either way. @default "workers"
+   */
+  quantizer?: "workers" | "inline";
   onProgress?: (progress: LoadProgress) => void;
   signal?: AbortSignal;
 }

@@ -3,7 +3,7 @@ import type { CheckpointSource, SourceFile } from "../source/types.ts";
 import { parseGpt2Config } from "./config.ts";
 import { isHtml, readJson, readText } from "./fileReader.ts";
 import { gpt2Weights, isHeadWte, modelName } from "./gpt2Weights.ts";
-import { readHeaders, readWeights, requireAll, type WeightFiles } from "./readWeights.ts";
+import { readBlocks, readHeaders, readWeights, requireAll, type WeightFiles } from "./readWeights.ts";
 import type { Checkpoint, CheckpointTensor, RestoreStored } from "./types.ts";
 import { WeightFile } from "./weightFile.ts";
 
@@ -38,6 +38,7 @@ export async function openCheckpoint(source: CheckpointSource, { signal, restore
     tensors: expected.map(({ name, kind, shape }) => ({ name, kind, shape })),
     readHeaders: (signal) => readHeaders(files, config, signal),
     read: (options) => readWeights(files, expected, config, restore, options),
+    readBlocks: (options) => readBlocks(files, expected, config, restore, options),
   };
 }
 

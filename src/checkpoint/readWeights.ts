@@ -1,9 +1,11 @@
 import { EngineError, show, throwIfAborted } from "../errors.ts";
-import { isFloatDtype, type SafetensorsEntry, type SafetensorsHeader, toFloat32 } from "../safetensors/index.ts";
+import { isFloatDtype, type SafetensorsEntry, type SafetensorsHeader } from "../safetensors/index.ts";
 import type { Gpt2Config } from "../types.ts";
-import { type ExpectedTensor, isMatrix, isHeadWte, splitName, transpose } from "./gpt2Weights.ts";
+import { allocating, decodeBlock, namingAllocation } from "./decodeBlock.ts";
+import type { FileReader } from "./fileReader.ts";
+import { type ExpectedTensor, isMatrix, isHeadWte, splitName } from "./gpt2Weights.ts";
 import { parseHashes, verifyHash } from "./metadata.ts";
-import type { ReadOptions, ReadTensor, RestoreStored, StoredEntry, WeightHeaders } from "./types.ts";
+import type { CheckpointTensor, RawBlock, ReadOptions, ReadTensor, RestoreStored, StoredEntry, WeightHeaders } from "./types.ts";
 import type { WeightFile } from "./weightFile.ts";
 
 /** Where the weights are. */
@@ -23,14 +25,25 @@ interface Planned {
   storedCount: number | null;
 }
 
+/** The bytes of an embedding that are in memory together: its f32 values of 124M are 154 MB. */
+const BLOCK_BYTES = 8 * 2 ** 20;
+
 /** One pass over the files; see Checkpoint.read. */
-export async function* readWeights(
+export async function* readWeights(weights: WeightFiles, expected: readonly ExpectedTensor[], config: Gpt2Config, restore: RestoreStored, options?: ReadOptions): AsyncGenerator<ReadTensor> {
+  for await (const block of readBlocks(weights, expected, config, restore, options, Infinity)) {
+    yield "bytes" in block ? { tensor: block.tensor, values: decodeBlock(block) } : block;
+  }
+}
+
+/** The same, as the file has it; see Checkpoint.readBlocks. */
+export async function* readBlocks(
   weights: WeightFiles,
   expected: readonly ExpectedTensor[],
   config: Gpt2Config,
   restore: RestoreStored,
   { signal, onBytes }: ReadOptions = {},
-): AsyncGenerator<ReadTensor> {
+  blockBytes = BLOCK_BYTES,
+): AsyncGenerator<RawBlock | ReadTensor> {
   const { files, totalBytes } = weights;
   const names = await namesOf(weights, signal);
   const headIsWte = isHeadWte(names, config);
@@ -57,18 +70,24 @@ export async function* readWeights(
           await reader.skip(entry.end - entry.begin);
           continue;
         }
-        const { tensor, suffix, storedCount } = planned;
-        const bytes = await allocating(entry, tensor, () => reader.read(entry.end - entry.begin));
-        await verifyHash(hashes.get(entry.name), bytes, entry.name, fileName);
+        const { suffix, storedCount } = planned;
+        const tensor = withoutFileShape(planned.tensor);
+        const hash = hashes.get(entry.name);
+        if (storedCount === null && tensor.kind === "embedding" && hash === undefined) {
+          yield* readRows(reader, tensor, entry, blockBytes);
+          continue;
+        }
+        const bytes = await readEntry(reader, tensor, entry, entry.end - entry.begin);
+        await verifyHash(hash, bytes, entry.name, fileName);
         if (storedCount === null) {
-          yield await allocating(entry, tensor, async () => readFloats(bytes, entry, tensor));
+          yield { tensor, entry, firstRow: 0, isLast: true, bytes };
           continue;
         }
         const entries = pending.get(tensor.name) ?? new Map<string, StoredEntry>();
         pending.set(tensor.name, entries.set(suffix, { dtype: entry.dtype, shape: entry.shape, bytes }));
         if (entries.size < storedCount) continue;
         pending.delete(tensor.name);
-        yield await allocating(entry, tensor, async () => restore(withoutFileShape(tensor), entries));
+        yield allocating(tensor, entry.name, () => restore(tensor, entries));
       }
       await reader.expectEnd();
     } finally {
@@ -81,6 +100,24 @@ export async function* readWeights(
   for (const [name, entries] of pending) {
     const missing = names.map((each) => splitName(each, headIsWte)).find((each) => each.name === name && !entries.has(each.suffix));
     throw new EngineError("checkpoint", `${where} lacks "${name}${missing?.suffix}", which the index names.`, { tensor: name });
+  }
+}
+
+async function* readRows(reader: FileReader, tensor: CheckpointTensor, entry: SafetensorsEntry, blockBytes: number): AsyncGenerator<RawBlock> {
+  const [rows] = tensor.shape;
+  const rowBytes = (entry.end - entry.begin) / rows;
+  const blockRows = Math.max(1, Math.floor(blockBytes / rowBytes));
+  for (let firstRow = 0; firstRow < rows; firstRow += blockRows) {
+    const blockEnd = Math.min(firstRow + blockRows, rows);
+    yield { tensor, entry, firstRow, isLast: blockEnd === rows, bytes: await readEntry(reader, tensor, entry, (blockEnd - firstRow) * rowBytes) };
+  }
+}
+
+async function readEntry(reader: FileReader, tensor: CheckpointTensor, { name }: SafetensorsEntry, length: number): Promise<Uint8Array<ArrayBuffer>> {
+  try {
+    return await reader.read(length);
+  } catch (error) {
+    throw namingAllocation(tensor, name, error);
   }
 }
 
@@ -161,36 +198,8 @@ function checkDtypeAndShape({ name, dtype, shape }: SafetensorsEntry, expected: 
   throw new EngineError("checkpoint", `Tensor "${name}" has shape ${show(shape)}; expected ${show(expected)}.`, { tensor: name, shape, expected });
 }
 
-function readFloats(bytes: Uint8Array<ArrayBuffer>, entry: SafetensorsEntry, tensor: ExpectedTensor): ReadTensor {
-  const values = toFloat32(bytes, entry.dtype);
-  checkFinite(values, entry);
-  const [rows, columns] = tensor.shape;
-  return { tensor: withoutFileShape(tensor), values: tensor.kind === "linear" ? transpose(values, columns, rows) : values };
-}
-
 function withoutFileShape({ name, kind, shape }: ExpectedTensor): ReadTensor["tensor"] {
   return { name, kind, shape };
-}
-
-/** Says which tensor an allocation that failed was for. */
-async function allocating<Result>(entry: SafetensorsEntry, { shape }: ExpectedTensor, work: () => Promise<Result>): Promise<Result> {
-  try {
-    return await work();
-  } catch (cause) {
-    if (!(cause instanceof RangeError)) throw cause;
-    const needBytes = 4 * shape[0] * shape[1];
-    throw new EngineError("outOfMemory", `Tensor "${entry.name}" needs ${needBytes} bytes of memory, and there are none left.`, { tensor: entry.name, needBytes }, { cause });
-  }
-}
-
-/** values: in the order of the file, so that the index is the one a user finds in Python. */
-function checkFinite(values: Float32Array, { name, shape }: SafetensorsEntry): void {
-  for (let i = 0; i < values.length; i++) {
-    if (values[i]! - values[i]! === 0) continue;
-    const columns = shape.at(-1)!;
-    const index = shape.length === 2 ? [Math.floor(i / columns), i % columns] : [i];
-    throw new EngineError("checkpoint", `Tensor "${name}" holds ${values[i]} at [${index.join(", ")}]; expected finite weights.`, { tensor: name, index });
-  }
 }
 
 /** Throws `checkpoint` listing the tensors whose model names are not among `present`. */

@@ -1,4 +1,4 @@
-import type { Dtype } from "../safetensors/index.ts";
+import type { Dtype, SafetensorsEntry } from "../safetensors/index.ts";
 import type { Gpt2Config, QuantizedTensor } from "../types.ts";
 
 /** One tensor of the model as the engine sees it. */
@@ -23,6 +23,18 @@ export interface ReadTensor {
   readonly values: Float32Array<ArrayBuffer>;
   /** The matrix as the file has it, where that is quantized. */
   readonly stored?: QuantizedTensor;
+}
+
+/** Consecutive rows of a tensor as the file has them; see decodeBlock(). Embeddings come in several blocks, any other tensor in one. */
+export interface RawBlock {
+  readonly tensor: CheckpointTensor;
+  /** Of the file. */
+  readonly entry: Pick<SafetensorsEntry, "name" | "dtype" | "shape">;
+  readonly firstRow: number;
+  /** No rows follow. */
+  readonly isLast: boolean;
+  /** Owned by the receiver. */
+  readonly bytes: Uint8Array<ArrayBuffer>;
 }
 
 /** One tensor of a safetensors file. */
@@ -64,4 +76,6 @@ export interface Checkpoint {
    * Every tensor of `tensors` comes exactly once, or the pass throws `checkpoint`; `integrity` where the file brings hashes and one differs.
    */
   read(options?: ReadOptions): AsyncGenerator<ReadTensor>;
+  /** The same pass for those who decode bytes elsewhere, or want less than a tensor in memory; whole tensors where the file's bytes are not its weights. */
+  readBlocks(options?: ReadOptions): AsyncGenerator<RawBlock | ReadTensor>;
 }

@@ -82,7 +82,7 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
     const open = async (recipe: QuantizationRecipe, progress: ProgressMeter): Promise<Loaded> => {
       const builder = await createBuilderBeside(choice, { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), ...activationsOf(recipe), notices: calibrationRuns?.notices });
       const read = hashed.sha256() === null ? hashed.checkpoint : checkpoint;
-      const { filled: report, backend } = await build(builder, () => quantizeCalibrated(builder, read, recipe, { calibration, openModel, progress, signal }), signal);
+      const { filled: report, backend } = await build(builder, () => quantizeCalibrated(builder, read, recipe, { calibration, openModel, progress, quantizer: options.quantizer, signal }), signal);
       return { report, backend };
     };
     try {

@@ -5,6 +5,7 @@ import { planWindows, type WindowPlan } from "../evaluate/protocols.ts";
 import { tokensOf } from "../generate/options.ts";
 import type { Backend, BackendBuilder, BackendOptions } from "../model/backend.ts";
 import { packFor } from "../quantize/layout.ts";
+import { quantizeNamed } from "../quantize/matrixQuantizer.ts";
 import { formatOf, presets } from "../quantize/recipes.ts";
 import { createTokenizer } from "../tokenizer/index.ts";
 import type { FitOptions, FitProgress, QuantizationRecipe } from "../types.ts";
@@ -12,7 +13,7 @@ import { type BackendChoice, build, chooseBackend, createBuilderBeside, disposeC
 import { resolveContextLength } from "./options.ts";
 import { ProgressMeter } from "./progress.ts";
 import { LossCounter } from "./recovery.ts";
-import { quantizeInto, quantizeNamed, unprepared } from "./quantizeInto.ts";
+import { quantizeInto, unprepared } from "./quantizeInto.ts";
 
 const DEFAULT_MAX_TOKENS = 512;
 const DEFAULT_WINDOW_TOKENS = 256;
@@ -56,7 +57,7 @@ export class FitBench {
       const backendOptions = { config, contextLength, kvCache };
       try {
         const loading = new ProgressMeter(({ fraction }) => progress.loading(0.5 + fraction / 2));
-        const { backend: base } = await build(await createBuilderBeside(choice, backendOptions), (builder) => quantizeInto(builder, unprepared(checkpoint), presets.f32, loading, signal), signal);
+        const { backend: base } = await build(await createBuilderBeside(choice, backendOptions), (builder) => quantizeInto(builder, unprepared(checkpoint), presets.f32, { progress: loading, quantizer: options.quantizer, signal }), signal);
         return { choice, backendOptions: { ...backendOptions, base } };
       } catch (error) {
         disposeChoice(choice);

@@ -4,6 +4,7 @@ import type { Checkpoint, CheckpointTensor } from "../checkpoint/types.ts";
 import { Pacer } from "../model/cpu/pacer.ts";
 import { describeFormat, isRecord, storedBytes, validateTensorFormat } from "../quantize/formats.ts";
 import { packFor } from "../quantize/layout.ts";
+import { quantizeNamed } from "../quantize/matrixQuantizer.ts";
 import { dequantizeTensor } from "../quantize/nearest.ts";
 import { openSource } from "../source/openSource.ts";
 import type { BudgetFit, FitOptions, ModelSource, TensorFormat, TensorSensitivity } from "../types.ts";
@@ -11,7 +12,6 @@ import { FitBench, FitMeter } from "./fitBench.ts";
 import { Budget, type Candidate, FitSearch, int8Channel, type Item, MEASURED_POINTS } from "./fitSearch.ts";
 import { openVerified } from "./openVerified.ts";
 import { checkLoadOptions } from "./options.ts";
-import { quantizeNamed } from "./quantizeInto.ts";
 
 const defaultFormats: readonly TensorFormat[] = [
   { type: "f16" },

@@ -17,5 +17,5 @@ export function hashedWhileRead(checkpoint: Checkpoint): { checkpoint: Checkpoin
     }
     hash = await sha256(new TextEncoder().encode(lines.sort().join("")));
   };
-  return { checkpoint: { ...checkpoint, read }, sha256: () => hash };
+  return { checkpoint: { ...checkpoint, read, readBlocks: read }, sha256: () => hash };
 }

@@ -71,7 +71,7 @@ async function loadCached(cached: CachedCheckpoint, { signal, progress, ...optio
 }
 
 async function loadSource(source: CheckpointSource, options: CheckedLoad, cache: WeightCache | null): Promise<ModelParts> {
-  const { signal, integrity, progress, recipe: given } = options;
+  const { signal, integrity, progress, quantizer, recipe: given } = options;
   const mayCalibrate = options.calibration !== undefined && (!given || usesCalibration(given));
   const checkpoint = await openVerified(source, { signal, integrity, download: mayCalibrate ? downloadFirst(progress) : undefined });
   const { config } = checkpoint;
@@ -88,7 +88,7 @@ async function loadSource(source: CheckpointSource, options: CheckedLoad, cache:
   try {
     signal?.throwIfAborted();
     recording = await cache?.record(builder, checkpoint, { recipe, notices: windows?.notices }, signal);
-    const quantization = await quantizeCalibrated(recording?.builder ?? builder, checkpoint, recipe, { calibration, storedRanges: ranges, openModel, progress, signal });
+    const quantization = await quantizeCalibrated(recording?.builder ?? builder, checkpoint, recipe, { calibration, storedRanges: ranges, openModel, progress, quantizer, signal });
     await recording?.finish(quantization);
     progress.compiling(0, 1);
     const backend = await builder.finish(signal);

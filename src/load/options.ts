@@ -4,9 +4,10 @@ import type { BackendOptions } from "../model/backend.ts";
 import type { Gpt2Config, LoadOptions, ModelCache, QuantizationRecipe } from "../types.ts";
 
 /** Checks the options that do not depend on the checkpoint. Throws TypeError or RangeError naming the option. */
-export function checkLoadOptions(options: Pick<LoadOptions, "backend" | "kvCache" | "cache" | "signal"> & { onProgress?: unknown }): void {
+export function checkLoadOptions(options: Pick<LoadOptions, "backend" | "kvCache" | "cache" | "quantizer" | "signal"> & { onProgress?: unknown }): void {
   checkWatching(options);
   oneOf("backend", options.backend, ["auto", "webgpu", "cpu"]);
+  oneOf("quantizer", options.quantizer, ["workers", "inline"]);
   oneOf("kvCache", options.kvCache, ["f32", "f16", "int8"]);
   if (!isModelCache(options.cache)) oneOf("cache", options.cache, ["opfs", "none"], ", or an object with match(), put() and delete()");
 }

@@ -10,7 +10,7 @@ import type { Tokenizer } from "../tokenizer/types.ts";
 import type { Gpt2Config, LoadOptions, QuantizationRecipe, QuantizationReport } from "../types.ts";
 import { Calibration, calibrationWindows, type CalibrationWindows, type FloatModel } from "./calibration.ts";
 import type { ProgressMeter } from "./progress.ts";
-import { type Prepared, quantizeInto, unprepared } from "./quantizeInto.ts";
+import { type Prepared, quantizeInto, type QuantizeOptions, unprepared } from "./quantizeInto.ts";
 
 /** How far into the whole load its parts lead, where there are any: download, the run of the checkpoint as it is, that of the equalized one. */
 const DOWNLOAD_END = 0.2;
@@ -18,15 +18,13 @@ const RUN_END = 0.45;
 const EQUALIZED_RUN_END = 0.6;
 
 /** What a load with calibration needs beside the recipe. */
-export interface CalibratedLoad {
+export interface CalibratedLoad extends QuantizeOptions {
   /** null where no text was given. */
   calibration: Calibration | null;
   /** Static ranges that the checkpoint brings, for a recipe that it brings too. */
   storedRanges?: Prepared["storedRanges"];
   /** Opens a checkpoint in floats. */
   openModel: (checkpoint: Checkpoint, progress: ProgressMeter) => Promise<FloatModel>;
-  progress: ProgressMeter;
-  signal: AbortSignal | undefined;
 }
 
 /** @throws TypeError for a recipe that needs calibration where there is none */
@@ -53,11 +51,11 @@ export function downloadFirst(progress: ProgressMeter): Pick<MaterializeOptions,
 
 /** quantizeInto() after what calibration has to find out for the recipe. The models that it opens are gone when it ends, however it ends. */
 export async function quantizeCalibrated(builder: BackendBuilder, checkpoint: Checkpoint, recipe: QuantizationRecipe, load: CalibratedLoad): Promise<QuantizationReport> {
-  const { calibration, progress, signal } = load;
+  const { calibration } = load;
   const open: Calibration[] = [];
   try {
     const prepared = calibration && usesCalibration(recipe) ? await prepare(checkpoint, recipe, { ...load, calibration }, open) : unprepared(checkpoint, load.storedRanges);
-    return await quantizeInto(builder, prepared, recipe, progress, signal);
+    return await quantizeInto(builder, prepared, recipe, load);
   } finally {
     for (const each of open) await each.release();
   }

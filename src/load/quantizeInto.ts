@@ -1,19 +1,17 @@
+import { decodeBlock } from "../checkpoint/decodeBlock.ts";
 import { isMatrix } from "../checkpoint/gpt2Weights.ts";
-import { EngineError } from "../errors.ts";
-import type { Checkpoint, CheckpointTensor, ReadTensor } from "../checkpoint/types.ts";
+import type { Checkpoint, CheckpointTensor, RawBlock, ReadTensor } from "../checkpoint/types.ts";
 import type { BackendBuilder } from "../model/backend.ts";
 import { Pacer } from "../model/cpu/pacer.ts";
-import { quantizationError, type QuantizationError } from "../quantize/error.ts";
-import { quantizeGptq } from "../quantize/gptq.ts";
-import { type InputStatistics, outliersBeyond, withoutOutliers } from "../quantize/inputStatistics.ts";
-import { packFor } from "../quantize/layout.ts";
-import { dequantizeTensor, quantizeTensor } from "../quantize/nearest.ts";
-import { staticRange } from "../quantize/observers.ts";
 import { CODE_BITS } from "../quantize/formats.ts";
+import { type InputStatistics, outliersBeyond, withoutOutliers } from "../quantize/inputStatistics.ts";
+import type { MatrixJob, QuantizedMatrix } from "../quantize/matrixQuantizer.ts";
+import { staticRange } from "../quantize/observers.ts";
 import { formatOf, unmatchedOverrides } from "../quantize/recipes.ts";
 import { isSameFormat } from "../quantize/stored.ts";
-import type { QuantizationRecipe, QuantizationReport, QuantizedTensor, StoredBytes, TensorFormat, TensorInputReport, TensorReport } from "../types.ts";
+import type { LoadOptions, QuantizationRecipe, QuantizationReport, StoredBytes, TensorFormat, TensorInputReport, TensorReport } from "../types.ts";
 import type { ProgressMeter } from "./progress.ts";
+import { Quantizers } from "./quantizers.ts";
 
 /** A checkpoint made ready for a recipe. */
 export interface Prepared {
@@ -33,15 +31,28 @@ export function unprepared(checkpoint: Checkpoint, storedRanges: Prepared["store
   return { checkpoint, statistics: new Map(), withGram: null, equalized: new Set(), storedRanges };
 }
 
-/** Of codes that are used as they are stored. */
-const NO_ERROR: QuantizationError = { mse: 0, maxAbs: 0, sqnrDb: Infinity, cosine: 1 };
+/** What becomes of a matrix while the next ones are read. */
+interface Pending {
+  tensor: CheckpointTensor;
+  format: TensorFormat;
+  matrix: Promise<QuantizedMatrix>;
+}
+
+/** Matrices that are quantized, or wait to be handed over in the order of the file, while the next one is read. */
+const MAX_PENDING = 2;
+
+export interface QuantizeOptions {
+  progress: ProgressMeter;
+  signal: AbortSignal | undefined;
+  quantizer?: LoadOptions["quantizer"];
+}
 
 /**
- * Streams a checkpoint into a backend, one tensor at a time: read, quantize, measure the error, hand over, drop.
- * Of a matrix that is stored quantized the error counts from what is stored.
- * Throws RangeError for an override that matches no matrix; EngineError quantize names the tensor.
+ * Streams a checkpoint into a backend: matrices are read, quantized, compared with what they were and packed, in workers where it can be; a few are on
+ * their way at a time, and reach the backend in the order of the file.
+ * Throws RangeError for an override that matches no matrix; EngineError quantize names the tensor, worker where a worker crashed.
  */
-export async function quantizeInto(builder: BackendBuilder, prepared: Prepared, recipe: QuantizationRecipe, progress: ProgressMeter, signal: AbortSignal | undefined): Promise<QuantizationReport> {
+export async function quantizeInto(builder: BackendBuilder, prepared: Prepared, recipe: QuantizationRecipe, { progress, signal, quantizer }: QuantizeOptions): Promise<QuantizationReport> {
   const { checkpoint } = prepared;
   const matrices = checkpoint.tensors.filter(isMatrix);
   const [unmatched] = unmatchedOverrides(recipe, matrices.map(({ name }) => name));
@@ -50,76 +61,75 @@ export async function quantizeInto(builder: BackendBuilder, prepared: Prepared, 
   const bytes: StoredBytes = { weights: 0, embedding: 0, scales: 0, total: 0 };
   const tensors: TensorReport[] = [];
   const pacer = new Pacer();
-  /** The embedding of 124M takes half a second in each step; between them the page may paint. */
-  const breathe = async (): Promise<void> => {
-    if (pacer.isDue()) await pacer.rest(signal);
-  };
-  const gptqNamed = ({ name, shape }: CheckpointTensor, values: Float32Array, format: TensorFormat, gram: Float32Array): Promise<QuantizedTensor> =>
-    quantizeGptq(values, shape, format, gram, { activationOrder: recipe.activationOrder, rest: () => pacer.rest(signal) }).catch((error: unknown) => {
-      throw naming(name, error);
-    });
   let linearWeights = 0;
   let linearBytes = 0;
   let quantizeMs = 0;
   let done = 0;
-  const read = checkpoint.read({ signal, onBytes: ({ file, loadedBytes, totalBytes }) => progress.downloaded(file, loadedBytes, totalBytes) });
-  for await (const reading of read) {
-    const { tensor } = reading;
-    if (tensor.kind === "position" || tensor.kind === "vector") {
-      await builder.add(tensor, reading.values);
-      bytes[tensor.kind === "position" ? "embedding" : "scales"] += reading.values.byteLength;
-    } else {
-      const wanted = formatOf(recipe, tensor.name, tensor.kind);
-      const stored = storedAs(wanted, reading);
-      const gram = prepared.withGram && !stored && tensor.kind === "linear" && hasCodes(wanted) ? (await prepared.withGram(tensor.name)).gram : null;
-      const startMs = performance.now();
-      const quantized = stored ?? (gram ? await gptqNamed(tensor, reading.values, wanted, gram) : quantizeNamed(tensor, reading.values, wanted));
-      quantizeMs += performance.now() - startMs;
-      const { format, shape, storedBytes } = quantized;
-      await breathe();
-      const restored = stored ? null : dequantizeTensor(quantized);
-      await breathe();
-      const input = inputReport(recipe, format, tensor.name, prepared);
-      tensors.push({ name: tensor.name, shape, format, bytes: storedBytes, ...(restored ? quantizationError(reading.values, restored) : NO_ERROR), ...(input && { input }) });
-      await breathe();
-      await builder.add(tensor, packFor(builder.layout, quantized), input);
-      const codeBytes = Math.ceil((quantized.codes.length * CODE_BITS[format.type]) / 8);
-      bytes[tensor.kind === "linear" ? "weights" : "embedding"] += codeBytes;
-      bytes.scales += storedBytes - codeBytes;
-      if (tensor.kind === "linear") {
-        linearWeights += quantized.codes.length;
-        linearBytes += storedBytes;
-      }
-    }
+  const tensorDone = async (): Promise<void> => {
     progress.tensorDone(++done, checkpoint.tensors.length);
-    await breathe();
+    if (pacer.isDue()) await pacer.rest(signal);
+  };
+  const handOver = async ({ tensor, format, matrix }: Pending): Promise<void> => {
+    const { packed, storedBytes, error, quantizeMs: ms } = await matrix;
+    const input = inputReport(recipe, format, tensor.name, prepared);
+    await builder.add(tensor, packed, input);
+    tensors.push({ name: tensor.name, shape: tensor.shape, format, bytes: storedBytes, ...error, ...(input && { input }) });
+    const values = tensor.shape[0] * tensor.shape[1];
+    const codeBytes = Math.ceil((values * CODE_BITS[format.type]) / 8);
+    bytes[tensor.kind === "linear" ? "weights" : "embedding"] += codeBytes;
+    bytes.scales += storedBytes - codeBytes;
+    if (tensor.kind === "linear") {
+      linearWeights += values;
+      linearBytes += storedBytes;
+    }
+    quantizeMs += ms;
+    await tensorDone();
+  };
+
+  const quantizers = new Quantizers({ values: matrices.reduce((sum, { shape: [rows, columns] }) => sum + rows * columns, 0), quantizer, signal });
+  const pending: Pending[] = [];
+  let open: Awaited<ReturnType<Quantizers["open"]>> | null = null;
+  try {
+    const read = checkpoint.readBlocks({ signal, onBytes: ({ file, loadedBytes, totalBytes }) => progress.downloaded(file, loadedBytes, totalBytes) });
+    for await (const block of read) {
+      const { tensor } = block;
+      if (!isMatrix(tensor)) {
+        const values = "bytes" in block ? decodeBlock(block) : block.values;
+        await builder.add(tensor, values);
+        bytes[tensor.kind === "position" ? "embedding" : "scales"] += values.byteLength;
+        await tensorDone();
+        continue;
+      }
+      const format = formatOf(recipe, tensor.name, tensor.kind);
+      open ??= await quantizers.open({ tensor, format, layout: builder.layout, ...(await gptqOf(recipe, prepared, block, format)) });
+      await open.add("bytes" in block ? block : block.stored ? { stored: block.stored } : { values: block.values });
+      if ("bytes" in block && !block.isLast) continue;
+      const matrix = open.finish();
+      matrix.catch(() => undefined); // thrown when its turn has come
+      open = null;
+      pending.push({ tensor, format, matrix });
+      if (pending.length > MAX_PENDING) await handOver(pending.shift()!);
+    }
+    for (const each of pending) await handOver(each);
+  } finally {
+    quantizers.dispose();
   }
   bytes.total = bytes.weights + bytes.embedding + bytes.scales;
   return { recipe, bytes, bitsPerWeight: (8 * linearBytes) / linearWeights, tensors, quantizeMs };
 }
 
-/** What the file stores, where that is the format asked for: its codes are used as they are. */
-function storedAs(format: TensorFormat, { tensor, stored }: ReadTensor): QuantizedTensor | null {
-  return stored && isSameFormat(stored.format, format, tensor.shape) ? { ...stored, format } : null;
+/** What GPTQ needs, where it rounds this matrix. */
+async function gptqOf({ activationOrder }: QuantizationRecipe, { withGram }: Prepared, block: RawBlock | ReadTensor, format: TensorFormat): Promise<Pick<MatrixJob, "gram" | "activationOrder"> | null> {
+  const { tensor } = block;
+  const isStored = "stored" in block && block.stored && isSameFormat(block.stored.format, format, tensor.shape);
+  if (!withGram || isStored || tensor.kind !== "linear" || !hasCodes(format)) return null;
+  const { gram } = await withGram(tensor.name);
+  return { gram: gram!, activationOrder };
 }
 
 /** Whether a format rounds to codes that GPTQ can choose. */
 function hasCodes({ type }: TensorFormat): boolean {
   return type !== "f32" && type !== "f16";
-}
-
-/** As quantizeTensor(), whose errors then name the tensor. */
-export function quantizeNamed({ name, shape }: CheckpointTensor, values: Float32Array, format: TensorFormat): QuantizedTensor {
-  try {
-    return quantizeTensor(values, shape, format);
-  } catch (error) {
-    throw naming(name, error);
-  }
-}
-
-function naming(name: string, error: unknown): unknown {
-  if (!(error instanceof EngineError)) return error;
-  return new EngineError(error.code, `Tensor "${name}": ${error.message}`, { ...error.details, tensor: name }, { cause: error });
 }
 
 /** What calibration did with a matrix's input; undefined where nothing. */

@@ -121,16 +121,14 @@ export async function findFactors(
  */
 export function equalized(checkpoint: Checkpoint, factors: ReadonlyMap<string, Float32Array>): Checkpoint {
   validateFactors(checkpoint, factors);
-  return {
-    ...checkpoint,
-    async *read(options) {
-      for await (const { tensor, values } of checkpoint.read(options)) {
-        multiplyColumns(values, factors.get(tensor.name));
-        divideOutputs(values, tensor, factors.get(consumerOf(tensor.name)));
-        yield { tensor, values };
-      }
-    },
+  const read: Checkpoint["read"] = async function* (options) {
+    for await (const { tensor, values } of checkpoint.read(options)) {
+      multiplyColumns(values, factors.get(tensor.name));
+      divideOutputs(values, tensor, factors.get(consumerOf(tensor.name)));
+      yield { tensor, values };
+    }
   };
+  return { ...checkpoint, read, readBlocks: read };
 }
 
 function validateFactors({ tensors }: Checkpoint, factors: ReadonlyMap<string, Float32Array>): void {

@@ -19,23 +19,42 @@ export interface QuantizationError {
 export function quantizationError(original: Float32Array, restored: Float32Array): QuantizationError {
   if (original.length !== restored.length) throw new RangeError(`restored has ${restored.length} values; expected ${original.length} as original has.`);
   if (original.length === 0) throw new RangeError("original has 0 values; expected at least one.");
-  let errorSquares = 0;
-  let maxAbs = 0;
-  let squares = 0;
-  let restoredSquares = 0;
-  let products = 0;
-  for (let i = 0; i < original.length; i++) {
-    const w = original[i]!;
-    const r = restored[i]!;
-    const error = w - r;
-    errorSquares += error * error;
-    maxAbs = Math.max(maxAbs, Math.abs(error)); // not a comparison: NaN must show
-    squares += w * w;
-    restoredSquares += r * r;
-    products += w * r;
+  const tally = new ErrorTally();
+  tally.add(original, restored);
+  return tally.result();
+}
+
+/** quantizationError() of values that come in several pieces. */
+export class ErrorTally {
+  private count = 0;
+  private errorSquares = 0;
+  private maxAbs = 0;
+  private squares = 0;
+  private restoredSquares = 0;
+  private products = 0;
+
+  /** Both of one length. */
+  add(original: Float32Array, restored: Float32Array): void {
+    let { errorSquares, maxAbs, squares, restoredSquares, products } = this;
+    for (let i = 0; i < original.length; i++) {
+      const w = original[i]!;
+      const r = restored[i]!;
+      const error = w - r;
+      errorSquares += error * error;
+      maxAbs = Math.max(maxAbs, Math.abs(error)); // not a comparison: NaN must show
+      squares += w * w;
+      restoredSquares += r * r;
+      products += w * r;
+    }
+    Object.assign(this, { errorSquares, maxAbs, squares, restoredSquares, products });
+    this.count += original.length;
   }
-  const sqnrDb = errorSquares === 0 ? Infinity : 10 * Math.log10(squares / errorSquares);
-  const norm = Math.sqrt(squares * restoredSquares);
-  const cosine = norm === 0 ? (squares === restoredSquares ? 1 : 0) : products / norm;
-  return { mse: errorSquares / original.length, maxAbs, sqnrDb, cosine };
+
+  result(): QuantizationError {
+    const { count, errorSquares, maxAbs, squares, restoredSquares, products } = this;
+    const sqnrDb = errorSquares === 0 ? Infinity : 10 * Math.log10(squares / errorSquares);
+    const norm = Math.sqrt(squares * restoredSquares);
+    const cosine = norm === 0 ? (squares === restoredSquares ? 1 : 0) : products / norm;
+    return { mse: errorSquares / count, maxAbs, sqnrDb, cosine };
+  }
 }

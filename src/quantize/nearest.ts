@@ -21,7 +21,52 @@ const dynamicMap = nearestCode(DYNAMIC_MAP_SIGNED);
  */
 export function quantizeTensor(values: Float32Array, shape: Shape, format: TensorFormat): QuantizedTensor {
   validateWeights(values, shape, format);
-  return assembleTensor(format, shape, quantizeValues(values, shape, format));
+  return assembleTensor(format, shape, quantizeValues(values, shape, format, 0));
+}
+
+/** Fills a tensor by blocks of its rows, in any order, with the very codes that quantizeTensor gives for the whole. */
+export class RowQuantizer {
+  private readonly parts: TensorParts;
+
+  /** @param format one that isRowwise() */
+  constructor(
+    private readonly shape: Shape,
+    private readonly format: TensorFormat,
+  ) {
+    const length = shape[0] * shape[1];
+    this.parts = format.type === "f32" ? { codes: new Float32Array(length) } : format.type === "f16" ? { codes: new Uint16Array(length) } : emptyGroups(format, shape);
+  }
+
+  /** The rows as quantized. @throws as quantizeTensor */
+  add(values: Float32Array, firstRow: number): QuantizedTensor {
+    const { parts, format, shape: [, columns] } = this;
+    const rows = values.length / columns;
+    validateWeights(values, [rows, columns], format);
+    const { codes, scales = new Float32Array(0), zeroPoints } = quantizeValues(values, [rows, columns], format, firstRow);
+    const firstGroup = firstRow * (scales.length / rows);
+    parts.codes.set(codes, firstRow * columns);
+    parts.scales?.set(scales, firstGroup);
+    if (zeroPoints) parts.zeroPoints!.set(zeroPoints, firstGroup);
+    return assembleTensor(format, [rows, columns], { codes, scales, zeroPoints });
+  }
+
+  /** Once every row was added. */
+  finish(): QuantizedTensor {
+    return assembleTensor(this.format, this.shape, this.parts);
+  }
+}
+
+/** Whether rows are quantized one by one: not where a scale serves the tensor, nor under double quantization, which needs all scales at once. */
+export function isRowwise(format: TensorFormat): boolean {
+  return !("granularity" in format && format.granularity === "tensor") && !("doubleQuantization" in format && format.doubleQuantization);
+}
+
+/** A range of a tensor's rows as a tensor, which shares its arrays; scales are those after double quantization. */
+export function rowsOf({ format, shape, codes, scales, zeroPoints }: QuantizedTensor, from: number, to: number): QuantizedTensor {
+  const [rows, columns] = shape;
+  const groups = scales.length < rows ? 0 : scales.length / rows; // 0: one for the tensor, or none
+  const ofRows = <A extends Float32Array | Int32Array>(array: A): A => (groups === 0 ? array : (array.subarray(from * groups, to * groups) as A));
+  return assembleTensor(format, [to - from, columns], { codes: codes.subarray(from * columns, to * columns), scales: ofRows(scales), zeroPoints: zeroPoints && ofRows(zeroPoints) });
 }
 
 /** Throws what quantizeTensor throws for values that no format takes, and for a wrong shape, length or format. */
@@ -80,25 +125,26 @@ export function dequantizeTensor(tensor: QuantizedTensor): Float32Array {
   return values;
 }
 
-function quantizeValues(values: Float32Array, shape: Shape, format: TensorFormat): TensorParts {
+/** firstRow: of the tensor that the values are rows of, for messages. */
+function quantizeValues(values: Float32Array, shape: Shape, format: TensorFormat, firstRow: number): TensorParts {
   switch (format.type) {
     case "f32":
       return { codes: values.slice() };
     case "f16": {
       const { bits, overflowIndex } = toHalfBits(values);
-      if (overflowIndex >= 0) throw badWeight(values, overflowIndex, shape, format, "at most ±65504 after rounding to f16");
+      if (overflowIndex >= 0) throw badWeight(values, overflowIndex, shape, format, "at most ±65504 after rounding to f16", firstRow);
       return { codes: bits };
     }
     default:
-      return quantizeGroups(values, shape, format);
+      return quantizeGroups(values, shape, format, firstRow);
   }
 }
 
-function quantizeGroups(values: Float32Array, shape: Shape, format: ScaledFormat): Groups {
+function quantizeGroups(values: Float32Array, shape: Shape, format: ScaledFormat, firstRow: number): Groups {
   const stored = emptyGroups(format, shape);
   const grid = gridOf(format);
   forEachGroup(groupLayout(format, shape), (start, end, group) => {
-    fitGroup(grid, values, start, end, shape, format);
+    fitGroup(grid, values, start, end, shape, format, firstRow);
     grid.encode(values, stored.codes, start, end);
     stored.scales[group] = grid.scale;
     if (stored.zeroPoints) stored.zeroPoints[group] = grid.zeroPoint;
@@ -123,8 +169,8 @@ export function withNestedScales(stored: Groups, format: ScaledFormat): Groups {
 }
 
 /** Fits the grid to values[start … end). @throws EngineError `quantize` where a code would restore no finite f32 */
-export function fitGroup(grid: Grid, values: Float32Array, start: number, end: number, shape: Shape, format: ScaledFormat): void {
-  if (!grid.fit(values, start, end)) throw badWeight(values, largestIndex(values, start, end), shape, format, "a weight whose rounded form an f32 can hold");
+export function fitGroup(grid: Grid, values: Float32Array, start: number, end: number, shape: Shape, format: ScaledFormat, firstRow = 0): void {
+  if (!grid.fit(values, start, end)) throw badWeight(values, largestIndex(values, start, end), shape, format, "a weight whose rounded form an f32 can hold", firstRow);
 }
 
 /** bitsandbytes' nested quantization: absmax − mean(absmax), in flat blocks of 256, through the signed dynamic map. */
@@ -171,11 +217,13 @@ export function firstNonFinite(values: Float32Array): number {
   return -1;
 }
 
-export function badWeight(values: Float32Array, index: number, shape: Shape, format: TensorFormat, expected: string): EngineError {
-  const row = Math.floor(index / shape[1]);
+/** firstRow: of a tensor, where values are a range of its rows. */
+export function badWeight(values: Float32Array, index: number, shape: Shape, format: TensorFormat, expected: string, firstRow = 0): EngineError {
+  const indexInTensor = firstRow * shape[1] + index;
+  const row = Math.floor(indexInTensor / shape[1]);
   const column = index % shape[1];
   const value = values[index]!;
-  const group = format.type === "f32" || format.type === "f16" ? undefined : groupOf(index, groupLayout(format, shape));
+  const group = format.type === "f32" || format.type === "f16" ? undefined : groupOf(indexInTensor, groupLayout(format, shape));
   const place = `row ${row}, column ${column}${group === undefined ? "" : `, group ${group}`}`;
   return new EngineError("quantize", `Weight at ${place} is ${value}; expected ${expected}.`, { row, column, group, value });
 }

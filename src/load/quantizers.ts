@@ -1,0 +1,148 @@
+import { EngineError } from "../errors.ts";
+import { Pacer } from "../model/cpu/pacer.ts";
+import { buffersOf } from "../quantize/layout.ts";
+import { type MatrixBlock, type MatrixJob, MatrixQuantizer, type QuantizedMatrix } from "../quantize/matrixQuantizer.ts";
+import type { QuantizerReply, QuantizerRequest } from "../quantize/quantizerWorker.ts";
+
+/** More would wait for the one that reads. */
+const MAX_WORKERS = 3;
+/** Fewer values are quantized before a worker has started. */
+const WORTHWHILE_VALUES = 2 ** 20;
+
+/** One matrix on its way; see MatrixQuantizer. */
+type Matrix = Pick<MatrixQuantizer, "add" | "finish">;
+
+/** Takes one matrix at a time. */
+interface Quantizer {
+  start(job: MatrixJob): Matrix;
+}
+
+export interface QuantizerOptions {
+  /** Of all matrices together. */
+  values: number;
+  /** @default "workers" */
+  quantizer?: "workers" | "inline";
+  signal: AbortSignal | undefined;
+}
+
+/**
+ * Quantizes matrices in workers, or, where there is no Worker, none starts (a page's policy, file://, a bundler that left the script out) or the model is
+ * tiny, on this thread with pauses. The results are the same to the last bit.
+ */
+export class Quantizers {
+  private readonly workers: WorkerQuantizer[] = [];
+  private readonly free: Promise<Quantizer[]>;
+  private readonly waiting: ((quantizer: Quantizer) => void)[] = [];
+  private readonly signal: AbortSignal | undefined;
+  private readonly abort = (): void => this.dispose(this.signal!.reason);
+
+  constructor({ values, quantizer = "workers", signal }: QuantizerOptions) {
+    this.signal = signal;
+    signal?.addEventListener("abort", this.abort);
+    const inline = (): Quantizer[] => [inlineQuantizer(signal)];
+    this.free = quantizer === "inline" || values < WORTHWHILE_VALUES ? Promise.resolve(inline()) : this.startWorkers().catch(inline);
+  }
+
+  /** A matrix to be filled, once a quantizer is free; it is free again when finish() has settled. */
+  async open(job: MatrixJob): Promise<Matrix> {
+    const free = await this.free;
+    const quantizer = free.pop() ?? (await new Promise<Quantizer>((resolve) => this.waiting.push(resolve)));
+    const release = (): void => {
+      const next = this.waiting.shift();
+      if (next) next(quantizer);
+      else free.push(quantizer);
+    };
+    const matrix = quantizer.start(job);
+    return { add: (block) => matrix.add(block), finish: () => matrix.finish().finally(release) };
+  }
+
+  /** Ends the workers; what they are at rejects with the reason. Idempotent. */
+  dispose(reason: unknown = new EngineError("disposed", "The load has ended.")): void {
+    this.signal?.removeEventListener("abort", this.abort);
+    for (const worker of this.workers) worker.end(reason);
+  }
+
+  private async startWorkers(): Promise<Quantizer[]> {
+    const count = Math.max(1, Math.min(MAX_WORKERS, (globalThis.navigator?.hardwareConcurrency ?? 2) - 1));
+    try {
+      for (let i = 0; i < count; i++) this.workers.push(new WorkerQuantizer());
+      await Promise.all(this.workers.map(({ ready }) => ready));
+      return [...this.workers];
+    } catch (error) {
+      this.dispose();
+      throw error;
+    }
+  }
+}
+
+function inlineQuantizer(signal: AbortSignal | undefined): Quantizer {
+  const pacer = new Pacer();
+  return { start: (job) => new MatrixQuantizer(job, () => pacer.rest(signal)) };
+}
+
+interface Call {
+  resolve: (done: QuantizedMatrix | null) => void;
+  reject: (reason: unknown) => void;
+}
+
+class WorkerQuantizer implements Quantizer {
+  /** Rejects where the script does not start. */
+  readonly ready: Promise<unknown>;
+  private readonly worker: Worker;
+  /** In the order of the answers. */
+  private readonly calls: Call[] = [];
+  private failure: { reason: unknown } | null = null;
+
+  /** @throws where there is no Worker, or the page's policy forbids it */
+  constructor() {
+    this.worker = new Worker(new URL("../quantize/quantizerWorker.ts", import.meta.url), { type: "module", name: "nibble quantizer" });
+    this.ready = new Promise((resolve, reject) => this.calls.push({ resolve, reject }));
+    this.ready.catch(() => undefined); // of several workers the first that fails is enough
+    this.worker.onmessage = ({ data }: MessageEvent<QuantizerReply>) => this.settle(data);
+    this.worker.onerror = (event) => {
+      event.preventDefault(); // it is told by the load
+      this.end(new EngineError("worker", `A worker that quantizes failed: ${event.message || "its script did not run"}`));
+    };
+    this.worker.onmessageerror = () => this.end(new EngineError("worker", "What a worker quantized could not be read."));
+  }
+
+  /** A block is in the worker's hands when add() resolves, and quantized when the next one is. */
+  start(job: MatrixJob): Matrix {
+    let last = this.call({ start: job });
+    return {
+      add: async (block: MatrixBlock) => {
+        await last;
+        last = this.call({ block });
+      },
+      finish: async () => {
+        await last;
+        return (await this.call({ finish: true }))!;
+      },
+    };
+  }
+
+  /** Idempotent. */
+  end(reason: unknown): void {
+    this.failure ??= { reason };
+    this.worker.terminate();
+    for (const { reject } of this.calls.splice(0)) reject(reason);
+  }
+
+  /** What it rejects with is told by whoever awaits it, or by no one where the load has ended before. */
+  private call(request: QuantizerRequest): Promise<QuantizedMatrix | null> {
+    const answer = new Promise<QuantizedMatrix | null>((resolve, reject) => {
+      if (this.failure) return reject(this.failure.reason);
+      this.calls.push({ resolve, reject });
+      this.worker.postMessage(request, "block" in request ? buffersOf(request.block) : []);
+    });
+    answer.catch(() => undefined);
+    return answer;
+  }
+
+  private settle(reply: QuantizerReply): void {
+    const { resolve, reject } = this.calls.shift()!;
+    if (!("failed" in reply)) return resolve("done" in reply ? reply.done : null);
+    const { message, code, details } = reply.failed;
+    reject(code ? new EngineError(code, message, details) : new EngineError("worker", `A worker that quantizes failed: ${message}`));
+  }
+}

@@ -1,0 +1,134 @@
+import { decodeBlock } from "../checkpoint/decodeBlock.ts";
+import type { CheckpointTensor, RawBlock } from "../checkpoint/types.ts";
+import { EngineError } from "../errors.ts";
+import type { QuantizedTensor, TensorFormat } from "../types.ts";
+import { ErrorTally, type QuantizationError } from "./error.ts";
+import { quantizeGptq } from "./gptq.ts";
+import { type PackedWeights, packFor, type WeightLayout } from "./layout.ts";
+import { dequantizeTensor, isRowwise, quantizeTensor, RowQuantizer, rowsOf } from "./nearest.ts";
+import { pausing } from "./pause.ts";
+import { isSameFormat } from "./stored.ts";
+
+/** Values that are restored together to be compared with the original ones: half a megabyte. */
+const STRIP_VALUES = 2 ** 17;
+
+/** What becomes of a matrix; plain data, which a worker can be sent. */
+export interface MatrixJob {
+  tensor: CheckpointTensor;
+  format: TensorFormat;
+  layout: WeightLayout;
+  /** Rounds by GPTQ: f32 [columns, columns], mean x · xᵀ of the inputs. @default to the nearest */
+  gram?: Float32Array;
+  activationOrder?: boolean;
+}
+
+/** What a matrix is given as: rows of the file, all values as f32 [rows, columns], or all codes of a file that is quantized. */
+export type MatrixBlock = RawBlock | { values: Float32Array<ArrayBuffer> } | { stored: QuantizedTensor };
+
+export interface QuantizedMatrix {
+  packed: PackedWeights;
+  storedBytes: number;
+  /** Of the values; of a matrix that is stored quantized, beyond what is lost already. */
+  error: QuantizationError;
+  quantizeMs: number;
+}
+
+/** Of codes that are used as they are stored. */
+const NO_ERROR: QuantizationError = { mse: 0, maxAbs: 0, sqnrDb: Infinity, cosine: 1 };
+
+/** Quantizes, judges and packs one matrix while its rows come in, on whatever thread it is. Blocks are given up to it. */
+export class MatrixQuantizer {
+  private readonly pause: () => Promise<void>;
+  private readonly tally = new ErrorTally();
+  private rows: RowQuantizer | null = null;
+  private whole: Float32Array | null = null; // f32 [rows, columns], where rows are not quantized one by one
+  private stored: QuantizedTensor | null = null;
+  private quantizeMs = 0;
+
+  /** rest: awaited every 20 ms of work, so that a page stays alive; may throw. */
+  constructor(
+    private readonly job: MatrixJob,
+    private readonly rest?: () => Promise<void>,
+  ) {
+    this.pause = pausing(rest);
+  }
+
+  /** The next rows, from first to last. @throws EngineError `checkpoint` as decodeBlock(), `quantize` naming the tensor */
+  async add(block: MatrixBlock): Promise<void> {
+    const { tensor, format, gram } = this.job;
+    const [rows, columns] = tensor.shape;
+    if ("stored" in block) {
+      if (isSameFormat(block.stored.format, format, tensor.shape)) this.stored = { ...block.stored, format };
+      else this.whole = dequantizeTensor(block.stored);
+      return;
+    }
+    const [values, firstRow] = "bytes" in block ? [decodeBlock(block), block.firstRow] : [block.values, 0];
+    await this.pause();
+    if (values.length === rows * columns) {
+      this.whole = values;
+    } else if (gram || !isRowwise(format)) {
+      this.whole ??= new Float32Array(rows * columns);
+      this.whole.set(values, firstRow * columns);
+    } else {
+      const quantizer = (this.rows ??= new RowQuantizer(tensor.shape, format));
+      const quantized = await this.timed(() => quantizer.add(values, firstRow));
+      await this.pause();
+      await this.compare(values, quantized);
+    }
+  }
+
+  /** Once every row was added; nothing of the matrix stays here. */
+  async finish(): Promise<QuantizedMatrix> {
+    const tensor = this.stored ?? this.rows?.finish() ?? (await this.quantizeWhole());
+    const error = this.stored ? NO_ERROR : this.tally.result();
+    this.rows = this.stored = null;
+    await this.pause();
+    return { packed: packFor(this.job.layout, tensor), storedBytes: tensor.storedBytes, error, quantizeMs: this.quantizeMs };
+  }
+
+  private async quantizeWhole(): Promise<QuantizedTensor> {
+    const { tensor, format, gram, activationOrder } = this.job;
+    const values = this.whole!;
+    this.whole = null;
+    const quantized = await this.timed(() => (gram ? quantizeGptq(values, tensor.shape, format, gram, { activationOrder, rest: this.rest }) : quantizeTensor(values, tensor.shape, format)));
+    await this.pause();
+    await this.compare(values, quantized);
+    return quantized;
+  }
+
+  private async timed<T>(quantize: () => T | Promise<T>): Promise<T> {
+    const startMs = performance.now();
+    try {
+      return await quantize();
+    } catch (error) {
+      throw namingTensor(this.job.tensor, error);
+    } finally {
+      this.quantizeMs += performance.now() - startMs;
+    }
+  }
+
+  /** Strip by strip, so that the restored values of an embedding need no memory of its size. */
+  private async compare(values: Float32Array, quantized: QuantizedTensor): Promise<void> {
+    const [rows, columns] = quantized.shape;
+    const stripRows = Math.max(1, Math.floor(STRIP_VALUES / columns));
+    for (let from = 0; from < rows; from += stripRows) {
+      const to = Math.min(from + stripRows, rows);
+      this.tally.add(values.subarray(from * columns, to * columns), dequantizeTensor(rowsOf(quantized, from, to)));
+      await this.pause();
+    }
+  }
+}
+
+/** As quantizeTensor(), whose errors then name the tensor. */
+export function quantizeNamed(tensor: CheckpointTensor, values: Float32Array, format: TensorFormat): QuantizedTensor {
+  try {
+    return quantizeTensor(values, tensor.shape, format);
+  } catch (error) {
+    throw namingTensor(tensor, error);
+  }
+}
+
+function namingTensor({ name }: CheckpointTensor, error: unknown): unknown {
+  if (!(error instanceof EngineError)) return error;
+  return new EngineError(error.code, `Tensor "${name}": ${error.message}`, { ...error.details, tensor: name }, { cause: error });
+}
