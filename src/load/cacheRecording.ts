@@ -86,7 +86,7 @@ export class Recording {
   }
 
   async #write(record: unknown): Promise<void> {
-    for (const piece of encodeRecord(this.#records++, record)) {
+    for (const piece of await encodeRecord(this.#records++, record, this.#parts.signal)) {
       if (this.#hasEnded) return;
       await this.#unlessEnded(this.#writer.write(piece));
       throwIfAborted(this.#parts.signal);

@@ -1,5 +1,6 @@
 import { FileReader } from "../checkpoint/fileReader.ts";
 import { throwIfAborted } from "../errors.ts";
+import { Pacer } from "../model/cpu/pacer.ts";
 
 /*
  * A cached model is one stream of records, read front to back:
@@ -12,6 +13,8 @@ import { throwIfAborted } from "../errors.ts";
 /** "NIB" and the version of this format. */
 const MAGIC = 0x0142494e;
 const ALIGNMENT = 16;
+/** Checked between two looks at the clock: some milliseconds. */
+const CHECKED_BYTES = 8 * 2 ** 20;
 
 const arrayTypes = { Int8Array, Uint8Array, Uint16Array, Int32Array, Uint32Array, Float32Array, Float64Array };
 type ArrayTypeName = keyof typeof arrayTypes;
@@ -20,19 +23,21 @@ type StoredArray = InstanceType<(typeof arrayTypes)[ArrayTypeName]>;
 /** The bytes of a cached model are not those that were written: they end early, or were damaged. */
 export class DamagedRecord extends Error {}
 
-/** The pieces of one record; value: plain objects, lists, numbers, words and typed arrays, whose bytes are not copied. */
-export function encodeRecord(number: number, value: unknown): Uint8Array[] {
+/** The pieces of one record; value: plain objects, lists, numbers, words and typed arrays, whose bytes are not copied. Rejects with signal.reason on abort. */
+export async function encodeRecord(number: number, value: unknown, signal?: AbortSignal): Promise<Uint8Array[]> {
   const arrays: StoredArray[] = [];
   const replaced = JSON.stringify(value, (_key, part: unknown) => {
     if (typeof part === "number" && !Number.isFinite(part)) return { "#": String(part) };
     return ArrayBuffer.isView(part) ? { "#": arrays.push(part as StoredArray) - 1 } : part;
   });
   const sections = arrays.map((array) => new Uint8Array(array.buffer, array.byteOffset, array.byteLength));
-  const table = arrays.map((array, i) => [array.constructor.name, array.length, checkOf(sections[i]!)]);
+  const pacer = new Pacer();
+  const table: RecordText["arrays"] = [];
+  for (const [i, array] of arrays.entries()) table.push([array.constructor.name as ArrayTypeName, array.length, await checkOf(sections[i]!, pacer, signal)]);
   const text = new TextEncoder().encode(`{"value":${replaced},"arrays":${JSON.stringify(table)}}`);
   const head = new Uint8Array(ALIGNMENT + padded(text.length)).fill(0x20);
   head.set(text, ALIGNMENT);
-  new Uint32Array(head.buffer).set([MAGIC, number, head.length - ALIGNMENT, checkOf(head.subarray(ALIGNMENT))]);
+  new Uint32Array(head.buffer).set([MAGIC, number, head.length - ALIGNMENT, await checkOf(head.subarray(ALIGNMENT), pacer, signal)]);
   return [head, ...sections.flatMap((section) => [section, new Uint8Array(padded(section.length) - section.length)])].filter(({ length }) => length > 0);
 }
 
@@ -45,6 +50,7 @@ interface RecordText {
 export class RecordReader {
   readonly #file: FileReader;
   readonly #signal: AbortSignal | undefined;
+  readonly #pacer = new Pacer();
   #number = 0;
 
   constructor(pieces: AsyncIterable<Uint8Array>, signal: AbortSignal | undefined) {
@@ -56,14 +62,14 @@ export class RecordReader {
   async next(): Promise<unknown> {
     const [magic, number, textBytes, check] = new Uint32Array((await this.#read(ALIGNMENT)).buffer);
     if (magic !== MAGIC || number !== this.#number++) throw new DamagedRecord(`Record ${this.#number - 1} does not begin as it should.`);
-    const { value, arrays } = this.#parse(await this.#read(textBytes!), check!);
+    const { value, arrays } = await this.#parse(await this.#read(textBytes!), check!);
     const stored: StoredArray[] = [];
     for (const [type, length, arrayCheck] of arrays) {
       const ArrayType = arrayTypes[type];
       const bytes = length * ArrayType.BYTES_PER_ELEMENT;
       const section = await this.#read(bytes);
       await this.#read(padded(bytes) - bytes);
-      if (checkOf(section) !== arrayCheck) throw new DamagedRecord(`An array of record ${number} has other bytes than were written.`);
+      if ((await checkOf(section, this.#pacer, this.#signal)) !== arrayCheck) throw new DamagedRecord(`An array of record ${number} has other bytes than were written.`);
       stored.push(new ArrayType(section.buffer));
     }
     return revive(value, stored);
@@ -78,8 +84,8 @@ export class RecordReader {
     return this.#file.close();
   }
 
-  #parse(bytes: Uint8Array, check: number): RecordText {
-    if (checkOf(bytes) !== check) throw new DamagedRecord(`The JSON of record ${this.#number - 1} has other bytes than were written.`);
+  async #parse(bytes: Uint8Array, check: number): Promise<RecordText> {
+    if ((await checkOf(bytes, this.#pacer, this.#signal)) !== check) throw new DamagedRecord(`The JSON of record ${this.#number - 1} has other bytes than were written.`);
     return JSON.parse(new TextDecoder().decode(bytes)) as RecordText;
   }
 
@@ -93,19 +99,27 @@ export class RecordReader {
   }
 }
 
-/** 32 bits that differ for any change of a word, and for nearly any other: each step is a bijection of what was and of what comes. bytes: any length. */
-function checkOf(bytes: Uint8Array): number {
-  const words = bytes.byteOffset % 4 === 0 ? new Uint32Array(bytes.buffer, bytes.byteOffset, bytes.length >> 2) : new Uint32Array(bytes.slice(0, bytes.length & ~3).buffer);
-  let hash = bytes.length;
-  for (let i = 0; i < words.length; i++) {
-    hash = Math.imul(hash ^ words[i]!, 0x9e3779b1); // odd, so that it can be undone: 2³² over the golden ratio
-    hash ^= hash >>> 15;
+/** 32 bits that differ for any change within a word, and for nearly any other. */
+async function checkOf(bytes: Uint8Array, pacer: Pacer, signal: AbortSignal | undefined): Promise<number> {
+  let check = bytes.length;
+  for (let at = 0; at < bytes.length; at += CHECKED_BYTES) {
+    check = checkFurther(check, bytes.subarray(at, at + CHECKED_BYTES));
+    if (pacer.isDue()) await pacer.rest(signal);
   }
-  for (let i = words.length * 4; i < bytes.length; i++) {
-    hash = Math.imul(hash ^ bytes[i]!, 0x9e3779b1);
-    hash ^= hash >>> 15;
-  }
-  return hash >>> 0;
+  return check >>> 0;
+}
+
+/** Each step can be undone, so that what differs once stays different. */
+function checkFurther(check: number, bytes: Uint8Array): number {
+  const wholeBytes = bytes.length & ~3;
+  const words = bytes.byteOffset % 4 === 0 ? new Uint32Array(bytes.buffer, bytes.byteOffset, wholeBytes / 4) : new Uint32Array(bytes.slice(0, wholeBytes).buffer);
+  const mix = (word: number): void => {
+    check = Math.imul(check ^ word, 0x9e3779b1); // odd; 2³² over the golden ratio
+    check ^= check >>> 15;
+  };
+  for (let i = 0; i < words.length; i++) mix(words[i]!);
+  for (let i = wholeBytes; i < bytes.length; i++) mix(bytes[i]!);
+  return check;
 }
 
 /** Puts arrays and numbers back where encodeRecord() took them from. */

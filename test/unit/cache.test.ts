@@ -1,5 +1,6 @@
-import { describe, expect, test } from "vitest";
+import { describe, expect, onTestFinished, test } from "vitest";
 import { loadModel, type LoadOptions, type LoadProgress, type Model, type ModelCache, type ModelSource, type PresetName } from "../../src/index.ts";
+import { startHubServer } from "../fixtures/hubServer.ts";
 import { MapCache } from "../fixtures/mapCache.ts";
 import { seededCheckpoint, tinyCheckpoints } from "../fixtures/seededCheckpoint.ts";
 import { sha256, TinyServer } from "../fixtures/tinyServer.ts";
@@ -55,6 +56,18 @@ describe("the cache of loadModel", () => {
     const offline = await outcome(folder, options);
     expect(offline.logits).toEqual(expected);
     expect(offline.notices).toEqual(["The model came from the cache; whether its files have changed could not be asked."]);
+  });
+
+  test("asks the hub for the hash of the weights, and their CDN for nothing", async () => {
+    const server = await startHubServer({ repositories: { "acme/tiny": files } });
+    onTestFinished(() => server.close());
+    const options = { hub: { endpoint: server.endpoint }, cache: new MapCache() };
+    await outcome("acme/tiny", options);
+    expect(server.requests.some(({ server, path }) => server === "cdn" && path.includes("model.safetensors"))).toBe(true); // control case
+    server.requests.length = 0;
+    expect(await outcome("acme/tiny", options)).toMatchObject({ logits: expected, notices: [] });
+    const asked = server.requests.map(({ server, path }) => `${server} ${path.split("/").slice(3).join("/")}`.replace(/\?.*/, ""));
+    expect(asked.sort()).toEqual(["cdn ", "hub raw/main/model.safetensors", "hub resolve/main/config.json"]);
   });
 
   test.each<[string, TinyServer["headers"]]>([
