@@ -106,8 +106,13 @@ export class WeightCache {
       await this.#trying(() => this.#cache.put(this.#key, entry, { source: description, recipe: recipe.name ?? null, bytes }));
     };
     const recording = new Recording({ builder, put, versions: () => this.#versions(files, signal), signal });
-    await recording.begin({ key: this.#key, config, recipe, description, tokenizerFiles, notices, layout: builder.layout, files });
-    return recording;
+    try {
+      await recording.begin({ key: this.#key, config, recipe, description, tokenizerFiles, notices, layout: builder.layout, files });
+      return recording;
+    } catch (error) {
+      recording.abandon(error);
+      throw error;
+    }
   }
 
   async #fill(builder: BackendBuilder, { config, layout, files }: CachedHead, reader: RecordReader, progress: ProgressMeter, signal: AbortSignal | undefined): Promise<QuantizationReport> {

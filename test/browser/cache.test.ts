@@ -73,7 +73,7 @@ describe("the cache in Chromium's private file system", () => {
   test("caches nothing, with a notice, where the quota leaves no room, the disk is full or the browser keeps its files shut", async () => {
     const { logits } = await outcome({ cache: "none" });
     const estimate = vi.spyOn(navigator.storage, "estimate").mockResolvedValue({ quota: 1000, usage: 900 });
-    expect(await outcome()).toMatchObject({ logits, notices: [expect.stringContaining("grants this site 1000 bytes, of which 900 are in use") as string] });
+    expect(await outcome()).toMatchObject({ logits, notices: [expect.stringContaining("grants this site 1000 bytes, of which 900 were in use") as string] });
     estimate.mockRestore();
     const write = vi.spyOn(FileSystemWritableFileStream.prototype, "write").mockRejectedValue(new DOMException("full", "QuotaExceededError"));
     expect(await outcome()).toMatchObject({ logits, notices: [expect.stringContaining("storage is full") as string] });

@@ -177,6 +177,19 @@ describe("the cache of loadModel", () => {
     expect(cache.map.size).toBe(1);
   });
 
+  test("ends the body of an entry whose load was aborted at its first bytes", async () => {
+    const controller = new AbortController();
+    const reason = new Error("enough");
+    const bodies: Promise<unknown>[] = [];
+    const put: ModelCache["put"] = async (_, entry) => {
+      controller.abort(reason);
+      bodies.push(entry.blob());
+      await bodies[0];
+    };
+    await expect(outcome(files, { cache: Object.assign(new MapCache(), { put }), signal: controller.signal })).rejects.toBe(reason);
+    await expect(bodies[0]).rejects.toThrow();
+  });
+
   test("caches nothing of which the server gives no version, and says so", async () => {
     const server = new TinyServer(files);
     server.headers = () => ({});

@@ -136,14 +136,14 @@ export class FolderCache implements ModelCache {
 
   /** Removes entries, those that were used longest ago first, and before them the one that is to be replaced. */
   async #makeRoom(key: string, bytes: number): Promise<void> {
-    const { estimate } = this.#parts;
+    const { quota = Infinity, usage = 0 } = await this.#parts.estimate();
     const evictable = (await this.list()).sort((a, b) => Number(a.key === key) - Number(b.key === key));
-    for (;;) {
-      const { quota = Infinity, usage = 0 } = await estimate();
-      if (usage + bytes + SPARE_BYTES <= quota) return;
+    let freeBytes = quota - usage - SPARE_BYTES; // counted on: an estimate may lag behind
+    while (freeBytes < bytes) {
       const last = evictable.pop();
-      if (!last) throw new EngineError("storage", `The browser grants this site ${quota} bytes, of which ${usage} are in use; a cached model needs about ${bytes}.`, { quota, usage, bytes });
+      if (!last) throw new EngineError("storage", `The browser grants this site ${quota} bytes, of which ${usage} were in use; a cached model needs about ${bytes}.`, { quota, usage, bytes });
       await this.delete(last.key);
+      freeBytes += last.bytes;
     }
   }
 
