@@ -79,4 +79,10 @@ export const tolerances = {
   searchedError: 1.1,
   /** A factor, relative: f32 against f64. Measured 4e-8 to 5e-8. */
   factor: 1e-6,
+
+  /**
+   * What a page may grow by while 124M loads as NF4 on the CPU: 90 MB of weights, 62 MB that Chromium reads ahead, blocks of 8 to 9.4 MB in the reader and the
+   * workers, and what engines have not collected yet. Measured 214 to 244 MB, with one worker, on a busy machine; MiB here, for what collectors may leave.
+   */
+  loadPeakBytes: 250 * 2 ** 20,
 } as const;

@@ -18,9 +18,14 @@ export class FileReader {
     this.pieces = file.stream({ signal })[Symbol.asyncIterator]();
   }
 
-  /** u8 [length], the caller's own. Throws `checkpoint` where the file ends before it. Of a file of unknown size it takes memory as the bytes come. */
-  async read(length: number): Promise<Uint8Array<ArrayBuffer>> {
-    let bytes = new Uint8Array(this.file.sizeBytes === null ? Math.min(length, UNPROVEN_BYTES) : length);
+  /**
+   * u8 [length], the caller's own, in one of the spare buffers where one is large enough. Throws `checkpoint` where the file ends before it. Of a file of
+   * unknown size it takes memory as the bytes come.
+   */
+  async read(length: number, spare: ArrayBuffer[] = []): Promise<Uint8Array<ArrayBuffer>> {
+    const fitting = spare.findIndex(({ byteLength }) => byteLength >= length);
+    const [reused] = fitting < 0 ? [] : spare.splice(fitting, 1);
+    let bytes = reused ? new Uint8Array(reused, 0, length) : new Uint8Array(this.file.sizeBytes === null ? Math.min(length, UNPROVEN_BYTES) : length);
     await this.take(length, (piece, at) => {
       const end = at + piece.length;
       if (end > bytes.length) {

@@ -5,7 +5,7 @@ import { allocating, decodeBlock, namingAllocation } from "./decodeBlock.ts";
 import type { FileReader } from "./fileReader.ts";
 import { type ExpectedTensor, isMatrix, isHeadWte, splitName } from "./gpt2Weights.ts";
 import { parseHashes, verifyHash } from "./metadata.ts";
-import type { CheckpointTensor, RawBlock, ReadOptions, ReadTensor, RestoreStored, StoredEntry, WeightHeaders } from "./types.ts";
+import type { CheckpointTensor, RawBlock, ReadBlocksOptions, ReadOptions, ReadTensor, RestoreStored, StoredEntry, WeightHeaders } from "./types.ts";
 import type { WeightFile } from "./weightFile.ts";
 
 /** Where the weights are. */
@@ -41,7 +41,7 @@ export async function* readBlocks(
   expected: readonly ExpectedTensor[],
   config: Gpt2Config,
   restore: RestoreStored,
-  { signal, onBytes }: ReadOptions = {},
+  { signal, onBytes, spare }: ReadBlocksOptions = {},
   blockBytes = BLOCK_BYTES,
 ): AsyncGenerator<RawBlock | ReadTensor> {
   const { files, totalBytes } = weights;
@@ -74,10 +74,10 @@ export async function* readBlocks(
         const tensor = withoutFileShape(planned.tensor);
         const hash = hashes.get(entry.name);
         if (storedCount === null && tensor.kind === "embedding" && hash === undefined) {
-          yield* readRows(reader, tensor, entry, blockBytes);
+          yield* readRows(reader, tensor, entry, blockBytes, spare);
           continue;
         }
-        const bytes = await readEntry(reader, tensor, entry, entry.end - entry.begin);
+        const bytes = await readEntry(reader, tensor, entry, entry.end - entry.begin, isMatrix(tensor) && storedCount === null ? spare : undefined);
         await verifyHash(hash, bytes, entry.name, fileName);
         if (storedCount === null) {
           yield { tensor, entry, firstRow: 0, isLast: true, bytes };
@@ -103,19 +103,19 @@ export async function* readBlocks(
   }
 }
 
-async function* readRows(reader: FileReader, tensor: CheckpointTensor, entry: SafetensorsEntry, blockBytes: number): AsyncGenerator<RawBlock> {
+async function* readRows(reader: FileReader, tensor: CheckpointTensor, entry: SafetensorsEntry, blockBytes: number, spare: ArrayBuffer[] | undefined): AsyncGenerator<RawBlock> {
   const [rows] = tensor.shape;
   const rowBytes = (entry.end - entry.begin) / rows;
   const blockRows = Math.max(1, Math.floor(blockBytes / rowBytes));
   for (let firstRow = 0; firstRow < rows; firstRow += blockRows) {
     const blockEnd = Math.min(firstRow + blockRows, rows);
-    yield { tensor, entry, firstRow, isLast: blockEnd === rows, bytes: await readEntry(reader, tensor, entry, (blockEnd - firstRow) * rowBytes) };
+    yield { tensor, entry, firstRow, isLast: blockEnd === rows, bytes: await readEntry(reader, tensor, entry, (blockEnd - firstRow) * rowBytes, spare) };
   }
 }
 
-async function readEntry(reader: FileReader, tensor: CheckpointTensor, { name }: SafetensorsEntry, length: number): Promise<Uint8Array<ArrayBuffer>> {
+async function readEntry(reader: FileReader, tensor: CheckpointTensor, { name }: SafetensorsEntry, length: number, spare: ArrayBuffer[] | undefined): Promise<Uint8Array<ArrayBuffer>> {
   try {
-    return await reader.read(length);
+    return await reader.read(length, spare);
   } catch (error) {
     throw namingAllocation(tensor, name, error);
   }

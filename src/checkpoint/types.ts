@@ -17,6 +17,11 @@ export interface ReadOptions {
   onBytes?: (progress: { file: string; loadedBytes: number; totalBytes: number | null }) => void;
 }
 
+export interface ReadBlocksOptions extends ReadOptions {
+  /** Buffers that nobody wants any more, which matrices are read into; the receiver of a block gives its buffer back here, or does not. */
+  spare?: ArrayBuffer[];
+}
+
 export interface ReadTensor {
   readonly tensor: CheckpointTensor;
   /** f32 [rows, columns], row-major, owned by the caller. Of a stored matrix restored when it is first asked for. */
@@ -77,5 +82,5 @@ export interface Checkpoint {
    */
   read(options?: ReadOptions): AsyncGenerator<ReadTensor>;
   /** The same pass for those who decode bytes elsewhere, or want less than a tensor in memory; whole tensors where the file's bytes are not its weights. */
-  readBlocks(options?: ReadOptions): AsyncGenerator<RawBlock | ReadTensor>;
+  readBlocks(options?: ReadBlocksOptions): AsyncGenerator<RawBlock | ReadTensor>;
 }

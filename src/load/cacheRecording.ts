@@ -42,7 +42,10 @@ export interface RecordingParts {
   signal: AbortSignal | undefined;
 }
 
-/** Takes tensors for a builder and writes them to a cache on the way, as fast as both take them. What the cache does not want, it stops sending. */
+/**
+ * Takes tensors for a builder and writes them to a cache on the way, as fast as both take them. What the cache does not want, it stops sending. Nobody may
+ * write into a tensor's arrays afterwards: the cache may still hold pieces of them.
+ */
 export class Recording {
   readonly builder: BackendBuilder;
   readonly #writer: WritableStreamDefaultWriter<Uint8Array>;

@@ -13,6 +13,8 @@ import { Pacer } from "../model/cpu/pacer.ts";
 /** "NIB" and the version of this format. */
 const MAGIC = 0x0142494e;
 const ALIGNMENT = 16;
+/** What takes a piece may copy it. */
+const PIECE_BYTES = 2 ** 20;
 /** Checked between two looks at the clock: some milliseconds. */
 const CHECKED_BYTES = 8 * 2 ** 20;
 
@@ -38,7 +40,12 @@ export async function encodeRecord(number: number, value: unknown, signal?: Abor
   const head = new Uint8Array(ALIGNMENT + padded(text.length)).fill(0x20);
   head.set(text, ALIGNMENT);
   new Uint32Array(head.buffer).set([MAGIC, number, head.length - ALIGNMENT, await checkOf(head.subarray(ALIGNMENT), pacer, signal)]);
-  return [head, ...sections.flatMap((section) => [section, new Uint8Array(padded(section.length) - section.length)])].filter(({ length }) => length > 0);
+  const pieces: Uint8Array[] = [head];
+  for (const section of sections) {
+    for (let at = 0; at < section.length; at += PIECE_BYTES) pieces.push(section.subarray(at, at + PIECE_BYTES));
+    if (padded(section.length) > section.length) pieces.push(new Uint8Array(padded(section.length) - section.length));
+  }
+  return pieces;
 }
 
 interface RecordText {

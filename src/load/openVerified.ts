@@ -1,5 +1,5 @@
 import { openCheckpoint } from "../checkpoint/openCheckpoint.ts";
-import type { Checkpoint, ReadOptions } from "../checkpoint/types.ts";
+import type { Checkpoint, ReadBlocksOptions, ReadOptions } from "../checkpoint/types.ts";
 import { Pacer } from "../model/cpu/pacer.ts";
 import { restoreStored } from "../quantize/stored.ts";
 import { verifiedSource } from "../source/integrity.ts";
@@ -25,10 +25,10 @@ export async function openVerified(source: CheckpointSource, { signal, integrity
   const opened = download ? await materialize(verified, { signal, ...download }) : verified;
   const checkpoint = await openCheckpoint(opened, { signal, restore: restoreStored });
   verified.expectNames(checkpoint.weightFiles);
-  const verifying = <T>(read: (options?: ReadOptions) => AsyncGenerator<T>) =>
-    async function* (options?: ReadOptions): AsyncGenerator<T> {
+  const verifying = <T, Options extends ReadOptions>(read: (options?: Options) => AsyncGenerator<T>) =>
+    async function* (options?: Options): AsyncGenerator<T> {
       yield* read(options);
       await verified.finish(options?.signal ?? signal);
     };
-  return { ...checkpoint, read: verifying((options) => checkpoint.read(options)), readBlocks: verifying((options) => checkpoint.readBlocks(options)) };
+  return { ...checkpoint, read: verifying((options?: ReadOptions) => checkpoint.read(options)), readBlocks: verifying((options?: ReadBlocksOptions) => checkpoint.readBlocks(options)) };
 }

@@ -10,11 +10,15 @@ const MAX_WORKERS = 3;
 const WORTHWHILE_VALUES = 2 ** 20;
 
 /** One matrix on its way; see MatrixQuantizer. */
-type Matrix = Pick<MatrixQuantizer, "add" | "finish">;
+interface Matrix {
+  add(block: MatrixBlock): Promise<void>;
+  finish(): Promise<QuantizedMatrix>;
+}
 
 /** Takes one matrix at a time. */
 interface Quantizer {
-  start(job: MatrixJob): Matrix;
+  /** spare: where the buffers of blocks go that are done with. */
+  start(job: MatrixJob, spare: ArrayBuffer[]): Matrix;
 }
 
 export interface QuantizerOptions {
@@ -30,6 +34,11 @@ export interface QuantizerOptions {
  * tiny, on this thread with pauses. The results are the same to the last bit.
  */
 export class Quantizers {
+  /**
+   * Buffers of blocks that are done with, to be read into again: what comes in a message is not freed before the message is collected, which engines do
+   * late and in each thread for itself (measured: 400 MB of them).
+   */
+  readonly spare: ArrayBuffer[] = [];
   private readonly workers: WorkerQuantizer[] = [];
   private readonly free: Promise<Quantizer[]>;
   private readonly waiting: ((quantizer: Quantizer) => void)[] = [];
@@ -52,7 +61,7 @@ export class Quantizers {
       if (next) next(quantizer);
       else free.push(quantizer);
     };
-    const matrix = quantizer.start(job);
+    const matrix = quantizer.start(job, this.spare);
     return { add: (block) => matrix.add(block), finish: () => matrix.finish().finally(release) };
   }
 
@@ -77,11 +86,21 @@ export class Quantizers {
 
 function inlineQuantizer(signal: AbortSignal | undefined): Quantizer {
   const pacer = new Pacer();
-  return { start: (job) => new MatrixQuantizer(job, () => pacer.rest(signal)) };
+  return {
+    start(job, spare) {
+      const matrix = new MatrixQuantizer(job, () => pacer.rest(signal));
+      const add = async (block: MatrixBlock): Promise<void> => keep(spare, await matrix.add(block));
+      return { add, finish: () => matrix.finish() };
+    },
+  };
+}
+
+function keep(spare: ArrayBuffer[], buffer: ArrayBuffer | null): void {
+  if (buffer) spare.push(buffer);
 }
 
 interface Call {
-  resolve: (done: QuantizedMatrix | null) => void;
+  resolve: (reply: QuantizerReply) => void;
   reject: (reason: unknown) => void;
 }
 
@@ -106,17 +125,22 @@ class WorkerQuantizer implements Quantizer {
     this.worker.onmessageerror = () => this.end(new EngineError("worker", "What a worker quantized could not be read."));
   }
 
-  /** A block is in the worker's hands when add() resolves, and quantized when the next one is. */
-  start(job: MatrixJob): Matrix {
+  /** add() resolves when the worker is done with the block before, and has the block. */
+  start(job: MatrixJob, spare: ArrayBuffer[]): Matrix {
     let last = this.call({ start: job });
+    const settleLast = async (): Promise<void> => {
+      const reply = await last;
+      if ("spare" in reply) keep(spare, reply.spare);
+    };
     return {
-      add: async (block: MatrixBlock) => {
-        await last;
+      add: async (block) => {
+        await settleLast();
         last = this.call({ block });
       },
       finish: async () => {
-        await last;
-        return (await this.call({ finish: true }))!;
+        await settleLast();
+        const reply = await this.call({ finish: true });
+        return (reply as Extract<QuantizerReply, { matrix: unknown }>).matrix;
       },
     };
   }
@@ -129,8 +153,8 @@ class WorkerQuantizer implements Quantizer {
   }
 
   /** What it rejects with is told by whoever awaits it, or by no one where the load has ended before. */
-  private call(request: QuantizerRequest): Promise<QuantizedMatrix | null> {
-    const answer = new Promise<QuantizedMatrix | null>((resolve, reject) => {
+  private call(request: QuantizerRequest): Promise<QuantizerReply> {
+    const answer = new Promise<QuantizerReply>((resolve, reject) => {
       if (this.failure) return reject(this.failure.reason);
       this.calls.push({ resolve, reject });
       this.worker.postMessage(request, "block" in request ? buffersOf(request.block) : []);
@@ -141,7 +165,7 @@ class WorkerQuantizer implements Quantizer {
 
   private settle(reply: QuantizerReply): void {
     const { resolve, reject } = this.calls.shift()!;
-    if (!("failed" in reply)) return resolve("done" in reply ? reply.done : null);
+    if (!("failed" in reply)) return resolve(reply);
     const { message, code, details } = reply.failed;
     reject(code ? new EngineError(code, message, details) : new EngineError("worker", `A worker that quantizes failed: ${message}`));
   }

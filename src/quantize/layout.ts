@@ -19,11 +19,12 @@ export function packFor(layout: WeightLayout, tensor: QuantizedTensor): PackedWe
   return layout.layout === "rows" ? packRows(tensor) : packTensor(tensor, layout.maxPartBytes);
 }
 
-/** The buffers behind all typed arrays of packed weights, or of other plain data, each once, to be transferred. */
+/** The buffers of packed weights, or of other plain data, each once, to be transferred. */
 export function buffersOf(value: object): ArrayBuffer[] {
   const buffers = new Set<ArrayBuffer>();
   const visit = (value: unknown): void => {
-    if (ArrayBuffer.isView(value)) buffers.add(value.buffer as ArrayBuffer);
+    if (value instanceof ArrayBuffer) buffers.add(value);
+    else if (ArrayBuffer.isView(value)) buffers.add(value.buffer as ArrayBuffer);
     else if (typeof value === "object" && value !== null) Object.values(value).forEach(visit);
   };
   visit(value);

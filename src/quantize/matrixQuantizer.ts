@@ -4,9 +4,10 @@ import { EngineError } from "../errors.ts";
 import type { QuantizedTensor, TensorFormat } from "../types.ts";
 import { ErrorTally, type QuantizationError } from "./error.ts";
 import { quantizeGptq } from "./gptq.ts";
-import { type PackedWeights, packFor, type WeightLayout } from "./layout.ts";
+import { buffersOf, type PackedWeights, packFor, type WeightLayout } from "./layout.ts";
 import { dequantizeTensor, isRowwise, quantizeTensor, RowQuantizer, rowsOf } from "./nearest.ts";
 import { pausing } from "./pause.ts";
+import { release } from "./release.ts";
 import { isSameFormat } from "./stored.ts";
 
 /** Values that are restored together to be compared with the original ones: half a megabyte. */
@@ -53,20 +54,23 @@ export class MatrixQuantizer {
     this.pause = pausing(rest);
   }
 
-  /** The next rows, from first to last. @throws EngineError `checkpoint` as decodeBlock(), `quantize` naming the tensor */
-  async add(block: MatrixBlock): Promise<void> {
+  /** The next rows, from first to last. @returns the buffer of a RawBlock that is done with. @throws EngineError `checkpoint` as decodeBlock(), `quantize` naming the tensor */
+  async add(block: MatrixBlock): Promise<ArrayBuffer | null> {
     const { tensor, format, gram } = this.job;
     const [rows, columns] = tensor.shape;
     if ("stored" in block) {
       if (isSameFormat(block.stored.format, format, tensor.shape)) this.stored = { ...block.stored, format };
       else this.whole = dequantizeTensor(block.stored);
-      return;
+      return null;
     }
     const [values, firstRow] = "bytes" in block ? [decodeBlock(block), block.firstRow] : [block.values, 0];
+    const raw = "bytes" in block ? block.bytes.buffer : null;
     await this.pause();
     if (values.length === rows * columns) {
       this.whole = values;
-    } else if (gram || !isRowwise(format)) {
+      return values.buffer === raw ? null : raw;
+    }
+    if (gram || !isRowwise(format)) {
       this.whole ??= new Float32Array(rows * columns);
       this.whole.set(values, firstRow * columns);
     } else {
@@ -74,7 +78,10 @@ export class MatrixQuantizer {
       const quantized = await this.timed(() => quantizer.add(values, firstRow));
       await this.pause();
       await this.compare(values, quantized);
+      release(quantized.codes);
     }
+    if (values.buffer !== raw) release(values);
+    return raw;
   }
 
   /** Once every row was added; nothing of the matrix stays here. */
@@ -83,7 +90,9 @@ export class MatrixQuantizer {
     const error = this.stored ? NO_ERROR : this.tally.result();
     this.rows = this.stored = null;
     await this.pause();
-    return { packed: packFor(this.job.layout, tensor), storedBytes: tensor.storedBytes, error, quantizeMs: this.quantizeMs };
+    const packed = packFor(this.job.layout, tensor);
+    if (!buffersOf(packed).includes(tensor.codes.buffer as ArrayBuffer)) release(tensor.codes);
+    return { packed, storedBytes: tensor.storedBytes, error, quantizeMs: this.quantizeMs };
   }
 
   private async quantizeWhole(): Promise<QuantizedTensor> {
@@ -93,6 +102,7 @@ export class MatrixQuantizer {
     const quantized = await this.timed(() => (gram ? quantizeGptq(values, tensor.shape, format, gram, { activationOrder, rest: this.rest }) : quantizeTensor(values, tensor.shape, format)));
     await this.pause();
     await this.compare(values, quantized);
+    release(values);
     return quantized;
   }
 
@@ -113,7 +123,9 @@ export class MatrixQuantizer {
     const stripRows = Math.max(1, Math.floor(STRIP_VALUES / columns));
     for (let from = 0; from < rows; from += stripRows) {
       const to = Math.min(from + stripRows, rows);
-      this.tally.add(values.subarray(from * columns, to * columns), dequantizeTensor(rowsOf(quantized, from, to)));
+      const restored = dequantizeTensor(rowsOf(quantized, from, to));
+      this.tally.add(values.subarray(from * columns, to * columns), restored);
+      release(restored);
       await this.pause();
     }
   }

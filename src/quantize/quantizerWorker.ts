@@ -6,25 +6,25 @@ import { type MatrixBlock, type MatrixJob, MatrixQuantizer, type QuantizedMatrix
 
 export type QuantizerRequest = { start: MatrixJob } | { block: MatrixBlock } | { finish: true };
 
-/** `ready` once, when the script runs; of a matrix only the answer to `finish` says more than that the request is done. */
-export type QuantizerReply = { ready: true } | { done: QuantizedMatrix | null } | { failed: { message: string; code: EngineErrorCode | null; details: Readonly<Record<string, unknown>> } };
+/** `ready` once, when the script runs; `done` answers `start`, `spare` a block with its buffer, `matrix` the end. */
+export type QuantizerReply = { ready: true } | { done: true } | { spare: ArrayBuffer | null } | { matrix: QuantizedMatrix } | { failed: { message: string; code: EngineErrorCode | null; details: Readonly<Record<string, unknown>> } };
 
 /** What a worker's global scope has of a port; the types of a page do not know it. */
 const port = globalThis as unknown as Pick<MessagePort, "postMessage" | "onmessage">;
 let matrix: MatrixQuantizer | null = null;
 let turn: Promise<void> = Promise.resolve();
 
-async function answer(request: QuantizerRequest): Promise<QuantizedMatrix | null> {
-  if ("start" in request) matrix = new MatrixQuantizer(request.start);
-  else if ("block" in request) await matrix!.add(request.block);
-  else return matrix!.finish();
-  return null;
+async function answer(request: QuantizerRequest): Promise<QuantizerReply> {
+  if ("block" in request) return { spare: await matrix!.add(request.block) };
+  if ("finish" in request) return { matrix: await matrix!.finish() };
+  matrix = new MatrixQuantizer(request.start);
+  return { done: true };
 }
 
-async function reply(request: QuantizerRequest): Promise<void> {
+async function serve(request: QuantizerRequest): Promise<void> {
   try {
-    const done = await answer(request);
-    port.postMessage({ done } satisfies QuantizerReply, done ? buffersOf(done.packed) : []);
+    const reply = await answer(request);
+    port.postMessage(reply, buffersOf(reply));
   } catch (error) {
     const { message } = error as Error;
     const [code, details] = error instanceof EngineError ? [error.code, error.details] : [null, {}];
@@ -33,6 +33,6 @@ async function reply(request: QuantizerRequest): Promise<void> {
 }
 
 port.onmessage = ({ data }: MessageEvent<QuantizerRequest>): void => {
-  turn = turn.then(() => reply(data));
+  turn = turn.then(() => serve(data));
 };
 port.postMessage({ ready: true } satisfies QuantizerReply, []);

@@ -42,7 +42,7 @@ async function readBlob(file: SourceFile, signal: AbortSignal | undefined, onByt
   let piecesBytes = 0;
   let loadedBytes = 0;
   for await (const piece of file.stream({ signal })) {
-    pieces.push(piece as Uint8Array<ArrayBuffer>);
+    pieces.push(piece.slice());
     piecesBytes += piece.length;
     loadedBytes += piece.length;
     if (piecesBytes >= foldBytes) {

@@ -4,7 +4,7 @@ export interface SourceFile {
   readonly name: string;
   /** null until a server has said it (Content-Length absent). */
   readonly sizeBytes: number | null;
-  /** The bytes from the start, in order, in pieces of any size. Leaving the loop cancels the transfer. */
+  /** The bytes from the start, in order, in pieces of any size, each valid until the next is asked for. Leaving the loop cancels the transfer. */
   stream(options?: { signal?: AbortSignal }): AsyncIterable<Uint8Array>;
   /** SHA-256 that the server states for the file, hex; null where it states none. Rejects on abort only. */
   statedSha256?(signal?: AbortSignal): Promise<string | null>;

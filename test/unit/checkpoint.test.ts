@@ -1,7 +1,8 @@
 import { readFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 import { parseGpt2Config } from "../../src/checkpoint/config.ts";
-import { transpose } from "../../src/checkpoint/gpt2Weights.ts";
+import { decodeBlock } from "../../src/checkpoint/decodeBlock.ts";
+import { isMatrix, transpose } from "../../src/checkpoint/gpt2Weights.ts";
 import { openCheckpoint } from "../../src/checkpoint/openCheckpoint.ts";
 import type { Checkpoint, CheckpointTensor, ReadOptions } from "../../src/checkpoint/types.ts";
 import { EngineError } from "../../src/errors.ts";
@@ -400,5 +401,38 @@ describe("transpose", () => {
     const values = Float32Array.from({ length: rows * columns }, (_, i) => i);
     const result = transpose(values, rows, columns);
     for (let i = 0; i < values.length; i++) expect(result[(i % columns) * rows + Math.floor(i / columns)]).toBe(i);
+  });
+});
+
+describe("Checkpoint.readBlocks", () => {
+  const files = seededCheckpoint({ nLayer: 1, nHead: 1, nEmbd: 64, nPositions: 4, vocabSize: 40_000 }); // wte has 10 MB, a block 8
+
+  test("gives embeddings in blocks of rows and all else whole, with the values of read()", async () => {
+    const checkpoint = await open(files);
+    const whole = await readAll(checkpoint);
+    const blocks = new Map<string, number>();
+    for await (const block of checkpoint.readBlocks()) {
+      if (!("bytes" in block)) throw new Error("expected the bytes of the file");
+      const { tensor: { name, shape: [rows, columns] }, firstRow, isLast } = block;
+      const values = decodeBlock(block);
+      expect(Buffer.from(values.buffer).equals(Buffer.from(whole.get(name)!.values.slice(firstRow * columns, firstRow * columns + values.length).buffer))).toBe(true);
+      expect(isLast).toBe(firstRow * columns + values.length === rows * columns);
+      blocks.set(name, (blocks.get(name) ?? 0) + 1);
+    }
+    expect([...blocks].filter(([, count]) => count > 1)).toEqual([["wte.weight", 2]]);
+    expect(blocks.size).toBe(whole.size);
+  });
+
+  test("reads matrices into spare buffers that are large enough, and leaves the others", async () => {
+    const [small, large] = [new ArrayBuffer(8), new ArrayBuffer(8 * 2 ** 20)];
+    const spare = [small, large];
+    const buffers: ArrayBuffer[] = [];
+    for await (const block of (await open(files)).readBlocks({ spare })) {
+      if (!("bytes" in block) || !isMatrix(block.tensor)) continue;
+      buffers.push(block.bytes.buffer);
+      spare.push(block.bytes.buffer);
+    }
+    expect(new Set(buffers)).toEqual(new Set([large]));
+    expect(spare).toEqual([small, large]);
   });
 });

@@ -37,12 +37,12 @@ class FakeWorker {
 
   private async answer(request: QuantizerRequest): Promise<QuantizerReply | null> {
     if ("start" in request) this.quantizers.push(new MatrixQuantizer(request.start));
-    else if ("finish" in request) return { done: await this.quantizers.at(-1)!.finish() };
+    else if ("finish" in request) return { matrix: await this.quantizers.at(-1)!.finish() };
     else if (FakeWorker.failure === "crashes" || FakeWorker.failure === "hangs") {
       if (FakeWorker.failure === "crashes") this.fail();
       return null;
-    }     else await this.quantizers.at(-1)!.add(request.block);
-    return { done: null };
+    }     else return { spare: await this.quantizers.at(-1)!.add(request.block) };
+    return { done: true };
   }
 
   private fail(): void {

@@ -31,7 +31,7 @@ function fromHub(source: ModelSource, options: SourceOptions = {}): CheckpointSo
 
 async function bytesOf(file: SourceFile | null, signal?: AbortSignal): Promise<Uint8Array> {
   const blobs: Uint8Array<ArrayBuffer>[] = [];
-  for await (const piece of file!.stream({ signal })) blobs.push(piece as Uint8Array<ArrayBuffer>);
+  for await (const piece of file!.stream({ signal })) blobs.push(piece.slice());
   return new Uint8Array(await new Blob(blobs).arrayBuffer());
 }
 

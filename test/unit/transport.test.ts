@@ -48,7 +48,7 @@ async function download(source: CheckpointSource, { signal, stalls: [stallAtByte
   const pieces: Uint8Array[] = [];
   let bytes = 0;
   for await (const piece of (await source.open(name, { signal }))!.stream({ signal })) {
-    pieces.push(piece);
+    pieces.push(piece.slice());
     bytes += piece.length;
     if (stallAtBytes === undefined || bytes < stallAtBytes) continue;
     timers.expire();
