@@ -74,7 +74,7 @@ export class RecordReader {
     for (const [type, length, arrayCheck] of arrays) {
       const ArrayType = arrayTypes[type];
       const bytes = length * ArrayType.BYTES_PER_ELEMENT;
-      const section = await this.#read(bytes);
+      const section = await this.#read(bytes, [new ArrayBuffer(bytes)]); // the length is checked; unproven ones are read into buffers that grow
       await this.#read(padded(bytes) - bytes);
       if ((await checkOf(section, this.#pacer, this.#signal)) !== arrayCheck) throw new DamagedRecord(`An array of record ${number} has other bytes than were written.`);
       stored.push(new ArrayType(section.buffer));
@@ -96,8 +96,8 @@ export class RecordReader {
     return JSON.parse(new TextDecoder().decode(bytes)) as RecordText;
   }
 
-  async #read(bytes: number): Promise<Uint8Array<ArrayBuffer>> {
-    return this.#file.read(bytes).catch((cause: unknown) => this.#damaged(cause));
+  async #read(bytes: number, spare?: ArrayBuffer[]): Promise<Uint8Array<ArrayBuffer>> {
+    return this.#file.read(bytes, spare).catch((cause: unknown) => this.#damaged(cause));
   }
 
   #damaged(cause: unknown): never {
