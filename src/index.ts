@@ -1,5 +1,5 @@
 export { EngineError, type EngineErrorCode } from "./errors.ts";
-export { comparisonCsv } from "./evaluate/comparisonCsv.ts";
+export { comparisonCsv, type ComparisonRun } from "./evaluate/comparisonCsv.ts";
 export { decodeComparison, encodeComparison } from "./evaluate/encodeComparison.ts";
 export { mergeComparisons } from "./evaluate/mergeComparisons.ts";
 export { type EvaluationWindow, planWindows, type WindowPlan } from "./evaluate/protocols.ts";
@@ -21,5 +21,6 @@ export { type HistogramOptions, weightHistogram } from "./quantize/histogram.ts"
 export { type CodeOccupancy, inspectQuantization, type InspectionOptions, type LineStatistics, type QuantizationGrid, type QuantizationInspection } from "./quantize/inspect.ts";
 export { dequantizeTensor, quantizeTensor } from "./quantize/nearest.ts";
 export { calibratedField, presets, validateRecipe } from "./quantize/recipes.ts";
+export { caches } from "./source/cache/caches.ts";
 export type * from "./types.ts";
 export { compareQuantizationsInWorker, fitToBudgetInWorker, loadModelInWorker } from "./worker/client.ts";

@@ -104,10 +104,33 @@ export interface LoadProgress {
   fraction: number;
 }
 
-/** Where quantized weights are kept between visits. */
+/** A model in a cache. */
+export interface CacheEntry {
+  key: string;
+  /** Where the checkpoint came from: `hub openai-community/gpt2@main`, `3 files`. */
+  source: string;
+  /** The recipe's name; null where it has none. */
+  recipe: string | null;
+  bytes: number;
+  lastUsed: Date;
+}
+
+/**
+ * Where quantized weights are kept between visits: anything that keeps the body of a Response by a key of 64 hexadecimal digits. It need not be atomic (an
+ * entry that is not whole is noticed, and deleted), and a failure of it never fails a load. In the browser's Cache API, whose keys are addresses:
+ * `{ match: (key) => cache.match("/" + key), put: (key, entry) => cache.put("/" + key, entry), delete: (key) => cache.delete("/" + key) }`;
+ * in memory: `{ match: async (key) => map.has(key) ? new Response(map.get(key)) : undefined, put: async (key, entry) => void map.set(key, await entry.blob()),
+ * delete: async (key) => map.delete(key) }`. What is read back is checked for damage, not for malice: it comes from where the page keeps its own data.
+ */
 export interface ModelCache {
+  /** Resolves with the body that was put, undefined where there is none. */
   match(key: string): Promise<Response | undefined>;
-  put(key: string, response: Response): Promise<void>;
+  /**
+   * Takes the body as fast as it can: the load waits for it. Where the body fails, the load failed, and nothing should be kept.
+   * @param about for a list of what is cached; its bytes are what is expected
+   */
+  put(key: string, entry: Response, about: Pick<CacheEntry, "source" | "recipe" | "bytes">): Promise<void>;
+  /** Resolves with whether there was one. */
   delete(key: string): Promise<boolean>;
 }
 
@@ -129,7 +152,11 @@ export interface LoadOptions {
   hub?: { endpoint?: string; revision?: string; token?: string };
   /** Takes the place of the global one. */
   fetch?: typeof fetch;
-  /** This version caches nothing: both words are accepted without effect, a ModelCache is refused as `unsupported`. */
+  /**
+   * Where quantized weights are kept, ready to upload, for the next load of the same files by the same recipe; then nothing is downloaded but the answer
+   * to whether they have changed, and without a network not even that. What the cache cannot do, a notice of the model's adapter says; no load fails of it.
+   * Calibrations, comparisons and searches cache nothing. @default "opfs", the browser's private file system, where there is one
+   */
   cache?: "opfs" | "none" | ModelCache;
   /** File name -> "sha256-<hex>": what the file must be, wherever it comes from, or the load fails as `integrity`. Weights from the hub are compared with the hub's own hashes without it. */
   integrity?: Readonly<Record<string, string>>;
@@ -222,7 +249,7 @@ export interface QuantizationReport {
   /** Bits per weight of the blocks' linear matrices, scales and zero points included; the embedding is not in it. */
   bitsPerWeight: number;
   tensors: readonly TensorReport[];
-  /** Time spent on quantizing alone, without reading and uploading. */
+  /** Time spent on quantizing alone, without reading and uploading; 0 where the model came from a cache. */
   quantizeMs: number;
 }
 

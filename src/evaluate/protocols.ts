@@ -12,6 +12,7 @@ export interface EvaluationWindow {
   scoreTo: number;
 }
 
+/** The windows of a text, and what is scored of them. */
 export interface WindowPlan {
   protocol: NonNullable<PerplexityOptions["protocol"]>;
   windowTokens: number;

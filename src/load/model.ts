@@ -19,6 +19,13 @@ export interface ModelParts {
   quantization: QuantizationReport;
   /** Where the checkpoint came from. */
   description: string;
+  /** Of the loading, beside the backend's; sentences may be added later. */
+  notices?: ReadonlySet<string>;
+}
+
+/** The backend's adapter, with what loading has to say. */
+export function adapterOf({ backend: { adapter }, notices }: ModelParts): AdapterSummary {
+  return { ...adapter, notices: [...adapter.notices, ...(notices ?? [])] };
 }
 
 /** A loaded model: the public face of one backend. Calls take turns on it, in the order in which they were made. */
@@ -46,7 +53,7 @@ export class LoadedModel implements Model {
   }
 
   get adapter(): AdapterSummary {
-    return this.#parts.backend.adapter;
+    return adapterOf(this.#parts);
   }
 
   encode(text: string, options?: { specialTokens?: "parse" | "text" }): number[] {

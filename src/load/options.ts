@@ -1,16 +1,15 @@
-import { EngineError, show } from "../errors.ts";
+import { show } from "../errors.ts";
 import { checkWatching } from "../generate/options.ts";
 import type { BackendOptions } from "../model/backend.ts";
-import type { Gpt2Config, LoadOptions, QuantizationRecipe } from "../types.ts";
+import type { Gpt2Config, LoadOptions, ModelCache, QuantizationRecipe } from "../types.ts";
 
-/** Checks the options that do not depend on the checkpoint. Throws TypeError or RangeError naming the option, `unsupported` for what arrives later. */
+/** Checks the options that do not depend on the checkpoint. Throws TypeError or RangeError naming the option. */
 export function checkLoadOptions(options: Pick<LoadOptions, "backend" | "kvCache" | "cache" | "quantizer" | "signal"> & { onProgress?: unknown }): void {
   checkWatching(options);
   oneOf("backend", options.backend, ["auto", "webgpu", "cpu"]);
   oneOf("quantizer", options.quantizer, ["workers", "inline"]);
   oneOf("kvCache", options.kvCache, ["f32", "f16", "int8"]);
-  if (typeof options.cache === "object") throw new EngineError("unsupported", "cache is an object, but this version does not cache weights yet; leave it out.", { option: "cache" });
-  else oneOf("cache", options.cache, ["opfs", "none"]);
+  if (!isModelCache(options.cache)) oneOf("cache", options.cache, ["opfs", "none"], ", or an object with match(), put() and delete()");
 }
 
 /** contextLength within the model's positions. */
@@ -30,6 +29,10 @@ export function activationsOf({ activations = "float", outlierThreshold }: Quant
   return activations === "float" ? {} : { activations: activations.type, outlierThreshold };
 }
 
-function oneOf(option: string, value: unknown, allowed: readonly string[]): void {
-  if (value !== undefined && !allowed.includes(value as string)) throw new TypeError(`${option} is ${show(value)}; expected one of ${allowed.map((a) => `"${a}"`).join(", ")}.`);
+function isModelCache(value: unknown): boolean {
+  return typeof value === "object" && value !== null && (["match", "put", "delete"] as const).every((name) => typeof (value as Partial<ModelCache>)[name] === "function");
+}
+
+function oneOf(option: string, value: unknown, allowed: readonly string[], more = ""): void {
+  if (value !== undefined && !allowed.includes(value as string)) throw new TypeError(`${option} is ${show(value)}; expected one of ${allowed.map((a) => `"${a}"`).join(", ")}${more}.`);
 }

@@ -26,6 +26,11 @@ export class ProgressMeter {
     this.#emit({ stage: "quantize", loaded, total, unit: "tensors" }, loaded === total ? WEIGHTS_SHARE : 0);
   }
 
+  /** Of a cached model. */
+  uploaded(loaded: number, total: number): void {
+    this.#emit({ stage: "upload", loaded, total, unit: "tensors" }, (WEIGHTS_SHARE * loaded) / total);
+  }
+
   /** @param fraction of the span; 0 for runs within another stage */
   calibrated(loaded: number, total: number, fraction: number): void {
     this.#emit({ stage: "calibrate", loaded, total, unit: "tokens" }, fraction);

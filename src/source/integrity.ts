@@ -50,9 +50,7 @@ export function verifiedSource(source: CheckpointSource, { integrity = {}, breat
   }
 
   return {
-    description: source.description,
-    safetensorsNames: source.safetensorsNames,
-    isLocal: source.isLocal,
+    ...source,
     async open(name, options) {
       const file = await source.open(name, options);
       if (!file) return null;

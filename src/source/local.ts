@@ -1,7 +1,13 @@
 import { EngineError, show, throwIfAborted } from "../errors.ts";
 import type { ModelSource } from "../types.ts";
 import { readPieces } from "./readPieces.ts";
+import { Sha256 } from "./sha256.ts";
 import type { CheckpointSource, SourceFile } from "./types.ts";
+
+/** The files that loading may read; a folder may hold the same weights for other frameworks. */
+const isOfCheckpoint = /\.safetensors(\.index\.json)?$|^(config|tokenizer|vocab)\.json$|^merges\.txt$/;
+/** Hashed at once, by the browser where it can. */
+const hashedBytes = 16 * 2 ** 20;
 
 type Content = Blob | ArrayBuffer | Uint8Array;
 interface LocalEntry {
@@ -32,6 +38,13 @@ export function localSource(source: Exclude<ModelSource, string | URL>, signal?:
       const entry = files.get(name);
       return entry ? localFile(name, entry.content, signal) : null;
     },
+    async cacheName(readerSignal) {
+      const lines: string[] = [];
+      for (const [name, { content }] of files) {
+        if (isOfCheckpoint.test(name)) lines.push(`${name} ${content instanceof File ? `${content.size} ${content.lastModified}` : await hashOf(content, readerSignal)}\n`);
+      }
+      return lines.sort().join("");
+    },
   };
 }
 
@@ -47,6 +60,22 @@ export function localFile(name: string, content: Content, sourceSignal?: AbortSi
       else yield content instanceof Uint8Array ? content : new Uint8Array(content);
     },
   };
+}
+
+/** Tells contents from others: the SHA-256 of those of their parts, which a browser computes beside the page. */
+async function hashOf(content: Content, signal: AbortSignal | undefined): Promise<string> {
+  const { subtle } = globalThis.crypto as Partial<Crypto>; // absent in a page that is no secure context
+  const sizeBytes = content instanceof Blob ? content.size : content.byteLength;
+  const whole = new Sha256();
+  for (let at = 0; at < sizeBytes; at += hashedBytes) {
+    throwIfAborted(signal);
+    const end = Math.min(at + hashedBytes, sizeBytes);
+    const slice = content.slice(at, end);
+    const part = new Uint8Array(slice instanceof Blob ? await slice.arrayBuffer() : slice);
+    if (!subtle) whole.update(part);
+    else whole.update(new Uint8Array(await subtle.digest("SHA-256", part)));
+  }
+  return whole.digest();
 }
 
 function fileEntry(file: unknown, index: number): LocalEntry {

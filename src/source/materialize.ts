@@ -21,8 +21,7 @@ export async function materialize(source: CheckpointSource, options: Materialize
   }
 
   return {
-    description: source.description,
-    safetensorsNames: source.safetensorsNames,
+    ...source,
     isLocal: true,
     async open(name, { signal = options.signal } = {}) {
       let pending = downloads.get(name);

@@ -51,6 +51,7 @@ export class RemoteFile implements SourceFile {
   /** Until then another version may take the place of the first. */
   private isHandedOut = false;
   private hasRanges = true;
+  private pointerSha256: string | null = null;
 
   private constructor(private readonly address: RemoteAddress) {
     this.name = address.name;
@@ -76,7 +77,20 @@ export class RemoteFile implements SourceFile {
 
   async statedSha256(signal = this.address.signal): Promise<string | null> {
     const { client, pointerUrl } = this.address;
-    return this.version.sha256 ?? (pointerUrl && readLfsPointer(client, pointerUrl, signal));
+    return this.version.sha256 ?? (this.pointerSha256 ??= pointerUrl && (await readLfsPointer(client, pointerUrl, signal)));
+  }
+
+  async versions(signal?: AbortSignal): Promise<string[]> {
+    const sha256 = await this.statedSha256(signal);
+    const { etag, validator } = this.version;
+    const date = etag ?? validator;
+    return [...(sha256 === null ? [] : [`sha256-${sha256}`]), ...(date === null ? [] : [date])];
+  }
+
+  /** Gives up the body that nobody read. */
+  close(): void {
+    this.unread?.cancel();
+    this.unread = null;
   }
 
   async *stream({ signal = this.address.signal }: { signal?: AbortSignal } = {}): AsyncGenerator<Uint8Array> {

@@ -3,7 +3,7 @@ import { samplerOf } from "../generate/generation.ts";
 import { compareQuantizations } from "../load/compareQuantizations.ts";
 import { fitToBudget } from "../load/fitToBudget.ts";
 import { openModel } from "../load/loadModel.ts";
-import { LoadedModel, type ModelParts } from "../load/model.ts";
+import { adapterOf, LoadedModel, type ModelParts } from "../load/model.ts";
 import { ENGINE_VERSION } from "../load/version.ts";
 import type { ComparisonRow } from "../types.ts";
 import type { BackendState, Call, Calls, PageMessage, SentRow, WorkerMessage } from "./protocol.ts";
@@ -21,7 +21,7 @@ export function serve(port: ServerPort): void {
   let parts: ModelParts | null = null;
   let turn = Promise.resolve();
   const post = (message: WorkerMessage, transfer: Transferable[] = []): void => port.postMessage(message, transfer);
-  const state = (): BackendState | null => parts && { memory: parts.backend.memory, adapter: parts.backend.adapter };
+  const state = (): BackendState | null => parts && { memory: parts.backend.memory, adapter: adapterOf(parts) };
 
   const answer = async (id: number, call: Call, run: Run): Promise<void> => {
     const watching = { signal: run.signal, onProgress: (progress: unknown) => post({ type: "progress", id, progress }) };

@@ -35,7 +35,7 @@ export interface NibbleSubjectOptions {
 /** Loads our engine. */
 export async function nibbleSubject(engine: Engine, { shape, files, quantization, backend, gpu }: NibbleSubjectOptions): Promise<Subject> {
   const startMs = performance.now();
-  const model = await engine.loadModel(files, { quantization, backend, gpu });
+  const model = await engine.loadModel(files, { quantization, backend, gpu, cache: "none" });
   const { config } = model;
   return {
     name: `nibble ${backend} ${quantization}`,

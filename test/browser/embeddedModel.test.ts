@@ -6,7 +6,7 @@ import { tolerances } from "../tolerances.ts";
 
 describe("the embedded model in Chromium", () => {
   test("loads from a folder's URL, reproduces the golden logits in f32, and frees everything", async () => {
-    const model = await loadModel("/models/stories-12m/", { backend: "webgpu", quantization: "f32" });
+    const model = await loadModel("/models/stories-12m/", { backend: "webgpu", quantization: "f32", cache: "none" });
     expect(model.adapter.backend).toBe("webgpu");
     for (const { tokens, top20 } of [prompt7, prompt64]) {
       const logits = await model.logits(tokens);

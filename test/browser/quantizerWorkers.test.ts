@@ -46,7 +46,7 @@ afterEach(() => void vi.unstubAllGlobals());
 
 test("workers quantize the embedded model to the very bits that the calling thread does, and end with the load", async () => {
   const workers = watchWorkers();
-  const load = (quantizer: "workers" | "inline") => loadModel("/models/stories-12m/", { backend: "cpu", quantization: "nf4", quantizer });
+  const load = (quantizer: "workers" | "inline") => loadModel("/models/stories-12m/", { backend: "cpu", cache: "none", quantization: "nf4", quantizer });
   using inline = await load("inline");
   expect(workers.started).toBe(0); // control case
   using model = await load("workers");
@@ -77,7 +77,7 @@ test("an abort while workers quantize rejects with its reason and ends them", as
   const controller = new AbortController();
   const reason = new Error("left the page");
   const onProgress = ({ stage }: { stage: string }): void => void (stage === "quantize" && controller.abort(reason));
-  await expect(loadModel("/models/stories-12m/", { backend: "cpu", quantization: "nf4", signal: controller.signal, onProgress })).rejects.toBe(reason);
+  await expect(loadModel("/models/stories-12m/", { backend: "cpu", cache: "none", quantization: "nf4", signal: controller.signal, onProgress })).rejects.toBe(reason);
   expect(workers.started).toBeGreaterThan(0);
   expect(workers.live).toBe(0);
 });
@@ -94,7 +94,7 @@ test("a worker that crashes fails the load as `worker`, and the next load works"
       }
     },
   );
-  await expect(loadModel("/models/stories-12m/", { backend: "cpu", quantization: "nf4" })).rejects.toMatchObject({ code: "worker" });
+  await expect(loadModel("/models/stories-12m/", { backend: "cpu", cache: "none", quantization: "nf4" })).rejects.toMatchObject({ code: "worker" });
   vi.unstubAllGlobals();
-  (await loadModel("/models/stories-12m/", { backend: "cpu", quantization: "nf4" })).dispose(); // control case
+  (await loadModel("/models/stories-12m/", { backend: "cpu", cache: "none", quantization: "nf4" })).dispose(); // control case
 });

@@ -263,7 +263,7 @@ const otherCases: readonly ConformanceCase[] = [
       };
       const tokens = formulaTokens(9, 131);
       const run = async (source: Readonly<Record<string, Uint8Array>>, options: LoadOptions): Promise<{ file: Uint8Array<ArrayBuffer>; logits: Float32Array }> => {
-        const model = await loadModel(source, options);
+        const model = await loadModel(source, { cache: "none", ...options });
         const file = await new Response(exportSafetensors(model) as ReadableStream<Uint8Array<ArrayBuffer>>).arrayBuffer();
         const logits = await model.logits(tokens);
         model.dispose();

@@ -79,7 +79,8 @@ function faultOf(error: unknown, byCaller: boolean): string | null {
   const place = /\bat .*/.exec(error.stack?.slice(error.message.length) ?? "")?.[0] ?? "";
   const shown = `${error.name}: ${error.message.slice(0, 200)} ${place}`;
   if (error instanceof EngineError) {
-    if (error.code === "outOfMemory") return `blamed the memory: ${shown}`;
+    // With shortages it is the plan of a model as large as its config says, before anything was allocated.
+    if (error.code === "outOfMemory" && !("shortages" in error.details)) return `blamed the memory: ${shown}`;
   } else if (!byCaller || !(error instanceof TypeError || error instanceof RangeError) || !/expected/.test(error.message)) {
     return shown;
   }

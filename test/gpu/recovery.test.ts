@@ -2,11 +2,14 @@ import { describe, expect, test } from "vitest";
 import { compareQuantizations, fitToBudget, loadModel, type ComparisonRow, type GeneratedToken, type GenerateOptions, type LoadOptions, type Model } from "../../src/index.ts";
 import { seededCheckpoint } from "../fixtures/seededCheckpoint.ts";
 import { LosingGpu } from "../fixtures/losingGpu.ts";
+import { MapCache } from "../fixtures/mapCache.ts";
+import { TinyServer } from "../fixtures/tinyServer.ts";
 import { adapterName } from "../gpu.ts";
 
 const adapter = await adapterName();
 const V = 211;
-const files = seededCheckpoint({ nLayer: 1, nHead: 2, nEmbd: 32, nPositions: 64, vocabSize: V, seed: 1000 });
+const shape = { nLayer: 1, nHead: 2, nEmbd: 32, nPositions: 64, vocabSize: V, seed: 1000 };
+const files = seededCheckpoint(shape);
 const tokens = Array.from({ length: 20 }, (_, i) => (i * 37 + 5) % V);
 const text = Array.from({ length: 150 }, (_, i) => (i * i * 13 + 7) % V);
 
@@ -55,6 +58,32 @@ describe.runIf(adapter !== "swiftshader")("a model whose device is lost", () => 
     expect(gpu.devices).toHaveLength(3);
     expect(model.adapter.notices).toContain("The device was lost and made again, 2 times.");
     expect(model.memory.total).toBe(gpu.counts.liveBytes); // of the lost devices nothing is left
+  });
+
+  test("is made again from the cache, without the network", async () => {
+    const gpu = new LosingGpu();
+    const server = new TinyServer(files);
+    using model = await loadModel("https://models.example/tiny/", { backend: "webgpu", gpu: gpu.gpu, fetch: server.fetch, cache: new MapCache() });
+    const logits = await model.logits(tokens);
+    server.isOffline = true;
+    gpu.lose();
+    expect(await model.logits(tokens)).toEqual(logits);
+    expect(model.adapter.notices.slice(-2)).toEqual(["The device was lost and made again, 1 time.", "The model came from the cache; whether its files have changed could not be asked."]);
+  });
+
+  test.each([["kept nowhere", undefined], ["in a cache that has lost it", new MapCache()]])("is not made of a file that has changed meanwhile, where it is %s", async (_, cache) => {
+    const gpu = new LosingGpu();
+    const server = new TinyServer(files);
+    using model = await loadModel("https://models.example/tiny/", { backend: "webgpu", gpu: gpu.gpu, fetch: server.fetch, cache: cache ?? "none" });
+    const logits = await model.logits(tokens);
+    cache?.map.clear();
+    gpu.lose();
+    expect(await model.logits(tokens)).toEqual(logits); // control case
+    cache?.map.clear();
+    server.files = { ...files, "model.safetensors": seededCheckpoint({ ...shape, seed: 1001 })["model.safetensors"] };
+    gpu.lose();
+    const message = /^The GPU device was lost and could not be made again: model\.safetensors of .* is not what was loaded before: it was "[0-9a-f]{64}", now it is "[0-9a-f]{64}"\.$/;
+    await expect(model.logits(tokens)).rejects.toMatchObject({ code: "deviceLost", message: expect.stringMatching(message) as string });
   });
 
   test("goes on measuring perplexity at the block that it was lost in, to the same bits, with progress that never falls", async () => {

@@ -94,12 +94,6 @@ describe("loadModel", () => {
     await expect(loadModel(files, { backend: "cpu", ...options })).rejects.toThrow(error);
   });
 
-  test.each<[what: string, options: object]>([
-    ["a cache that it would not fill", { cache: { match: async () => undefined, put: async () => undefined, delete: async () => false } }],
-  ])("refuses %s as `unsupported` instead of ignoring it", async (_, options) => {
-    await expect(loadModel(files, { backend: "cpu", ...options })).rejects.toMatchObject({ name: "EngineError", code: "unsupported" });
-  });
-
   test.each<[what: string, source: unknown]>([
     ["an empty name", ""],
     ["a number", 7],
