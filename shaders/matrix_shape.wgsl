@@ -18,4 +18,5 @@ struct Shape {
   epilogue: u32,         // what follows the product: 1 bias, 2 activation, 4 residual
   input_range: f32,      // static range of int8 activations; 0: each row's own
   outlier_threshold: f32, // where OUTLIERS: what is at least as large stays f32
+  f16_base: u32,         // where the map of f16 columns begins in `scales`, in words; 0: there are none
 };

@@ -33,7 +33,7 @@ export interface QuantizationRecipe {
   rounding?: "nearest" | "gptq";
   /** Moves scale between inputs and weights before rounding: SmoothQuant (arXiv:2211.10438) for int8 activations, AWQ (arXiv:2306.00978) for weights. Both need calibration. @default "none" */
   equalization?: "none" | "smoothquant" | "awq";
-  /** LLM.int8() (arXiv:2208.07339), beside int8 activations: of each token's input of a matrix, values of at least this magnitude stay f32; the weights that they meet stay codes. @default none */
+  /** LLM.int8() (arXiv:2208.07339), beside int8 activations: of each token's input of a matrix, values of at least this magnitude stay f32. With calibration, the columns that had some keep f16 weights for them beside the codes: at most an eighth of a matrix's columns (rounded up), those with the largest inputs on average; elsewhere they meet what the codes restore. @default none */
   outlierThreshold?: number;
   /** GPTQ: quantize columns in the order of falling Hessian diagonal, groups staying where they are. @default false */
   activationOrder?: boolean;
@@ -77,8 +77,18 @@ export interface QuantizedTensor {
    * a checkpoint made by bitsandbytes brings its own, which torch computed and which may differ in the last place.
    */
   doubleQuantization?: { codes: Uint8Array; absmax: Float32Array; offset: number; map?: Float32Array };
-  /** Bytes that it occupies packed: codes + scales + zero points (or the double-quantization state). */
+  /** LLM.int8(): weights that outliers among the inputs meet instead of the codes, which serve all other inputs and are what dequantizeTensor() restores. */
+  f16Columns?: F16Columns;
+  /** Bytes that it occupies packed: codes + scales + zero points (or the double-quantization state) + f16 columns. */
   storedBytes: number;
+}
+
+/** Some columns of a matrix of rows [outputs, inputs]. */
+export interface F16Columns {
+  /** u32, ascending. */
+  columns: Uint32Array;
+  /** f16 bits [rows, columns.length], row-major. */
+  weights: Uint16Array;
 }
 
 // ---------------------------------------------------------------- loading
@@ -161,7 +171,7 @@ export interface LoadOptions {
   /** File name -> "sha256-<hex>": what the file must be, wherever it comes from, or the load fails as `integrity`. Weights from the hub are compared with the hub's own hashes without it. */
   integrity?: Readonly<Record<string, string>>;
   /**
-   * Text or tokens, for recipes that need it: static ranges, GPTQ, SmoothQuant, AWQ; with LLM.int8() the share of outliers is reported. The first 16,384
+   * Text or tokens, for recipes that need it: static ranges, GPTQ, SmoothQuant, AWQ; LLM.int8() finds the columns of outliers by it. The first 16,384
    * tokens count, in windows of contextLength. What is calibrated is read more than once: a checkpoint from the network is kept in memory meanwhile.
    */
   calibration?: string | readonly number[];
@@ -227,6 +237,8 @@ export interface TensorInputReport {
   outlierShare?: number;
   /** LLM.int8(): in how many columns they are. */
   outlierColumns?: number;
+  /** LLM.int8(): how many of these keep f16 weights for them; absent where none do. */
+  f16Columns?: number;
   /** SmoothQuant's or AWQ's α of this matrix: how much of the inputs' range moved into the weights. Absent where a search found no α better than leaving it alone. */
   smoothing?: number;
 }
@@ -288,8 +300,9 @@ export interface ModelPlan {
   contextLength: number;
   kvCache: NonNullable<LoadOptions["kvCache"]>;
   /**
-   * Of the loaded model, to the byte but for two things that only the weights tell: a zero point that does not fit int8, in a group whose values all
-   * have one sign, takes 3 bytes more; and on hardware, tuning may change the room for candidates of the next token by 8 bytes per word of the vocabulary.
+   * Of the loaded model, to the byte but for three things that only weights and text tell: a zero point that does not fit int8, in a group whose values
+   * all have one sign, takes 3 bytes more; LLM.int8()'s f16 columns, which calibration finds, make a matrix larger by about a quarter at most; and on hardware,
+   * tuning may change the room for candidates of the next token by 8 bytes per word of the vocabulary.
    */
   memory: LoadedBytes;
   /** Of the weight files; null for a config, and where the server does not tell. */

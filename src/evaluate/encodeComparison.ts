@@ -129,6 +129,7 @@ const tensor = object<TensorReport>({
       observer: optional(oneOf("minmax", "percentile", "mse")),
       outlierShare: optional(number),
       outlierColumns: optional(count),
+      f16Columns: optional(count),
       smoothing: optional(number),
     }),
   ),

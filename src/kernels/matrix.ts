@@ -12,7 +12,7 @@ export interface GpuMatrixPart extends Omit<PackedPart, "codes" | "scales"> {
   shape: GPUBuffer;
   /** vec4<u32> [paddedRows / 8][paddedColumns / E][8] */
   codes: GPUBuffer;
-  /** u32 words: table, scales, zero points */
+  /** u32 words: table, scales, zero points, f16 columns */
   scales: GPUBuffer;
 }
 
@@ -96,6 +96,7 @@ export async function uploadMatrix(gpu: Gpu, label: string, packed: PackedMatrix
     floats[12] = use.epsilon;
     words.set([use.headSize ?? 0, use.maxSplits ?? 0, epilogue], 13);
     floats.set([use.inputRange ?? 0, Math.min(outlierThreshold ?? 0, LARGEST_FLOAT)], 16);
+    words[18] = part.bases.f16Columns;
     await gpu.upload(shape, words);
     parts.push({ ...part, shape, codes, scales });
   }

@@ -89,7 +89,7 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
       const builder = await createBuilderBeside(choice, { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), ...activationsOf(recipe), notices: calibrationTokens ? observed.notices : [] });
       const calibration = calibrationTokens || floatModel ? observation : null; // of the text itself only where that loads no other model
       const read = hashed.sha256() === null ? hashed.checkpoint : checkpoint;
-      const { filled: report, backend } = await build(builder, () => quantizeCalibrated(builder, read, recipe, { calibration, openModel, progress, quantizer: options.quantizer, signal }), signal);
+      const { filled: report, backend } = await build(builder, () => quantizeCalibrated(builder, read, recipe, { calibration, reportsOnly: !calibrationTokens, openModel, progress, quantizer: options.quantizer, signal }), signal);
       return { report, backend };
     };
     try {

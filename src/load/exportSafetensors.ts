@@ -42,7 +42,8 @@ interface PlannedEntry {
  *
  * Calls on the model may go on meanwhile and take turns with it. Cancelling the stream ends it; dispose() fails it with `disposed`.
  * @throws TypeError for a model that loadModel() did not make. The stream fails with signal.reason, and with EngineError `unsupported` for int4, for blocks
- * that do not divide the rows of a matrix, and for a model that was loaded with a shorter contextLength and keeps only a part of its position embeddings
+ * that do not divide the rows of a matrix, for LLM.int8()'s f16 columns, and for a model that was loaded with a shorter contextLength and keeps only a part
+ * of its position embeddings
  */
 export function exportSafetensors(model: Model, { signal }: { signal?: AbortSignal } = {}): ReadableStream<Uint8Array> {
   if (!(model instanceof LoadedModel)) throw new TypeError("model was not made by loadModel().");
@@ -113,7 +114,12 @@ async function readEntries(model: LoadedModel, tensor: CheckpointTensor, signal:
 
 /** Says what cannot be exported before anything is read. */
 function requireExportable({ quantization, config, contextLength }: LoadedModel): void {
-  for (const { name, format, shape } of quantization.tensors) requireStorable(name, format, shape);
+  for (const { name, format, shape, input } of quantization.tensors) {
+    requireStorable(name, format, shape);
+    if (!input?.f16Columns) continue;
+    const message = `Tensor "${name}" keeps ${input.f16Columns} of ${shape[1]} columns in f16 beside its int8 codes, for which there is no layout that other programs read; load it without calibration to export the codes alone.`;
+    throw new EngineError("unsupported", message, { tensor: name, f16Columns: input.f16Columns });
+  }
   if (contextLength === config.nPositions) return;
   const message = `The model was loaded with contextLength ${contextLength} and keeps ${contextLength} of ${config.nPositions} rows of "wpe.weight"; load it without contextLength to export it.`;
   throw new EngineError("unsupported", message, { contextLength, nPositions: config.nPositions });

@@ -21,6 +21,8 @@ const EQUALIZED_RUN_END = 0.6;
 export interface CalibratedLoad extends QuantizeOptions {
   /** null where no text was given. */
   calibration: Calibration | null;
+  /** @default false: what it finds for LLM.int8() decides what is kept in f16 */
+  reportsOnly?: boolean;
   /** Static ranges that the checkpoint brings, for a recipe that it brings too. */
   storedRanges?: Prepared["storedRanges"];
   /** Opens a checkpoint in floats. */
@@ -33,7 +35,7 @@ export function requireCalibration(recipe: QuantizationRecipe, calibration: Load
   if (field !== null && calibration === undefined) throw new TypeError(`calibration is missing; expected text or tokens, since quantization.${field} is worked out from them.`);
 }
 
-/** Whether a recipe has a use for calibration: LLM.int8() only reports what it would find. */
+/** Whether a recipe has a use for calibration: LLM.int8() does without, but then keeps no f16 columns. */
 export function usesCalibration(recipe: QuantizationRecipe): boolean {
   return calibratedField(recipe) !== null || recipe.outlierThreshold !== undefined;
 }
@@ -61,9 +63,9 @@ export async function quantizeCalibrated(builder: BackendBuilder, checkpoint: Ch
   }
 }
 
-async function prepare(original: Checkpoint, recipe: QuantizationRecipe, { calibration, openModel, progress, signal }: CalibratedLoad & { calibration: Calibration }, open: Calibration[]): Promise<Prepared> {
+async function prepare(original: Checkpoint, recipe: QuantizationRecipe, { calibration, reportsOnly = false, openModel, progress, signal }: CalibratedLoad & { calibration: Calibration }, open: Calibration[]): Promise<Prepared> {
   const { rounding = "nearest", equalization = "none", smoothing, activations = "float", outlierThreshold } = recipe;
-  const prepared = unprepared(original);
+  const prepared: Prepared = { ...unprepared(original), reportsOnly };
   let current = calibration;
   open.push(current);
   progress.spanTo(RUN_END);

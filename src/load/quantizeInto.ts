@@ -4,7 +4,7 @@ import type { Checkpoint, CheckpointTensor, RawBlock, ReadTensor } from "../chec
 import type { BackendBuilder } from "../model/backend.ts";
 import { Pacer } from "../model/cpu/pacer.ts";
 import { CODE_BITS } from "../quantize/formats.ts";
-import { type InputStatistics, outliersBeyond, withoutOutliers } from "../quantize/inputStatistics.ts";
+import { f16ColumnsOf, type InputStatistics, outliersBeyond, withoutOutliers } from "../quantize/inputStatistics.ts";
 import type { MatrixJob, QuantizedMatrix } from "../quantize/matrixQuantizer.ts";
 import { staticRange } from "../quantize/observers.ts";
 import { formatOf, requireMatches } from "../quantize/recipes.ts";
@@ -18,6 +18,8 @@ export interface Prepared {
   checkpoint: Checkpoint;
   /** Of its matrices' inputs, by name; empty where the recipe makes no use of them. */
   statistics: ReadonlyMap<string, InputStatistics>;
+  /** Whether they are only reported, and LLM.int8() keeps no f16 columns by them. */
+  reportsOnly: boolean;
   /** For GPTQ: of one matrix's inputs. */
   withGram: ((name: string) => Promise<InputStatistics>) | null;
   /** α of the matrices that equalization scaled, by name; undefined where a search found none. */
@@ -28,7 +30,7 @@ export interface Prepared {
 
 /** For recipes that need nothing of calibration. */
 export function unprepared(checkpoint: Checkpoint, storedRanges: Prepared["storedRanges"] = new Map()): Prepared {
-  return { checkpoint, statistics: new Map(), withGram: null, smoothing: new Map(), storedRanges };
+  return { checkpoint, statistics: new Map(), reportsOnly: false, withGram: null, smoothing: new Map(), storedRanges };
 }
 
 /** What becomes of a matrix while the next ones are read. */
@@ -69,8 +71,9 @@ export async function quantizeInto(builder: BackendBuilder, prepared: Prepared, 
     if (pacer.isDue()) await pacer.rest(signal);
   };
   const handOver = async ({ tensor, format, matrix }: Pending): Promise<void> => {
-    const { packed, storedBytes, error, quantizeMs: ms } = await matrix;
+    const { packed, storedBytes, f16ColumnCount, error, quantizeMs: ms } = await matrix;
     const input = inputReport(recipe, format, tensor.name, prepared);
+    if (f16ColumnCount > 0) input!.f16Columns = f16ColumnCount;
     await builder.add(tensor, packed, input);
     tensors.push({ name: tensor.name, shape: tensor.shape, format, bytes: storedBytes, ...error, ...(input && { input }) });
     const values = tensor.shape[0] * tensor.shape[1];
@@ -100,7 +103,7 @@ export async function quantizeInto(builder: BackendBuilder, prepared: Prepared, 
         continue;
       }
       const format = formatOf(recipe, tensor.name, tensor.kind);
-      open ??= await quantizers.open({ tensor, format, layout: builder.layout, ...(await gptqOf(recipe, prepared, block, format)) });
+      open ??= await quantizers.open({ tensor, format, layout: builder.layout, f16Columns: f16Columns(recipe, format, tensor.name, prepared), ...(await gptqOf(recipe, prepared, block, format)) });
       await open.add("bytes" in block ? block : block.stored ? { stored: block.stored } : { values: block.values });
       if ("bytes" in block && !block.isLast) continue;
       const matrix = open.finish();
@@ -131,16 +134,28 @@ export function hasCodes({ type }: TensorFormat): boolean {
   return type !== "f32" && type !== "f16";
 }
 
+/** The inputs of an int8 matrix become codes, too. */
+function codesInputs({ activations = "float" }: QuantizationRecipe, { type }: TensorFormat): boolean {
+  return type === "int8" && activations !== "float";
+}
+
+/** What of a matrix LLM.int8() keeps in f16 beside the codes. */
+function f16Columns(recipe: QuantizationRecipe, format: TensorFormat, name: string, { statistics, reportsOnly }: Prepared): number[] | undefined {
+  const seen = statistics.get(name);
+  return seen && !reportsOnly && recipe.outlierThreshold !== undefined && codesInputs(recipe, format) ? f16ColumnsOf(recipe.outlierThreshold, seen) : undefined;
+}
+
 /** What calibration did with a matrix's input; undefined where nothing. */
-function inputReport({ activations = "float", observer = "minmax", outlierThreshold }: QuantizationRecipe, { type }: TensorFormat, name: string, { statistics, smoothing, storedRanges }: Prepared): TensorInputReport | undefined {
+function inputReport(recipe: QuantizationRecipe, format: TensorFormat, name: string, { statistics, smoothing, storedRanges }: Prepared): TensorInputReport | undefined {
+  const { activations = "float", observer = "minmax", outlierThreshold } = recipe;
   const report: TensorInputReport = {};
-  const codesInputs = type === "int8" && activations !== "float";
-  const seen = codesInputs ? statistics.get(name) : undefined;
+  const coded = codesInputs(recipe, format);
+  const seen = coded ? statistics.get(name) : undefined;
   if (seen && outlierThreshold !== undefined) {
     const { columns, share } = outliersBeyond(outlierThreshold, seen);
     Object.assign(report, { outlierShare: share, outlierColumns: columns.length });
   }
-  if (codesInputs && activations.ranges === "static") {
+  if (coded && activations !== "float" && activations.ranges === "static") {
     const range = seen ? staticRange(outlierThreshold === undefined ? seen : withoutOutliers(outlierThreshold, seen), observer) : storedRanges.get(name);
     if (range !== undefined) Object.assign(report, { range, observer });
   }

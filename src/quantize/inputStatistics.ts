@@ -52,7 +52,17 @@ export function outliersBeyond(threshold: number, { absmax, histogram }: Pick<In
   return { columns, share: beyond / total };
 }
 
-/** The same without what is beyond the threshold: what LLM.int8() leaves to the codes. A bin that the threshold cuts stays whole. */
+/** Columns of a matrix that may keep f16 weights, one of so many: a matrix in int8 grows by about a quarter at most. */
+const F16_SPACING = 8;
+
+/** The columns whose weights LLM.int8() keeps in f16, ascending: those beyond the threshold; where they are too many, those with the largest inputs on average. */
+export function f16ColumnsOf(threshold: number, { absmax, histogram, meanAbs }: Pick<InputStatistics, "absmax" | "histogram" | "meanAbs">): number[] {
+  const { columns } = outliersBeyond(threshold, { absmax, histogram });
+  const largest = columns.sort((a, b) => meanAbs[b]! - meanAbs[a]! || a - b).slice(0, Math.ceil(absmax.length / F16_SPACING));
+  return largest.sort((a, b) => a - b);
+}
+
+/** Statistics without what is beyond the threshold: what LLM.int8() leaves to the codes. A bin that the threshold cuts stays whole. */
 export function withoutOutliers(threshold: number, { absmax, histogram }: Pick<InputStatistics, "absmax" | "histogram">): Pick<InputStatistics, "absmax" | "histogram"> {
   return { absmax: absmax.map((value) => Math.min(value, threshold)), histogram: histogram.map((count, bin) => (binEdge(bin) < threshold ? count : 0)) };
 }

@@ -3,7 +3,7 @@ import { packTensor, type PackedMatrix } from "./pack.ts";
 import { type PackedRows, packRows } from "./packRows.ts";
 
 /** Counts the changes to what packFor() gives for the same tensor: what was packed under another version is not to be read. */
-export const WEIGHT_LAYOUT_VERSION = 1;
+export const WEIGHT_LAYOUT_VERSION = 2;
 
 /** How a backend wants its matrices; plain JSON, and the same text where the same packed weights will do. */
 export type WeightLayout =

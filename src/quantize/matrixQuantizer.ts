@@ -4,8 +4,9 @@ import { EngineError } from "../errors.ts";
 import type { QuantizedTensor, TensorFormat } from "../types.ts";
 import { ErrorTally, type QuantizationError } from "./error.ts";
 import { type GptqOptions, quantizeGptq } from "./gptq.ts";
+import { toHalfBits } from "./half.ts";
 import { buffersOf, type PackedWeights, packFor, type WeightLayout } from "./layout.ts";
-import { dequantizeTensor, isRowwise, quantizeTensor, RowQuantizer, rowsOf } from "./nearest.ts";
+import { assembleTensor, dequantizeTensor, isRowwise, quantizeTensor, RowQuantizer, rowsOf } from "./nearest.ts";
 import { pausing } from "./pause.ts";
 import { release } from "./release.ts";
 import { isSameFormat } from "./stored.ts";
@@ -21,6 +22,8 @@ export interface MatrixJob {
   /** Rounds by GPTQ: f32 [columns, columns], mean x · xᵀ of the inputs. @default to the nearest */
   gram?: Float32Array;
   activationOrder?: boolean;
+  /** Columns that keep f16 weights beside the codes, ascending; none do where a file's codes are used as they are, or where one is beyond f16. @default none */
+  f16Columns?: readonly number[];
 }
 
 /** What a matrix is given as: rows of the file, all values as f32 [rows, columns], or all codes of a file that is quantized. */
@@ -29,6 +32,8 @@ export type MatrixBlock = RawBlock | { values: Float32Array<ArrayBuffer> } | { s
 export interface QuantizedMatrix {
   packed: PackedWeights;
   storedBytes: number;
+  /** Columns that keep f16 weights. */
+  f16ColumnCount: number;
   /** Of the values; of a matrix that is stored quantized, beyond what is lost already. */
   error: QuantizationError;
   quantizeMs: number;
@@ -44,6 +49,7 @@ export class MatrixQuantizer {
   private rows: RowQuantizer | null = null;
   private whole: Float32Array | null = null; // f32 [rows, columns], where rows are not quantized one by one
   private stored: QuantizedTensor | null = null;
+  private kept: Float32Array | null = null; // f32 [rows, f16Columns.length]
   private quantizeMs = 0;
 
   /** rest: awaited every 20 ms of work, so that a page stays alive; may throw. */
@@ -60,12 +66,13 @@ export class MatrixQuantizer {
     const [rows, columns] = tensor.shape;
     if ("stored" in block) {
       if (isSameFormat(block.stored.format, format, tensor.shape)) this.stored = { ...block.stored, format };
-      else this.whole = dequantizeTensor(block.stored);
+      else this.keepColumns((this.whole = dequantizeTensor(block.stored)), 0);
       return null;
     }
     const [values, firstRow] = "bytes" in block ? [decodeBlock(block), block.firstRow] : [block.values, 0];
     const raw = "bytes" in block ? block.bytes.buffer : null;
     await this.pause();
+    this.keepColumns(values, firstRow);
     if (values.length === rows * columns) {
       this.whole = values;
       return values.buffer === raw ? null : raw;
@@ -86,13 +93,13 @@ export class MatrixQuantizer {
 
   /** Once every row was added; nothing of the matrix stays here. */
   async finish(): Promise<QuantizedMatrix> {
-    const tensor = this.stored ?? this.rows?.finish() ?? (await this.quantizeWhole());
+    const tensor = this.withF16Columns(this.stored ?? this.rows?.finish() ?? (await this.quantizeWhole()));
     const error = this.stored ? NO_ERROR : this.tally.result();
-    this.rows = this.stored = null;
+    this.rows = this.stored = this.kept = null;
     await this.pause();
     const packed = packFor(this.job.layout, tensor);
     if (!buffersOf(packed).includes(tensor.codes.buffer as ArrayBuffer)) release(tensor.codes);
-    return { packed, storedBytes: tensor.storedBytes, error, quantizeMs: this.quantizeMs };
+    return { packed, storedBytes: tensor.storedBytes, f16ColumnCount: tensor.f16Columns?.columns.length ?? 0, error, quantizeMs: this.quantizeMs };
   }
 
   private async quantizeWhole(): Promise<QuantizedTensor> {
@@ -104,6 +111,21 @@ export class MatrixQuantizer {
     await this.compare(values, quantized);
     release(values);
     return quantized;
+  }
+
+  private keepColumns(values: Float32Array, firstRow: number): void {
+    const { tensor, f16Columns = [] } = this.job;
+    if (f16Columns.length === 0) return;
+    const [rows, columns] = tensor.shape;
+    this.kept ??= new Float32Array(rows * f16Columns.length);
+    for (let from = 0, to = firstRow * f16Columns.length; from < values.length; from += columns) for (const k of f16Columns) this.kept[to++] = values[from + k]!;
+  }
+
+  private withF16Columns(tensor: QuantizedTensor): QuantizedTensor {
+    if (!this.kept) return tensor;
+    const { bits, overflowIndex } = toHalfBits(this.kept);
+    if (overflowIndex >= 0) return tensor; // what f16 cannot hold is left to the codes
+    return assembleTensor(tensor.format, tensor.shape, { ...tensor, f16Columns: { columns: Uint32Array.from(this.job.f16Columns!), weights: bits } });
   }
 
   private async timed<T>(quantize: () => T | Promise<T>): Promise<T> {

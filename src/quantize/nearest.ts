@@ -81,13 +81,13 @@ export function validateWeights(values: Float32Array, shape: Shape, format: Tens
 }
 
 /** What a tensor consists of; with double quantization the scales follow from it. */
-export type TensorParts = Pick<QuantizedTensor, "codes" | "zeroPoints" | "doubleQuantization"> & { scales?: Float32Array };
+export type TensorParts = Pick<QuantizedTensor, "codes" | "zeroPoints" | "doubleQuantization" | "f16Columns"> & { scales?: Float32Array };
 
 /** The parts of a tensor with scales. */
 type Groups = TensorParts & { scales: Float32Array };
 
 /** A tensor of its parts, which are kept as they are. */
-export function assembleTensor(format: TensorFormat, [rows, columns]: Shape, { codes, scales, zeroPoints, doubleQuantization }: TensorParts): QuantizedTensor {
+export function assembleTensor(format: TensorFormat, [rows, columns]: Shape, { codes, scales, zeroPoints, doubleQuantization, f16Columns }: TensorParts): QuantizedTensor {
   return {
     format,
     shape: [rows, columns],
@@ -95,7 +95,8 @@ export function assembleTensor(format: TensorFormat, [rows, columns]: Shape, { c
     scales: doubleQuantization ? restoreScales(doubleQuantization) : (scales ?? new Float32Array(0)),
     ...(zeroPoints && { zeroPoints }),
     ...(doubleQuantization && { doubleQuantization }),
-    storedBytes: storedBytes(format, [rows, columns], zeroPoints),
+    ...(f16Columns && { f16Columns }),
+    storedBytes: storedBytes(format, [rows, columns], zeroPoints) + (f16Columns ? f16Columns.columns.byteLength + f16Columns.weights.byteLength : 0),
   };
 }
 

@@ -1,4 +1,4 @@
-import type { QuantizedTensor, TensorFormat } from "../types.ts";
+import type { F16Columns, QuantizedTensor, TensorFormat } from "../types.ts";
 import { DYNAMIC_MAP_SIGNED, FP4_CODES, NESTED_BLOCK, NF4_CODES, scaleCount } from "./formats.ts";
 import { assembleTensor } from "./nearest.ts";
 
@@ -34,10 +34,13 @@ export interface PackedPart {
   rows: number;
   /** u32 [paddedRows / 8][paddedColumns / E][8 rows][4]: chunk = (rowTile · chunksPerRow + chunkInRow) · 8 + (row & 7). */
   codes: Uint32Array<ArrayBuffer>;
-  /** u32 words: table, scales, zero points; see `bases`. */
+  /** u32 words: table, scales, zero points, f16 columns; see `bases`. */
   scales: Uint32Array<ArrayBuffer>;
-  /** Where each region of `scales` begins, in words. */
-  bases: { scale: number; zero: number; nestedAbsmax: number };
+  /**
+   * Where each region of `scales` begins, in words. f16Columns, 0 where there are none: u32 [columns], 0 or one more than a column's place among those
+   * with f16 weights, then f16 [their count][padded rows].
+   */
+  bases: { scale: number; zero: number; nestedAbsmax: number; f16Columns: number };
 }
 
 /** A matrix in the one GPU layout, for every kernel alike. */
@@ -88,7 +91,7 @@ export interface PackedLayout extends Omit<PackedMatrix, "layout" | "format" | "
  * The layout of design §4 for a tensor, cut into parts of at most maxPartBytes of codes.
  * @param maxPartBytes the device's binding limit; at least one 64-row strip always goes into a part
  */
-export function packedLayout(tensor: Pick<QuantizedTensor, "format" | "shape" | "zeroPoints">, maxPartBytes: number): PackedLayout {
+export function packedLayout(tensor: Pick<QuantizedTensor, "format" | "shape" | "zeroPoints" | "f16Columns">, maxPartBytes: number): PackedLayout {
   const encoding = encodingOf(tensor);
   const [rows, columns] = tensor.shape;
   const paddedColumns = padTo(columns, COLUMN_PADDING);
@@ -103,13 +106,15 @@ export function packedLayout(tensor: Pick<QuantizedTensor, "format" | "shape" | 
   for (let rowOffset = 0; rowOffset < rows; rowOffset += partRows) {
     const partRowCount = Math.min(partRows, rows - rowOffset);
     const paddedRows = padTo(partRowCount, ROW_PADDING);
-    parts.push({ rowOffset, rows: partRowCount, codeBytes: paddedRows * rowBytes, ...scaleLayout(encoding, paddedRows * groupsPerRow, rows * groupsPerRow) });
+    const { scaleBytes, bases } = scaleLayout(encoding, paddedRows * groupsPerRow, rows * groupsPerRow);
+    const f16Bytes = tensor.f16Columns ? 4 * columns + 2 * tensor.f16Columns.columns.length * paddedRows : 0;
+    parts.push({ rowOffset, rows: partRowCount, codeBytes: paddedRows * rowBytes, scaleBytes: scaleBytes + f16Bytes, bases: { ...bases, f16Columns: f16Bytes && scaleBytes / 4 } });
   }
   return { encoding, rows, columns, paddedColumns, groupsPerRow, chunksPerGroup, parts };
 }
 
 /** @param slots scales of a part, padding included @param count scales of the tensor */
-function scaleLayout({ code, scale, zero }: Encoding, slots: number, count: number): { scaleBytes: number; bases: PackedPart["bases"] } {
+function scaleLayout({ code, scale, zero }: Encoding, slots: number, count: number): { scaleBytes: number; bases: Omit<PackedPart["bases"], "f16Columns"> } {
   const tableWords = code === "lut4" ? TABLE_WORDS : 0;
   const layout = (words: number, bases: Partial<PackedPart["bases"]>): ReturnType<typeof scaleLayout> => ({ scaleBytes: 4 * words, bases: { scale: 0, zero: 0, nestedAbsmax: 0, ...bases } });
   if (scale === "none") return layout(4, {});
@@ -130,7 +135,9 @@ export function packTensor(tensor: QuantizedTensor, maxPartBytes: number): Packe
   const { encoding, paddedColumns, groupsPerRow } = layout;
   const parts = layout.parts.map((part) => {
     const { rowOffset, rows, bases } = part;
-    return { rowOffset, rows, codes: packCodes(tensor, encoding.code, part, paddedColumns / CHUNK_VALUES[encoding.code]), scales: packScales(tensor, encoding, part, groupsPerRow), bases };
+    const scales = packScales(tensor, encoding, part, groupsPerRow);
+    if (tensor.f16Columns) packF16Columns(tensor.f16Columns, tensor.shape[1], part, scales);
+    return { rowOffset, rows, codes: packCodes(tensor, encoding.code, part, paddedColumns / CHUNK_VALUES[encoding.code]), scales, bases };
   });
   return { layout: "tiles", ...layout, format: tensor.format, parts };
 }
@@ -208,6 +215,36 @@ function packScales(tensor: QuantizedTensor, encoding: Encoding, part: PackedLay
   return words;
 }
 
+/** words: `scales` of the part. */
+function packF16Columns({ columns: kept, weights }: F16Columns, columns: number, part: PackedLayout["parts"][number], words: Uint32Array<ArrayBuffer>): void {
+  const halves = halvesOf(part, columns, words);
+  kept.forEach((k, i) => {
+    words[part.bases.f16Columns + k] = i + 1;
+    for (let r = 0; r < part.rows; r++) halves[halfIndex(part, r, i)] = weights[(part.rowOffset + r) * kept.length + i]!;
+  });
+}
+
+function unpackF16Columns({ rows, columns, parts }: Pick<PackedMatrix, "rows" | "columns" | "parts">): F16Columns | undefined {
+  const { scales: words, bases } = parts[0]!;
+  if (bases.f16Columns === 0) return undefined;
+  const kept = Uint32Array.from({ length: columns }, (_, k) => k).filter((k) => words[bases.f16Columns + k] !== 0);
+  const weights = new Uint16Array(rows * kept.length);
+  for (const part of parts) {
+    const halves = halvesOf(part, columns, part.scales);
+    for (let r = 0; r < part.rows; r++) for (let i = 0; i < kept.length; i++) weights[(part.rowOffset + r) * kept.length + i] = halves[halfIndex(part, r, i)]!;
+  }
+  return { columns: kept, weights };
+}
+
+function halvesOf({ bases }: Pick<PackedPart, "bases">, columns: number, { buffer }: Uint32Array<ArrayBuffer>): Uint16Array<ArrayBuffer> {
+  return new Uint16Array(buffer, 4 * (bases.f16Columns + columns));
+}
+
+/** Of row r of a part in the i-th column: neighbouring threads read neighbouring rows. */
+function halfIndex({ rows }: Pick<PackedPart, "rows">, r: number, i: number): number {
+  return i * padTo(rows, ROW_PADDING) + r;
+}
+
 /** Calls visit with the place of each scale in a part, in tile order as the codes: (rowTile · groupsPerRow + group) · 8 + (row & 7), and its index in the tensor. */
 function forEachSlot({ scale }: Encoding, { rowOffset, rows }: Pick<PackedPart, "rowOffset" | "rows">, groupsPerRow: number, visit: (slot: number, index: number) => void): void {
   if (scale === "tensor") return visit(0, 0);
@@ -217,7 +254,8 @@ function forEachSlot({ scale }: Encoding, { rowOffset, rows }: Pick<PackedPart, 
 }
 
 /** The tensor that packTensor was given; its parts may have come back from a device, with bytes behind their ends. */
-export function unpackTensor({ format, encoding, rows, columns, paddedColumns, groupsPerRow, parts }: PackedMatrix): QuantizedTensor {
+export function unpackTensor(packed: PackedMatrix): QuantizedTensor {
+  const { format, encoding, rows, columns, paddedColumns, groupsPerRow, parts } = packed;
   const codes = new codeArrays[encoding.code](rows * columns);
   const scales = new Float32Array(encoding.scale === "nested" ? 0 : scaleCount(format, [rows, columns]));
   const zeroPoints = encoding.zero === "none" ? undefined : new Int32Array(scales.length);
@@ -234,7 +272,7 @@ export function unpackTensor({ format, encoding, rows, columns, paddedColumns, g
       if (zeroPoints) zeroPoints[index] = encoding.zero === "i8" ? bytes[4 * bases.zero + slot]! : floats[bases.zero + slot]!;
     });
   }
-  if (encoding.scale !== "nested") return assembleTensor(format, [rows, columns], { codes, scales, zeroPoints });
+  if (encoding.scale !== "nested") return assembleTensor(format, [rows, columns], { codes, scales, zeroPoints, f16Columns: unpackF16Columns(packed) });
   const { scales: words, bases } = parts[0]!; // table 16, offset 1, map 256, second-level absmax: the same in every part
   const floats = new Float32Array(words.buffer);
   const absmax = floats.slice(bases.nestedAbsmax, bases.nestedAbsmax + Math.ceil(nestedCodes.length / NESTED_BLOCK));

@@ -2,7 +2,7 @@ import type { QuantizedTensor } from "../types.ts";
 import { assembleTensor } from "./nearest.ts";
 
 /** A matrix for the loops of the CPU: row after row as quantized, without padding. Arrays may be views, aligned to their elements. */
-export interface PackedRows extends Pick<QuantizedTensor, "format" | "shape" | "doubleQuantization"> {
+export interface PackedRows extends Pick<QuantizedTensor, "format" | "shape" | "doubleQuantization" | "f16Columns"> {
   layout: "rows";
   /** f32, f16 bits or int8 [rows, columns]; of 4-bit formats u8 [rows, ⌈columns / 2⌉], two codes to a byte, the lower half first. */
   codes: Float32Array | Uint16Array | Int8Array | Uint8Array;
@@ -13,7 +13,7 @@ export interface PackedRows extends Pick<QuantizedTensor, "format" | "shape" | "
 }
 
 /** Packs a quantized tensor, whose arrays it keeps where they are right as they are. */
-export function packRows({ format, shape, codes, scales, zeroPoints, doubleQuantization }: QuantizedTensor): PackedRows {
+export function packRows({ format, shape, codes, scales, zeroPoints, doubleQuantization, f16Columns }: QuantizedTensor): PackedRows {
   return {
     layout: "rows",
     format,
@@ -22,16 +22,18 @@ export function packRows({ format, shape, codes, scales, zeroPoints, doubleQuant
     scales: doubleQuantization ? new Float32Array(0) : scales,
     ...(zeroPoints && { zeroPoints: zeroPoints.every((zeroPoint) => zeroPoint >= -128 && zeroPoint <= 127) ? Int8Array.from(zeroPoints) : zeroPoints }),
     ...(doubleQuantization && { doubleQuantization }),
+    ...(f16Columns && { f16Columns }),
   };
 }
 
 /** The tensor that packRows was given. */
-export function unpackRows({ format, shape, codes, scales, zeroPoints, doubleQuantization }: PackedRows): QuantizedTensor {
+export function unpackRows({ format, shape, codes, scales, zeroPoints, doubleQuantization, f16Columns }: PackedRows): QuantizedTensor {
   return assembleTensor(format, shape, {
     codes: hasNibbles(format) ? unpackNibbles(codes, shape, format.type === "int4" ? new Int8Array(shape[0] * shape[1]) : new Uint8Array(shape[0] * shape[1])) : codes,
     scales,
     zeroPoints: zeroPoints && Int32Array.from(zeroPoints),
     doubleQuantization,
+    f16Columns,
   });
 }
 

@@ -9,12 +9,13 @@ import { bindGemm, bindGemv, bindNormalizer, codeRowBytes, normalizerWords } fro
 import { uploadMatrix } from "../../src/kernels/matrix.ts";
 import type { Op } from "../../src/kernels/op.ts";
 import { bindRowDivergence, bindRowSums, type RowSumsBuffers } from "../../src/kernels/rows.ts";
+import { fromHalfBits, toHalfBits } from "../../src/quantize/half.ts";
 import { dequantizeTensor, quantizeTensor } from "../../src/quantize/nearest.ts";
 import { packTensor, padTo } from "../../src/quantize/pack.ts";
 import { describeFormat } from "../../src/quantize/formats.ts";
 import type { Activation, TensorFormat } from "../../src/types.ts";
 import { gaussian } from "../fixtures/seededCheckpoint.ts";
-import { activate, inputStatistics, klDivergence, kvRoundings, logSoftmax, roundToCodes } from "../reference/gpt2.ts";
+import { activate, inputStatistics, klDivergence, kvRoundings, logSoftmax, quantizeActivations, roundToCodes } from "../reference/gpt2.ts";
 import { nmse } from "../reference/metrics.ts";
 import { tolerances } from "../tolerances.ts";
 import { requireAtMost, type ConformanceCase } from "./case.ts";
@@ -111,13 +112,19 @@ interface LinearCase {
   /** Of int8 activations: see MatrixUse. */
   inputRange?: number;
   outlierThreshold?: number;
+  /** Columns whose outliers meet other weights, of f16. */
+  f16Columns?: readonly number[];
 }
 
 /** y = activate(W p(x) + b) + r for every row by gemm, and for the last row by gemv, against f64; outputs: gemm's, then gemv's. */
-async function linearError(device: GPUDevice, { N, K, T, format, activation, residual, prologue, weightMean = 0, variants, activations, inputRange, outlierThreshold }: LinearCase): Promise<{ gemm: number; gemv: number; outputs: Float32Array }> {
+async function linearError(device: GPUDevice, { N, K, T, format, activation, residual, prologue, weightMean = 0, variants, activations, inputRange, outlierThreshold, f16Columns = [] }: LinearCase): Promise<{ gemm: number; gemv: number; outputs: Float32Array }> {
   const bench = await Workbench.open(device, variants);
   const weights = quantizeTensor(gaussian(N * K, 0.3, weightMean, N + K), [N, K], format);
   const w = dequantizeTensor(weights);
+  const halves = toHalfBits(gaussian(N * f16Columns.length, 0.3, 0, 23)).bits;
+  if (f16Columns.length > 0) weights.f16Columns = { columns: Uint32Array.from(f16Columns), weights: halves };
+  const f16 = w.slice(); // what outliers meet
+  fromHalfBits(halves).forEach((value, i) => (f16[Math.floor(i / f16Columns.length) * K + f16Columns[i % f16Columns.length]!] = value));
   const x = gaussian(T * K, 1, 0.2, 7);
   const bias = gaussian(N, 0.5, 0, 11);
   const r = gaussian(T * N, 1, 0, 13);
@@ -133,10 +140,11 @@ async function linearError(device: GPUDevice, { N, K, T, format, activation, res
       const variance = row.reduce((a, b) => a + (b - mean) ** 2, 0) / K;
       row.forEach((value, k) => (row[k] = ((value - mean) / Math.sqrt(variance + epsilon)) * gamma[k]! + beta[k]!));
     }
+    const { isOutlier } = quantizeActivations(row, { outlierThreshold });
     if (activations === "int8") roundToCodes(row, { range: inputRange, outlierThreshold });
     for (let n = 0; n < N; n++) {
       let sum = bias[n]!;
-      for (let k = 0; k < K; k++) sum += w[n * K + k]! * row[k]!;
+      for (let k = 0; k < K; k++) sum += (isOutlier[k] ? f16 : w)[n * K + k]! * row[k]!;
       expected[t * N + n] = (activation === "none" ? sum : activate(activation, sum)) + (residual ? r[t * N + n]! : 0);
     }
   }
@@ -211,11 +219,11 @@ const outlierCases = ([
   { format: { type: "int8", mode: "zeropoint", granularity: { group: 32 } }, all: [{ tuning: "software", lanes: 1, dot4: "plain" }] },
 ] as const).map(({ format, all }): ConformanceCase => {
   return {
-    name: `kernel: quantize_rows, gemv, gemm and linear_tile of int8 activations with static ranges and with outliers and ${describeFormat(format)} agree with f64, and without an outlier bit for bit with kernels that know none`,
+    name: `kernel: quantize_rows, gemv, gemm and linear_tile of int8 activations with static ranges and with outliers, meeting codes or f16 weights, and ${describeFormat(format)} agree with f64, and without an outlier bit for bit with kernels that know none`,
     run: async (device) => {
       let worst = 0;
       for (const variants of all) {
-        const measure = async (coding: Pick<LinearCase, "inputRange" | "outlierThreshold" | "prologue">): Promise<Float32Array> => {
+        const measure = async (coding: Pick<LinearCase, "inputRange" | "outlierThreshold" | "f16Columns" | "prologue">): Promise<Float32Array> => {
           const { gemm, gemv, outputs } = await linearError(device, { N: 130, K: 257, T: 37, format, activation: "none", residual: true, activations: "int8", variants, ...coding });
           worst = Math.max(worst, gemm, gemv);
           return outputs;
@@ -223,8 +231,9 @@ const outlierCases = ([
         const without = await measure({ inputRange: 1.2 });
         const none = await measure({ inputRange: 1.2, outlierThreshold: 1e30 });
         if (none.some((value, i) => value !== without[i])) throw new Error(`${JSON.stringify(variants)}: a threshold that nothing reaches changes the products`);
-        for (const outlierThreshold of [1.5, 1e-30]) await measure({ outlierThreshold });
-        if (variants.tuning === "hardware") await measure({ outlierThreshold: 1.5, prologue: "layer_norm" }); // the models below do it for software
+        await measure({ outlierThreshold: 1.5, f16Columns: [0, 31, 100, 256] }); // with smaller values in these columns, too, and outliers in others
+        await measure({ outlierThreshold: 1e-30 });
+        if (variants.tuning === "hardware") await measure({ outlierThreshold: 1.5, f16Columns: [3, 64], prologue: "layer_norm" }); // the models below do it for software
       }
       return requireAtMost("NMSE", worst, tolerances.kernelNmse.quantized);
     },

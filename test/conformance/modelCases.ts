@@ -44,11 +44,11 @@ export function buildOnGpu(device: GPUDevice, files: Readonly<Record<string, Uin
   return buildCheckpointOnGpu(device, referenceCheckpoint(files), recipe, options);
 }
 
-async function buildCheckpointOnGpu(device: GPUDevice, { config, weights }: ReferenceCheckpoint, recipe: QuantizationRecipe, options: Partial<GpuBackendOptions> = {}, ranges?: InputRanges): Promise<Loaded> {
+async function buildCheckpointOnGpu(device: GPUDevice, { config, weights }: ReferenceCheckpoint, recipe: QuantizationRecipe, options: Partial<GpuBackendOptions> = {}, ranges?: InputRanges, f16Columns?: readonly number[]): Promise<Loaded> {
   const gpu = await Gpu.open({ device, largestTensorBytes: 0 });
   const builder = createGpuBuilder(gpu, { config, contextLength: config.nPositions, kvCache: "f32", ...activationsOf(recipe), ...options });
-  await addReferenceWeights(builder, weights, recipe, ranges);
-  return { config, weights: dequantizedWeights(weights, recipe), backend: await builder.finish(), gpu };
+  await addReferenceWeights(builder, weights, recipe, ranges, f16Columns);
+  return { config, weights: dequantizedWeights(weights, recipe, f16Columns), backend: await builder.finish(), gpu };
 }
 
 /** Token ids that cover the vocabulary's ends and repeat now and then. */
@@ -125,12 +125,13 @@ const codedCheckpoints: Readonly<Record<(typeof int8ActivationCases)[number]["na
   "static ranges, outliers and some matrices in other formats": ["width100"],
 };
 
-const codingCases = int8ActivationCases.flatMap(({ name: coding, recipe, ranges, change = (checkpoint) => checkpoint }) =>
+const codingCases = int8ActivationCases.flatMap(({ name: coding, recipe, ranges, f16Columns, change = (checkpoint) => checkpoint }) =>
   codedCheckpoints[coding].map(
     (name): ConformanceCase => ({
       name: `model: ${name} under int8 activations with ${coding} agrees with the oracle under the same rounding`,
       run: async (device) => {
-        const loaded = await buildCheckpointOnGpu(device, change(referenceCheckpoint(seededCheckpoint(tinyCheckpoints[name]))), recipe, {}, ranges);
+        const checkpoint = change(referenceCheckpoint(seededCheckpoint(tinyCheckpoints[name])));
+        const loaded = await buildCheckpointOnGpu(device, checkpoint, recipe, {}, ranges, f16Columns?.(checkpoint));
         return agreesWithOracle(loaded, { ...lengths[name], tolerance: tolerances.logitActivationsInt8, inputRounding: inputRoundingOf(recipe, ranges) });
       },
     }),

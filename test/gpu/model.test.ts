@@ -384,6 +384,7 @@ describe.runIf(adapter !== "swiftshader")("a model on WebGPU", () => {
       { name: "gptq", linear, rounding: "gptq" },
       { name: "awq", linear, equalization: "awq" },
       { ...presets["int8-static"], name: "smoothquant", equalization: "smoothquant" },
+      presets["llm-int8"],
     ] as const;
     const options = { text, windowTokens: 32, recipes, kvCache: "f32", calibration: text } as const;
     const rows: Record<"webgpu" | "cpu", ComparisonRow[]> = { webgpu: [], cpu: [] };
@@ -392,10 +393,12 @@ describe.runIf(adapter !== "swiftshader")("a model on WebGPU", () => {
     expect(watch.liveBytes).toBe(0);
     for (const [i, row] of rows.webgpu.entries()) {
       expect(row.error).toBeUndefined();
+      expect(row.bytes).toEqual(rows.cpu[i]!.bytes);
       expect(Math.abs(row.perplexity / rows.cpu[i]!.perplexity - 1)).toBeLessThan(tolerances.calibratedNll); // sums in another order choose some other codes
     }
-    using model = await loadModel(small, { backend: "webgpu", device, quantization: recipes[0], calibration: text });
+    using model = await loadModel(small, { backend: "webgpu", device, quantization: recipes[3], calibration: text });
     expect(watch.liveBytes).toBe(model.memory.total);
+    expect(model.quantization.bytes).toEqual(rows.cpu.at(-1)!.bytes);
   });
 
   test("runs a seeded checkpoint of true 124M shape as int8 and nf4 as the oracle does on sampled logits", async () => {

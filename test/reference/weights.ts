@@ -1,11 +1,12 @@
 /** Reads checkpoints for the oracle without any of the engine's own reading code: a second opinion on names, dtypes and transposes. */
-import { dequantizeTensor, quantizeTensor } from "../../src/quantize/nearest.ts";
+import { toHalfBits } from "../../src/quantize/half.ts";
+import { assembleTensor, dequantizeTensor, quantizeTensor } from "../../src/quantize/nearest.ts";
 import { formatOf } from "../../src/quantize/recipes.ts";
 import { packFor } from "../../src/quantize/layout.ts";
 import type { CheckpointTensor } from "../../src/checkpoint/types.ts";
 import type { BackendBuilder } from "../../src/model/backend.ts";
-import type { Activation, Gpt2Config, QuantizationRecipe } from "../../src/types.ts";
-import { type ReferenceOptions, type ReferenceTensor, type ReferenceWeights, roundToCodes } from "./gpt2.ts";
+import type { Activation, Gpt2Config, QuantizationRecipe, QuantizedTensor } from "../../src/types.ts";
+import { type ReferenceOptions, type ReferenceTensor, type ReferenceWeights, roundToCodes, roundToF16 } from "./gpt2.ts";
 
 export interface ReferenceCheckpoint {
   config: Gpt2Config;
@@ -43,15 +44,30 @@ export function referenceCheckpoint(files: Readonly<Record<string, Uint8Array>>)
   return { config, weights };
 }
 
-/** The weights as a recipe stores them: matrices quantized and restored, the rest as they are. Kernels are judged against the oracle on these. */
-export function dequantizedWeights(weights: ReferenceWeights, recipe: QuantizationRecipe): ReferenceWeights {
+/**
+ * The weights as a recipe stores them: matrices quantized and restored, the rest as they are. Kernels are judged against the oracle on these.
+ * f16Columns: of each layer's matrices behind a norm, rounded to f16 instead; right where all their inputs are outliers.
+ */
+export function dequantizedWeights(weights: ReferenceWeights, recipe: QuantizationRecipe, f16Columns: readonly number[] = []): ReferenceWeights {
   return new Map(
     [...weights].map(([name, tensor]) => {
       const kind = tensorKind(name);
       if (kind !== "linear" && kind !== "embedding") return [name, tensor];
-      return [name, { shape: tensor.shape, values: dequantizeTensor(quantizeTensor(Float32Array.from(tensor.values), matrixShape(tensor), formatOf(recipe, name, kind))) }];
+      const stored = quantized(name, kind, tensor, recipe, f16Columns);
+      const values = dequantizeTensor(stored);
+      if (stored.f16Columns) tensor.values.forEach((value, i) => f16Columns.includes(i % stored.shape[1]) && (values[i] = roundToF16(value)));
+      return [name, { shape: tensor.shape, values }];
     }),
   );
+}
+
+function quantized(name: string, kind: "linear" | "embedding", tensor: ReferenceTensor, recipe: QuantizationRecipe, f16Columns: readonly number[]): QuantizedTensor {
+  const values = Float32Array.from(tensor.values);
+  const [rows, columns] = matrixShape(tensor);
+  const stored = quantizeTensor(values, [rows, columns], formatOf(recipe, name, kind));
+  if (f16Columns.length === 0 || !/c_attn|c_fc/.test(name)) return stored;
+  const kept = values.filter((_, i) => f16Columns.includes(i % columns));
+  return assembleTensor(stored.format, stored.shape, { ...stored, f16Columns: { columns: Uint32Array.from(f16Columns), weights: toHalfBits(kept).bits } });
 }
 
 /** Static ranges of int8 activations, by the matrix that takes them. */
@@ -66,13 +82,11 @@ export function inputRoundingOf(recipe: QuantizationRecipe, ranges: InputRanges 
 }
 
 /** Feeds a builder as the loader does, so that backends are tested without it. */
-export async function addReferenceWeights(builder: BackendBuilder, weights: ReferenceWeights, recipe: QuantizationRecipe, ranges: InputRanges = {}): Promise<void> {
+export async function addReferenceWeights(builder: BackendBuilder, weights: ReferenceWeights, recipe: QuantizationRecipe, ranges: InputRanges = {}, f16Columns: readonly number[] = []): Promise<void> {
   for (const [name, tensor] of weights) {
     const kind = tensorKind(name);
-    const values = Float32Array.from(tensor.values);
-    const shape = matrixShape(tensor);
-    const isMatrix = kind === "linear" || kind === "embedding";
-    await builder.add({ name, kind, shape }, isMatrix ? packFor(builder.layout, quantizeTensor(values, shape, formatOf(recipe, name, kind))) : values, { range: ranges[name] });
+    const values = kind === "linear" || kind === "embedding" ? packFor(builder.layout, quantized(name, kind, tensor, recipe, f16Columns)) : Float32Array.from(tensor.values);
+    await builder.add({ name, kind, shape: matrixShape(tensor) }, values, { range: ranges[name] });
   }
 }
 

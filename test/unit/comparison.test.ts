@@ -70,15 +70,17 @@ describe("compareQuantizations", () => {
     expect(rows[0]!.bitsPerByte).toBeCloseTo((Math.log2(rows[0]!.perplexity) * 7) / scoredBytes!, 9);
   });
 
-  test("reports LLM.int8()'s outliers from the text where no calibration is given", async () => {
+  test("reports LLM.int8()'s outliers from the text where no calibration is given, and keeps f16 columns by calibration alone", async () => {
     const outliers = seededCheckpoint(outlierCheckpoint);
     const inputOf = ({ rows }: Comparison) => rows[1]!.tensors.find(({ name }) => name === "h.1.mlp.c_fc.weight")!.input;
     const given = await compare({ recipes: ["llm-int8"], calibration: text }, outliers);
     const without = await compare({ recipes: ["llm-int8"] }, outliers);
     expect(inputOf(without)).toEqual({ outlierColumns: 2, outlierShare: expect.closeTo(2 / 64, 2) as number });
-    expect(inputOf(without)).toEqual(inputOf(given));
-    expect([without.calibration, without.rows[1]!.klDivergence]).toEqual([null, given.rows[1]!.klDivergence]);
-    expect(inputOf(await compare({ recipes: ["llm-int8"], baseline: "int8" }, outliers))).toBeUndefined(); // no floats at hand
+    expect(inputOf(given)).toEqual({ ...inputOf(without), f16Columns: 2 });
+    expect(without.calibration).toBeNull();
+    const unseen = await compare({ recipes: ["llm-int8"], baseline: "int8" }, outliers); // no floats at hand
+    expect(inputOf(unseen)).toBeUndefined();
+    expect(unseen.rows[1]!.bytes).toEqual(without.rows[1]!.bytes);
   });
 
   test("says what was measured: the model, the text, the engine", async () => {

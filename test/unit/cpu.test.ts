@@ -8,6 +8,7 @@ import { Input } from "../../src/model/cpu/input.ts";
 import { allocateTogether, type CpuKernels, type CpuMatrix, createScratch, type InputCoding } from "../../src/model/cpu/kernels.ts";
 import { plainKernels } from "../../src/model/cpu/plain.ts";
 import { createSimdKernels } from "../../src/model/cpu/simd.ts";
+import { fromHalfBits, toHalfBits } from "../../src/quantize/half.ts";
 import { assembleTensor, dequantizeTensor, quantizeTensor } from "../../src/quantize/nearest.ts";
 import { formatOf, presets } from "../../src/quantize/recipes.ts";
 import { describeFormat, DYNAMIC_MAP_SIGNED, groupLayout, type ScaledFormat } from "../../src/quantize/formats.ts";
@@ -37,11 +38,20 @@ function tokensFor({ config: { vocabSize } }: ReferenceCheckpoint, count: number
 /** How matrices of int8 take activations where nothing else is asked for: each row by its own range, without outliers. */
 const dynamic: InputCoding = { range: 0, outlierThreshold: Infinity };
 
+/** With weights that the codes do not have. */
+function withF16Columns(tensor: QuantizedTensor, columns: number[]): QuantizedTensor {
+  if (columns.length === 0) return tensor;
+  const weights = toHalfBits(gaussian(tensor.shape[0] * columns.length, 1, 0.3, 77)).bits;
+  return assembleTensor(tensor.format, tensor.shape, { ...tensor, f16Columns: { columns: Uint32Array.from(columns), weights } });
+}
+
 /** The arithmetic of int8 activations as input.ts words it; f32 [tokens, O]. */
 function multiplyInIntegers(tensor: QuantizedTensor, x: Float32Array, tokens: number, { range, outlierThreshold }: InputCoding): Float32Array {
   const { format, shape: [O, K], codes, scales, zeroPoints } = tensor;
   const { lineCount, groupLength, groupsPerLine } = groupLayout(format as ScaledFormat, [O, K]);
   const restored = dequantizeTensor(tensor);
+  const { columns = new Uint32Array(0), weights = new Uint16Array(0) } = tensor.f16Columns ?? {};
+  fromHalfBits(weights).forEach((weight, i) => (restored[Math.floor(i / columns.length) * K + columns[i % columns.length]!] = weight)); // outliers alone meet these
   const y = new Float32Array(tokens * O);
   for (let t = 0; t < tokens; t++) {
     const row = quantizeActivations(x.subarray(t * K, (t + 1) * K), { range: range || undefined, outlierThreshold });
@@ -67,9 +77,9 @@ describe.each([
   ["WASM SIMD", createSimdKernels, true],
   ["plain TypeScript", () => plainKernels, false],
 ] as const)("in %s", (name, createKernels, simd) => {
-  async function buildCpu({ config, weights }: ReferenceCheckpoint, recipe: QuantizationRecipe = presets.f32, options: Partial<CpuBackendOptions> = {}, ranges?: InputRanges): Promise<Backend> {
+  async function buildCpu({ config, weights }: ReferenceCheckpoint, recipe: QuantizationRecipe = presets.f32, options: Partial<CpuBackendOptions> = {}, ranges?: InputRanges, f16Columns?: readonly number[]): Promise<Backend> {
     const builder = createCpuBuilder({ config, contextLength: config.nPositions, kvCache: "f32", simd, ...activationsOf(recipe), ...options });
-    await addReferenceWeights(builder, weights, recipe, ranges);
+    await addReferenceWeights(builder, weights, recipe, ranges, f16Columns);
     const backend = await builder.finish();
     expect(backend.adapter.description).toBe(`${name} on the CPU`);
     return backend;
@@ -92,16 +102,16 @@ describe.each([
       });
     });
 
-    describe.each(int8ActivationCases)("under int8 activations with $name", ({ recipe, ranges, change = (checkpoint) => checkpoint }) => {
+    describe.each(int8ActivationCases)("under int8 activations with $name", ({ recipe, ranges, f16Columns, change = (checkpoint) => checkpoint }) => {
       test.each(checkpoints.filter(([name]) => name !== "fullVocabulary"))("of %s agrees with the oracle under the same rounding, and is not int8's result", async (_name, seeded) => {
         const checkpoint = change(seeded);
         const { config, weights } = checkpoint;
         const tokens = tokensFor(checkpoint, Math.min(config.nPositions, 20));
         const rows = [tokens.length - 1];
-        const restored = dequantizedWeights(weights, recipe);
+        const restored = dequantizedWeights(weights, recipe, f16Columns?.(checkpoint));
         const rounded = referenceLogits(config, restored, tokens, { rows, inputRounding: inputRoundingOf(recipe, ranges) });
         const exact = referenceLogits(config, restored, tokens, { rows });
-        const backend = await buildCpu(checkpoint, recipe, {}, ranges);
+        const backend = await buildCpu(checkpoint, recipe, {}, ranges, f16Columns?.(checkpoint));
         const together = await backend.forward(tokens, 0);
         await backend.forward(tokens.slice(0, -1), 0);
         const last = await backend.forward(tokens.slice(-1), tokens.length - 1);
@@ -239,10 +249,11 @@ describe.each([
     });
 
     const codings = [dynamic, { range: Math.fround(0.7), outlierThreshold: Infinity }, { range: 0, outlierThreshold: Math.fround(0.6) }, { range: 0.5, outlierThreshold: Math.fround(0.9) }, { range: 0, outlierThreshold: Math.fround(1e-30) }];
-    test.each(formats.filter(({ type }) => type === "int8"))("%o multiplies int8 activations in exact integers, then rounds step by step, outliers last", (format) => {
+    test.each(formats.filter(({ type }) => type === "int8"))("%o multiplies int8 activations in exact integers, then rounds step by step, outliers last, with f16 weights where there are any", (format) => {
       const kernels = createKernels()!;
       for (const [O, K] of [...shapes, [50, 70] as const]) {
-        const tensor = quantizeTensor(gaussian(O * K, 1, 0.3, O + K), [O, K], format);
+        const codes = quantizeTensor(gaussian(O * K, 1, 0.3, O + K), [O, K], format);
+        const tensor = withF16Columns(codes, K % 2 === 0 ? [1, 4, K - 1].filter((k, i, all) => k < K && all.indexOf(k) === i) : []);
         for (const coding of codings) {
           const matrix = kernels.createMatrix(packRows(tensor), coding);
           expect(matrix.coding).toBe(coding);
@@ -264,6 +275,14 @@ describe.each([
         const tensor = quantizeTensor(gaussian(O * K, 1, 0.3, O + K), [O, K], format);
         expect(isDeepStrictEqual(createKernels()!.createMatrix(packRows(tensor), null).toTensor(), tensor), `[${O}, ${K}]`).toBe(true);
       }
+    });
+
+    test("counts and gives back its f16 columns", () => {
+      const codes = quantizeTensor(gaussian(13 * 100, 1, 0.3, 5), [13, 100], { type: "int8", mode: "zeropoint", granularity: "channel" });
+      const tensor = withF16Columns(codes, [7, 42]);
+      const [without, matrix] = [codes, tensor].map((each) => createKernels()!.createMatrix(packRows(each), dynamic));
+      expect(matrix!.toTensor()).toEqual(tensor);
+      expect(matrix!.scaleBytes - without!.scaleBytes).toBe(2 * 4 + 13 * 2 * 2);
     });
 
     test("keeps a map of scales that a checkpoint brings", () => {

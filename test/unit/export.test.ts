@@ -167,6 +167,7 @@ describe("exportSafetensors", () => {
   test.each<[what: string, recipe: QuantizationRecipe, options: LoadOptions, message: string, details: object]>([
     ["int4", presets.int4, {}, 'Tensor "h.0.attn.c_attn.weight" is int4 zero-point, group 32', { tensor: "h.0.attn.c_attn.weight" }],
     ["blocks that do not divide the rows", { linear: { type: "nf4", block: 128 } }, {}, 'Tensor "h.0.attn.c_attn.weight" is [192, 64] in blocks of 128', { columns: 64, block: 128 }],
+    ["LLM.int8()'s f16 columns", { ...presets["llm-int8"], outlierThreshold: 1 }, { calibration: tokens }, 'Tensor "h.0.attn.c_attn.weight" keeps 8 of 64 columns in f16', { tensor: "h.0.attn.c_attn.weight", f16Columns: 8 }],
     ["a part of the position embeddings", presets.int8, { contextLength: 8 }, 'keeps 8 of 16 rows of "wpe.weight"', { contextLength: 8, nPositions: 16 }],
   ])("refuses %s as `unsupported`, naming the numbers", async (_, recipe, options, message, details) => {
     using control = await load({ linear: { type: "nf4", block: 64 } });

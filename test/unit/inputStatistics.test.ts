@@ -1,5 +1,5 @@
 import { describe, expect, test } from "vitest";
-import { binEdge, MAGNITUDE_BINS, magnitudeBin, outliersBeyond, withoutOutliers } from "../../src/quantize/inputStatistics.ts";
+import { binEdge, f16ColumnsOf, MAGNITUDE_BINS, magnitudeBin, outliersBeyond, withoutOutliers } from "../../src/quantize/inputStatistics.ts";
 
 describe("magnitudeBin", () => {
   test("gives each edge its own bin and what lies just below it the one before", () => {
@@ -33,6 +33,19 @@ describe("outliersBeyond", () => {
   });
   test("finds none beyond the largest value", () => {
     expect(outliersBeyond(70.1, { absmax: Float32Array.of(70), histogram })).toEqual({ columns: [], share: 0 });
+  });
+});
+
+describe("f16ColumnsOf", () => {
+  const histogram = new Uint32Array(MAGNITUDE_BINS);
+
+  test("gives the columns with outliers, of which an eighth of all columns at most, rounded up: those with the largest inputs on average", () => {
+    const absmax = new Float32Array(17);
+    absmax.set([7, 1, 6, 5.9, 70, 9]);
+    const meanAbs = Float32Array.from(absmax, (_, k) => (k === 4 ? 0.1 : 1 / (1 + k)));
+    expect(f16ColumnsOf(6, { absmax, meanAbs, histogram })).toEqual([0, 2, 5]);
+    expect(f16ColumnsOf(9, { absmax, meanAbs, histogram })).toEqual([4, 5]);
+    expect(f16ColumnsOf(71, { absmax, meanAbs, histogram })).toEqual([]);
   });
 });
 

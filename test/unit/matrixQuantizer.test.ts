@@ -4,7 +4,8 @@ import { quantizationError } from "../../src/quantize/error.ts";
 import { describeFormat } from "../../src/quantize/formats.ts";
 import { packFor } from "../../src/quantize/layout.ts";
 import { type MatrixBlock, type MatrixJob, MatrixQuantizer, type QuantizedMatrix } from "../../src/quantize/matrixQuantizer.ts";
-import { dequantizeTensor, quantizeTensor } from "../../src/quantize/nearest.ts";
+import { toHalfBits } from "../../src/quantize/half.ts";
+import { assembleTensor, dequantizeTensor, quantizeTensor } from "../../src/quantize/nearest.ts";
 import type { TensorFormat } from "../../src/types.ts";
 
 const shape = [130, 100] as const;
@@ -54,6 +55,21 @@ describe("MatrixQuantizer", () => {
     await expect(quantize({ format: { type: "f16" } }, blocksOf(large, 60))).rejects.toThrow('Tensor "wte.weight": Weight at row 70, column 7 is 1000000; expected at most');
     large[70 * 100 + 7] = NaN;
     await expect(quantize({ format: { type: "f16" } }, blocksOf(large, 60))).rejects.toThrow('Tensor "transformer.wte.weight" holds NaN at [70, 7]; expected finite weights.');
+  });
+
+  test("keeps columns in f16 beside the codes, however the rows come, but none of a file's own codes and none that f16 cannot hold", async () => {
+    const format: TensorFormat = { type: "int8", mode: "absmax", granularity: "channel" };
+    const f16Columns = [3, 99];
+    const codes = quantizeTensor(wave(), shape, format);
+    const weights = toHalfBits(wave().filter((_, i) => f16Columns.includes(i % 100))).bits;
+    const expected = assembleTensor(format, shape, { ...codes, f16Columns: { columns: Uint32Array.from(f16Columns), weights } });
+    for (const blockRows of [1, 64, 130]) {
+      const { packed, storedBytes, f16ColumnCount } = await quantize({ format, f16Columns }, blocksOf(wave(), blockRows));
+      expect({ packed, storedBytes, f16ColumnCount }).toEqual({ packed: packFor(layout, expected), storedBytes: expected.storedBytes, f16ColumnCount: 2 });
+    }
+    const large = wave();
+    large[3] = 1e6;
+    for (const block of [{ stored: codes }, { values: large }]) expect(await quantize({ format, f16Columns }, [block])).toMatchObject({ storedBytes: codes.storedBytes, f16ColumnCount: 0 });
   });
 
   test("keeps the codes of a quantized file where they have the format, and quantizes what they restore where not", async () => {

@@ -2,7 +2,7 @@ import { isDeepStrictEqual } from "node:util";
 import { describe, expect, test } from "vitest";
 import { CODE_BITS, describeFormat, DYNAMIC_MAP_SIGNED, NF4_CODES } from "../../src/quantize/formats.ts";
 import { buffersOf, packFor, type PackedWeights, type WeightLayout } from "../../src/quantize/layout.ts";
-import { dequantizeTensor, quantizeTensor } from "../../src/quantize/nearest.ts";
+import { assembleTensor, dequantizeTensor, quantizeTensor } from "../../src/quantize/nearest.ts";
 import { CHUNK_VALUES, encodingOf, packTensor, padTo, unpackTensor, type PackedMatrix, type PackedPart } from "../../src/quantize/pack.ts";
 import { packRows, unpackRows } from "../../src/quantize/packRows.ts";
 import type { QuantizedTensor, TensorFormat } from "../../src/types.ts";
@@ -221,7 +221,7 @@ describe("packTensor", () => {
     });
     // Scale of row r and group g at ((r >> 3) · 2 + g) · 8 + (r & 7), zero points as bytes in the same order behind them.
     const { scales, bases } = parts[0]!;
-    expect(bases).toEqual({ scale: 0, zero: 128, nestedAbsmax: 0 });
+    expect(bases).toEqual({ scale: 0, zero: 128, nestedAbsmax: 0, f16Columns: 0 });
     const even = [1, 3, 5, 7, 9, 11, 13, 15];
     const order = [...even, ...even.map((i) => i + 1), 17, 0, 0, 0, 0, 0, 0, 0, 18];
     expect([...new Float32Array(scales.buffer, 0, 25)]).toEqual(order);
@@ -239,7 +239,7 @@ describe("packTensor", () => {
       storedBytes: 0,
     };
     const { scales, bases } = packTensor(tensor, 2 ** 27).parts[0]!;
-    expect(bases).toEqual({ scale: 274, zero: 0, nestedAbsmax: 273 });
+    expect(bases).toEqual({ scale: 274, zero: 0, nestedAbsmax: 273, f16Columns: 0 });
     const floats = new Float32Array(scales.buffer);
     expect(floats.subarray(0, 16)).toEqual(NF4_CODES);
     expect(floats[16]).toBe(0.75);
@@ -269,6 +269,30 @@ describe("unpackTensor", () => {
     const packed = packTensor(nested, 1);
     const padded = packed.parts.map((part) => ({ ...part, scales: Uint32Array.from([...part.scales, 7, 7, 7]) }));
     expect(unpackTensor({ ...packed, parts: padded })).toEqual(nested);
+  });
+});
+
+describe("f16 columns", () => {
+  const [rows, columns] = [66, 45];
+  const tensor = (format: TensorFormat): QuantizedTensor => {
+    const f16Columns = { columns: Uint32Array.of(0, 31, 44), weights: Uint16Array.from({ length: rows * 3 }, (_, i) => 1000 + i) };
+    return assembleTensor(format, [rows, columns], { ...quantized([rows, columns], format), f16Columns });
+  };
+
+  test.each(formats.filter(({ type }) => type === "int8").map((format) => [describeFormat(format), format] as const))("of %s come back from both layouts, whole and in parts", (_, format) => {
+    for (const maxPartBytes of [2 ** 27, 1]) expect(unpackTensor(packTensor(tensor(format), maxPartBytes))).toEqual(tensor(format));
+    expect(unpackRows(packRows(tensor(format)))).toEqual(tensor(format));
+    expect(tensor(format).storedBytes - quantized([rows, columns], format).storedBytes).toBe(3 * 4 + rows * 3 * 2);
+  });
+
+  test("lie behind the scales: a word for each column, then column by column the halves of all rows up to a multiple of 64", () => {
+    const format = { type: "int8", mode: "absmax", granularity: "channel" } as const;
+    const [first, second] = packTensor(tensor(format), 1).parts;
+    expect(first!.bases).toEqual({ scale: 0, zero: 64, nestedAbsmax: 0, f16Columns: 64 });
+    expect([...first!.scales.subarray(64, 64 + columns).entries()].filter(([, place]) => place > 0)).toEqual([[0, 1], [31, 2], [44, 3]]); // prettier-ignore
+    const halves = new Uint16Array(second!.scales.buffer, 4 * (64 + columns));
+    expect(halves).toHaveLength(3 * 64);
+    expect([...halves.entries()].filter(([, half]) => half > 0)).toEqual([[0, 1192], [1, 1195], [64, 1193], [65, 1196], [128, 1194], [129, 1197]]); // prettier-ignore
   });
 });
 

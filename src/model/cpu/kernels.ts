@@ -50,7 +50,7 @@ export interface CpuMatrix {
   readonly O: number;
   readonly K: number;
   readonly codeBytes: number;
-  /** Scales, zero points, double-quantization state. */
+  /** Scales, zero points, double-quantization state, f16 columns. */
   readonly scaleBytes: number;
   /** How multiply() wants its Input loaded; null: as f32. */
   readonly coding: InputCoding | null;

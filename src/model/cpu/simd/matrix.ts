@@ -4,7 +4,7 @@ import type { QuantizedTensor, TensorFormat } from "../../../types.ts";
 import type { Input } from "../input.ts";
 import { BLOCK_ROWS, type CpuMatrix, type InputCoding, LANES, type Rows, roundUp, type Scratch } from "../kernels.ts";
 import { nibbleCodes } from "../matrix.ts";
-import type { ColumnSource } from "../outliers.ts";
+import { type ColumnSource, F16Weights } from "../outliers.ts";
 import type { Loops } from "./loops.ts";
 import type { Memory } from "./memory.ts";
 
@@ -54,6 +54,7 @@ abstract class SimdMatrix implements CpuMatrix {
   readonly coding: InputCoding | null = null;
   private readonly format: TensorFormat;
   private readonly storedScales: Scales | undefined;
+  readonly f16Weights: F16Weights | null;
   private readonly rowsPerVector: number;
   protected readonly loops: Loops;
   protected readonly memory: Memory;
@@ -61,9 +62,10 @@ abstract class SimdMatrix implements CpuMatrix {
   /** Bytes from row to row. Rows are not padded: what a loop reads behind a row's end meets the zeros that pad x. */
   protected readonly rowBytes: number;
 
-  constructor({ shape: [O, K], format }: PackedRows, loops: Loops, memory: Memory, address: number, bitsPerCode: number, scales?: Scales) {
+  constructor({ shape: [O, K], format, f16Columns }: PackedRows, loops: Loops, memory: Memory, address: number, bitsPerCode: number, scales?: Scales) {
     this.format = format;
     this.storedScales = scales;
+    this.f16Weights = f16Columns ? new F16Weights(f16Columns) : null;
     this.O = O;
     this.K = K;
     this.loops = loops;
@@ -71,7 +73,7 @@ abstract class SimdMatrix implements CpuMatrix {
     this.address = address;
     this.rowBytes = Math.ceil((K * bitsPerCode) / 8);
     this.codeBytes = O * this.rowBytes;
-    this.scaleBytes = scales?.bytes ?? 0;
+    this.scaleBytes = (scales?.bytes ?? 0) + (this.f16Weights?.bytes ?? 0);
     this.rowsPerVector = scales?.rowsPerCall ?? O;
   }
 
@@ -92,7 +94,8 @@ abstract class SimdMatrix implements CpuMatrix {
   }
 
   toTensor(): QuantizedTensor {
-    return unpackRows({ layout: "rows", format: this.format, shape: [this.O, this.K], codes: this.readCodes(), scales: new Float32Array(0), ...this.storedScales?.read() });
+    const f16Columns = this.f16Weights ? structuredClone(this.f16Weights.stored) : undefined;
+    return unpackRows({ layout: "rows", format: this.format, shape: [this.O, this.K], codes: this.readCodes(), scales: new Float32Array(0), ...this.storedScales?.read(), f16Columns });
   }
 
   private readCodes(): PackedRows["codes"] {
