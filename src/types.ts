@@ -217,7 +217,7 @@ export interface TensorReport {
   name: string;
   shape: readonly [rows: number, columns: number];
   format: TensorFormat;
-  /** Packed: codes + scales + zero points. */
+  /** Packed: codes + scales + zero points + f16 columns. */
   bytes: number;
   mse: number;
   maxAbs: number;
@@ -249,7 +249,7 @@ export interface StoredBytes {
   weights: number;
   /** Codes of `wte`, of an untied `lm_head`, and `wpe`. */
   embedding: number;
-  /** Scales, zero points and double-quantization state of all matrices, and the f32 biases and norms. */
+  /** Scales, zero points, double-quantization state and f16 columns of all matrices, and the f32 biases and norms. */
   scales: number;
   total: number;
 }
@@ -258,7 +258,7 @@ export interface StoredBytes {
 export interface QuantizationReport {
   recipe: QuantizationRecipe;
   bytes: StoredBytes;
-  /** Bits per weight of the blocks' linear matrices, scales and zero points included; the embedding is not in it. */
+  /** Bits per weight of the blocks' linear matrices, scales, zero points and f16 columns included; the embedding is not in it. */
   bitsPerWeight: number;
   tensors: readonly TensorReport[];
   /** Time spent on quantizing alone, without reading and uploading; 0 where the model came from a cache. */

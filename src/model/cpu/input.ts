@@ -14,7 +14,8 @@ const SMALLEST_ABSMAX = 2 ** -120;
  * integers, then f32 from left to right, groups in their order. Formats other than int8 take the f32 rows as they are.
  * With an outlier threshold (LLM.int8(), Dettmers et al., arXiv:2208.07339, which takes out whole columns where this takes out single values), each
  * |x_k| ≥ threshold is an outlier: it counts for absmax as 0, has code 0, and before the bias y = f32(y + f32(x_k · f32((w_k − zeroPoint_g) · scaleW_g))),
- * in the order of columns; in a column that keeps f16 weights, y = f32(y + f32(x_k · w16_k)). The integers are the same everywhere; the GPU may add the f32 products in another order.
+ * in the order of columns; in a column that keeps f16 weights, y = f32(y + f32(x_k · w16_k)). The integers are the same everywhere; the GPU may add the
+ * f32 products in another order.
  */
 export class Input {
   T = 0;
