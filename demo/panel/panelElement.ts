@@ -42,9 +42,11 @@ export interface PerplexityPanelElement extends HTMLElement {
   loadOptions: Omit<PanelLoadOptions, "backend" | "calibration">;
   /** Measures the baseline and the ticked recipes. Resolves when that has ended, however it ended; a second call meanwhile does nothing. */
   start(): Promise<void>;
+  /** Ends the run; the rows that were measured stay. */
   cancel(): void;
   /** Takes effect when the row at work is done. */
   pause(): void;
+  /** Goes on after pause(). */
   resume(): void;
 }
 

@@ -1,11 +1,12 @@
-// Measures the embedded model under the recipes of tableRows.mjs, under each KV cache and under what fitToBudget() finds, on the evaluation text and writes the README's tables.
+// Measures the embedded model under the recipes of tableRows.mjs, under each KV cache and under what fitToBudget() finds, on the evaluation text and writes the tables
+// of docs/guides/quantization.md, of which README.md repeats some rows.
 // Usage: npm run table [-- --backend cpu|webgpu] [--protocol strided|disjoint|llama.cpp] [--rows int8,nf4] [--shard 1/16] [--print]
-// --rows measures these alone, and puts them in the place of the README's lines of the same names; --shard scores a part of the windows, for a quick look;
-// --print leaves the README as it is. The engine is the built one: Node finds the package by its own name.
+// --rows measures these alone, and puts them in the place of the lines of the same names; --shard scores a part of the windows, for a quick look;
+// --print leaves both files as they are. The engine is the built one: Node finds the package by its own name.
 import { readFileSync, writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { compareQuantizations, describeFormat, fitToBudget } from "nibble-webgpu";
-import { budgetRows, nameOfRow, tableRows } from "./tableRows.mjs";
+import { budgetRows, nameOfRow, readmeTable, tableRows } from "./tableRows.mjs";
 
 /**
  * @typedef {import("nibble-webgpu").ComparisonRow} ComparisonRow
@@ -14,7 +15,7 @@ import { budgetRows, nameOfRow, tableRows } from "./tableRows.mjs";
  */
 
 const root = new URL("../../", import.meta.url);
-const readme = new URL("README.md", root);
+const guide = "docs/guides/quantization.md";
 const begin = "<!-- table:begin -->\n";
 const end = "<!-- table:end -->";
 const budgetsBegin = "Mixed recipes that `fitToBudget` chose on the calibration text, with a format for every matrix, beside the recipe whose size and rounding they have:";
@@ -35,11 +36,18 @@ const { values: options } = parseArgs({
   },
 });
 
-/** Puts the text between the two markers. @param {string} page @param {string} text */
-function replaceTable(page, text) {
-  const [from, to] = [page.indexOf(begin), page.indexOf(end)];
-  if (from < 0 || to < from) throw new Error(`README.md has no ${begin.trim()} before ${end}; expected both, each once.`);
-  return page.slice(0, from) + begin + text + page.slice(to);
+/** The tables of a file, between its markers. @param {string} path @returns {{ before: string, tables: string, after: string }} */
+function openTables(path) {
+  const page = readFileSync(new URL(path, root), "utf8");
+  const [from, to] = [page.indexOf(begin) + begin.length, page.indexOf(end)];
+  if (from < begin.length || to < from) throw new Error(`${path} has no ${begin.trim()} before ${end}; expected both, each once.`);
+  return { before: page.slice(0, from), tables: page.slice(from, to), after: page.slice(to) };
+}
+
+/** @param {string} path @param {string} tables */
+function writeTables(path, tables) {
+  const { before, after } = openTables(path);
+  writeFileSync(new URL(path, root), before + tables + after);
 }
 
 /** The text with the first line that begins with the name of each measured row replaced by that row. @param {string} text @param {string} rows */
@@ -48,7 +56,7 @@ function replaceRows(text, rows) {
   for (const row of rows.split("\n").filter((row) => row.startsWith("| `"))) {
     const [name = ""] = row.split(" | ", 1);
     const at = lines.findIndex((other) => other.startsWith(`${name} |`));
-    if (at < 0) throw new Error(`README.md has no line that begins with ${name}; expected one, or a run without --rows.`);
+    if (at < 0) throw new Error(`${guide} has no line that begins with ${name}; expected one, or a run without --rows.`);
     lines[at] = row;
   }
   return lines.join("\n");
@@ -93,7 +101,7 @@ function describeRun({ adapter, protocol, windowTokens, strideTokens, windows, s
   return `Made by \`${command}\` on ${date}: backend ${adapter.backend} (${device}), Node ${process.versions.node}, protocol ${protocol}, ${windows} windows of ${windowTokens} tokens${stride}, ${scoredTokens.toLocaleString("en")} tokens scored.\n`;
 }
 
-if (!options.print) replaceTable(readFileSync(readme, "utf8"), ""); // finds a README without markers before the work, not after it
+if (!options.print) for (const path of [guide, "README.md"]) openTables(path); // finds a page without markers before the work, not after it
 
 /** Dawn ends the process when its GPU object is collected: it stays referenced here. @type {GPU | undefined} */
 let gpu;
@@ -146,7 +154,7 @@ for (let isBaseline = true; !step.done; isBaseline = false, step = await compari
   table += row;
   rows.set(step.value.name, step.value);
 }
-/** Whether the README keeps what is not of these rows. */
+/** Whether the pages keep what is not of these rows. */
 const isPartial = options.rows !== defaults.rows;
 /** What rounding the cache alone costs: weights stay f32, and sums too. */
 let caches = line(["KV cache", "perplexity", "Δ to f32, %"]) + line(["---", "---:", "---:"]);
@@ -182,7 +190,9 @@ const written = `${table}\n${describeRun(step.value)}\nThe same text under the f
 if (options.print) {
   process.stdout.write(written);
 } else {
-  const page = readFileSync(readme, "utf8");
-  const at = page.indexOf(budgetsBegin);
-  writeFileSync(readme, isPartial ? replaceRows(page.slice(0, at), table) + replaceRows(page.slice(at), budgets) : replaceTable(page, written));
+  const { tables } = openTables(guide);
+  const at = tables.indexOf(budgetsBegin);
+  const renewed = isPartial ? replaceRows(tables.slice(0, at), table) + replaceRows(tables.slice(at), budgets) : written;
+  writeTables(guide, renewed);
+  writeTables("README.md", readmeTable(renewed));
 }

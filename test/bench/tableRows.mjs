@@ -5,7 +5,7 @@ const int4 = /** @type {const} */ ({ type: "int4", mode: "zeropoint", granularit
 const nf4 = /** @type {const} */ ({ type: "nf4", block: 64 });
 const staticInt8 = /** @type {const} */ ({ linear: embedding, embedding, activations: { type: "int8", ranges: "static" } });
 
-/** The rows of the README's table after f32, in their order: presets by name, other recipes as objects with a name. @type {readonly TableRow[]} */
+/** The rows of the table after f32, in their order: presets by name, other recipes as objects with a name. @type {readonly TableRow[]} */
 export const tableRows = [
   "f16",
   "int8",
@@ -34,3 +34,13 @@ export const budgetRows = ["int8-zeropoint", "int4", "nf4", "nf4-dq"];
 
 /** @param {TableRow} row */
 export const nameOfRow = (row) => (typeof row === "string" ? row : (row.name ?? ""));
+
+/** The rows that README.md repeats. @type {readonly string[]} */
+const readmeRows = ["f32", "f16", "int8", "int8-zeropoint", "int8-dynamic", "int4", "int4-gptq", "nf4", "nf4-dq", "nf4-gptq"];
+
+/** What README.md repeats of the guide's tables: some rows of the first, and how it was made. @param {string} tables */
+export function readmeTable(tables) {
+  const [table = "", made = ""] = tables.split("\n\n");
+  const lines = table.split("\n").filter((line, i) => i < 2 || readmeRows.some((name) => line.startsWith(`| \`${name}\` |`)));
+  return `${lines.join("\n")}\n\n${made}\n`;
+}

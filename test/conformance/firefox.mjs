@@ -8,7 +8,7 @@ import { createServer } from "vite";
 import { launchFirefox } from "../setup/firefox.mjs";
 import { findFirefox } from "../setup/locate.mjs";
 
-const limitMs = Number(process.env.FIREFOX_LIMIT_MS ?? 450_000);
+const limitMs = Number(process.env.FIREFOX_LIMIT_MS ?? 600_000);
 
 /**
  * Opens the page and prints its results while they come in.

@@ -229,8 +229,8 @@ test("a link brings back recipes, text, protocol and prompt, and a damaged one i
   await expect(panel.getByRole("alert").first()).toContainText("The link is damaged");
 });
 
-test("the lines in README.md place a panel that finds its model and text", async () => {
-  const [, line] = /^(<perplexity-panel .*)$/m.exec(readFileSync(resolve(root, "README.md"), "utf8")) ?? [];
+test("the lines in its guide place a panel that finds its model and text", async () => {
+  const [, line] = /^(<perplexity-panel .*)$/m.exec(readFileSync(resolve(root, "docs/guides/panel.md"), "utf8")) ?? [];
   await page.goto("./?backend=cpu");
   await page.evaluate((html) => document.querySelector("perplexity-panel")!.outerHTML = html, line!);
   await section("texts").click();

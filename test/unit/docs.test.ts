@@ -104,6 +104,9 @@ describe("snippets", () => {
     beforeEach(() => {
       vi.stubGlobal("document", { baseURI: "http://page.test/", body: given.output });
       vi.stubGlobal("console", { ...console, log: () => undefined });
+      const kept = new Map<string, Blob>();
+      const cache = { match: async (key: string) => kept.has(key) ? new Response(kept.get(key)) : undefined, put: async (key: string, entry: Response) => void kept.set(key, await entry.blob()), delete: async (key: string) => kept.delete(key) };
+      vi.stubGlobal("caches", { open: async () => cache }); // the Cache API
       vi.stubGlobal("fetch", async (input: URL) => {
         const name = input.pathname.split("/").at(-1)!.replace("model-v2", "model");
         const content = input.pathname.includes("/raw/") ? undefined : source[name as keyof typeof source]; // no LFS pointers
@@ -176,6 +179,14 @@ describe("links and names", () => {
   test("every guide is named by the README", () => {
     const readme = read("README.md");
     expect(documents.filter((path) => path.startsWith("docs/") && !readme.includes(`(${path})`))).toEqual([]);
+  });
+  test("every property, method and custom property of the panel is in its guide", () => {
+    const described = read("demo/panel/panelElement.ts");
+    const [, body] = /export interface PerplexityPanelElement .*?{\n(.*?)^}/ms.exec(described)!;
+    const names = [...body!.matchAll(/^ {2}(\w+)[:(]/gm), ...described.matchAll(/(--[a-z-]+)/g)].map(([, name]) => name!);
+    const guide = read("docs/guides/panel.md");
+    expect(names).toContain("tokenLimit");
+    expect(names.filter((name) => !new RegExp(`\`${name}[\`(]`).test(guide))).toEqual([]);
   });
   test("every error code has a heading in the guide to troubleshooting, and no other has", () => {
     const codes = [.../type EngineErrorCode =\n(.*?);/s.exec(read("src/errors.ts"))![1]!.matchAll(/"(\w+)"/g)].map(([, code]) => code!);

@@ -1,10 +1,11 @@
 import { readFile } from "node:fs/promises";
 import { afterEach, describe, expect, test, vi } from "vitest";
 import { loadModel } from "../../src/index.ts";
-import { budgetRows, nameOfRow, tableRows } from "../bench/tableRows.mjs";
+import { budgetRows, nameOfRow, readmeTable, tableRows } from "../bench/tableRows.mjs";
 import { embeddedModel } from "../fixtures/embeddedModel.ts";
 
-const readme = await readFile(new URL("../../README.md", import.meta.url), "utf8");
+const read = async (path: string): Promise<string> => readFile(new URL(`../../${path}`, import.meta.url), "utf8");
+const readme = await read("README.md");
 const snippets = [...readme.matchAll(/^```js\n(.*?)^```$/gms)].map(([, code]) => code!);
 const importLine = 'import { loadModel } from "nibble-webgpu";\n';
 
@@ -37,10 +38,16 @@ describe("README.md", () => {
     expect(written.join("")).toMatch(/^ there was a /);
   }, 30_000);
 
-  test("holds the measured table between its markers", () => {
-    const [, table] = /<!-- table:begin -->\n(.*?)<!-- table:end -->/s.exec(readme) ?? [];
-    const names = [...table!.matchAll(/^\| `(.+?)`/gm)].map(([, name]) => name);
+  test("repeats rows of the guide's tables, as they were measured", async () => {
+    const tablesOf = (page: string): string => /<!-- table:begin -->\n(.*?)<!-- table:end -->/s.exec(page)![1]!;
+    const tables = tablesOf(await read("docs/guides/quantization.md"));
+    const names = [...tables.matchAll(/^\| `(.+?)`/gm)].map(([, name]) => name);
     expect(names).toEqual(["f32", ...tableRows.map(nameOfRow), "f32", "f16", "int8", ...budgetRows]); // recipes, KV caches, budgets
-    expect(table).toMatch(/^Made by `npm run table/m);
+    expect(tablesOf(readme)).toBe(readmeTable(tables));
+    expect(tablesOf(readme)).toMatch(/^\| `f32`.*^\| `nf4` .*^Made by `npm run table/ms);
+  });
+
+  test("takes at most 12 KB", () => {
+    expect(new TextEncoder().encode(readme).length).toBeLessThanOrEqual(12 * 1024);
   });
 });

@@ -100,6 +100,19 @@ describe("the GPT-2 tokenizer", () => {
     }
   });
 
+  test("encodes 10,000 lines of mixed text as gpt-tokenizer does", () => {
+    const words = mixedTexts.slice(0, -1).flatMap(([, text]) => text.match(/\s+|\S+/g)!);
+    const choices = new Choices(6);
+    for (let line = 0; line < 10_000; line++) {
+      const text = Array.from({ length: choices.below(12) }, () => {
+        const word = choices.pick(words);
+        return choices.oneIn(3) ? [...word].slice(choices.below(word.length)).join("") : word;
+      }).join("");
+      const ids = gpt2.encode(text);
+      if (String(ids) !== String(encodeByPackage(text))) expect.fail(`line ${line}: ${JSON.stringify(text)}`);
+    }
+  });
+
   test("takes 10 MB of text, and gives it back", { timeout: 60_000 }, () => {
     const unit = mixedTexts.slice(0, -1).map(([, text]) => text).join("\0");
     const text = unit.repeat(Math.ceil(1e7 / new TextEncoder().encode(unit).length));
