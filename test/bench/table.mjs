@@ -93,6 +93,14 @@ function describeRun({ adapter, protocol, windowTokens, strideTokens, windows, s
   return `Made by \`${command}\` on ${date}: backend ${adapter.backend} (${device}), Node ${process.versions.node}, protocol ${protocol}, ${windows} windows of ${windowTokens} tokens${stride}, ${scoredTokens.toLocaleString("en")} tokens scored.\n`;
 }
 
+let shown = "";
+/** A line for each tenth. @param {string} what @param {number} fraction @param {string} [note] */
+function showProgress(what, fraction, note = "") {
+  const line = `${what} ${10 * Math.floor(10 * fraction)} %`;
+  if (line !== shown) process.stderr.write(`${line}${note}\n`);
+  shown = line;
+}
+
 if (!options.print) replaceTable(readFileSync(readme, "utf8"), ""); // finds a README without markers before the work, not after it
 
 /** Dawn ends the process when its GPU object is collected: it stays referenced here. @type {GPU | undefined} */
@@ -105,7 +113,6 @@ if (options.backend === "webgpu") {
 
 /** @param {string} path */
 const readModelFile = (path) => readFileSync(new URL(`models/${path}`, root));
-let shownTenths = -1;
 const files = { "config.json": readModelFile("stories-12m/config.json"), "model.safetensors": readModelFile("stories-12m/model.safetensors") };
 const recipes = options.rows.split(",").map((name) => {
   const row = tableRows.find((each) => nameOfRow(each) === name);
@@ -127,12 +134,7 @@ const comparing = compareQuantizations(files, {
   ...settings,
   recipes,
   calibration,
-  onProgress({ name, row, rows, fraction, perplexity }) {
-    const tenths = Math.floor(10 * fraction);
-    if (tenths === shownTenths) return;
-    shownTenths = tenths;
-    process.stderr.write(`${row + 1}/${rows} ${name} ${10 * tenths} %${perplexity === null ? "" : ` · perplexity ${perplexity.toFixed(2)}`}\n`);
-  },
+  onProgress: ({ name, row, rows, fraction, perplexity }) => showProgress(`${row + 1}/${rows} ${name}`, fraction, perplexity === null ? "" : ` · perplexity ${perplexity.toFixed(2)}`),
 });
 
 const head = ["preset", "block matrices", "bits/weight", "MB", "perplexity", "Δ to f32, %", "KL, nats", "same top token, %"];
@@ -165,9 +167,9 @@ const fits = [];
 /** By rounding. @type {Map<QuantizationRecipe["rounding"], import("nibble-webgpu").BudgetFit["sensitivity"]>} */
 const sensitivities = new Map();
 for (const { name, bytes, recipe: { rounding } } of chosen) {
-  process.stderr.write(`fitting the size of ${name}\n`);
   const startMs = performance.now();
-  const fit = await fitToBudget(files, { text: calibration, rounding, bytes: bytes.total, backend: settings.backend, gpu, sensitivity: sensitivities.get(rounding) });
+  const onProgress = /** @param {import("nibble-webgpu").FitProgress} progress */ ({ stage, fraction }) => showProgress(`fit of ${name}: ${stage}`, fraction);
+  const fit = await fitToBudget(files, { text: calibration, rounding, bytes: bytes.total, backend: settings.backend, gpu, sensitivity: sensitivities.get(rounding), onProgress });
   process.stderr.write(`${fit.scoredTokens} tokens, ${((performance.now() - startMs) / 1000).toFixed(0)} s\n`);
   sensitivities.set(rounding, fit.sensitivity);
   fits.push({ ...fit.recipe, name: `fit of ${name}` });
