@@ -1,7 +1,7 @@
 // Measures the embedded model under the recipes of tableRows.mjs, under each KV cache and under what fitToBudget() finds, on the evaluation text and writes the README's tables.
 // Usage: npm run table [-- --backend cpu|webgpu] [--protocol strided|disjoint|llama.cpp] [--rows int8,nf4] [--shard 1/16] [--print]
-// --rows measures these alone, and puts them in the place of the README's lines of the same names; --shard scores a part of the windows, for a quick look;
-// --print leaves the README as it is. The engine is the built one: Node finds the package by its own name.
+// --rows measures these alone, and puts them in the place of the README's lines of the same names, which no other option changes; --shard scores a part of
+// the windows, for a quick look; --print leaves the README as it is. The engine is the built one: Node finds the package by its own name.
 import { readFileSync, writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { compareQuantizations, describeFormat, fitToBudget } from "nibble-webgpu";
@@ -34,6 +34,12 @@ const { values: options } = parseArgs({
     print: { type: "boolean", default: false },
   },
 });
+
+/** What is not as in the README. */
+const changed = /** @type {(keyof typeof defaults)[]} */ (Object.keys(defaults)).filter((name) => options[name] !== defaults[name]);
+/** Whether the README keeps what is not of these rows. */
+const isPartial = changed.includes("rows");
+if (isPartial && changed.length > 1 && !options.print) throw new Error(`--rows stands beside --${changed.filter((name) => name !== "rows").join(", --")}; expected --print, too: the README's other rows are measured without.`);
 
 /** Puts the text between the two markers. @param {string} page @param {string} text */
 function replaceTable(page, text) {
@@ -85,7 +91,6 @@ function formatRow(row, isBaseline) {
 
 /** How the table was made, in one paragraph. @param {Comparison} comparison */
 function describeRun({ adapter, protocol, windowTokens, strideTokens, windows, scoredTokens }) {
-  const changed = /** @type {(keyof typeof defaults)[]} */ (Object.keys(defaults)).filter((name) => options[name] !== defaults[name]);
   const command = ["npm run table", ...(changed.length > 0 ? ["--"] : []), ...changed.map((name) => `--${name} ${options[name]}`)].join(" ");
   const device = [adapter.vendor, adapter.architecture, adapter.description].filter(Boolean).join(" ");
   const stride = protocol === "strided" ? `, stride ${strideTokens}` : "";
@@ -148,8 +153,6 @@ for (let isBaseline = true; !step.done; isBaseline = false, step = await compari
   table += row;
   rows.set(step.value.name, step.value);
 }
-/** Whether the README keeps what is not of these rows. */
-const isPartial = options.rows !== defaults.rows;
 /** What rounding the cache alone costs: weights stay f32, and sums too. */
 let caches = line(["KV cache", "perplexity", "Δ to f32, %"]) + line(["---", "---:", "---:"]);
 let exact = NaN;
