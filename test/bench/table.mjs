@@ -1,8 +1,8 @@
 // Measures the embedded model under the recipes of tableRows.mjs, under each KV cache and under what fitToBudget() finds, on the evaluation text and writes the tables
 // of docs/guides/quantization.md, of which README.md repeats some rows.
 // Usage: npm run table [-- --backend cpu|webgpu] [--protocol strided|disjoint|llama.cpp] [--rows int8,nf4] [--shard 1/16] [--print]
-// --rows measures these alone, and puts them in the place of the lines of the same names; --shard scores a part of the windows, for a quick look;
-// --print leaves both files as they are. The engine is the built one: Node finds the package by its own name.
+// --rows measures these alone, and puts them in the place of the lines of the same names, which no other option changes; --shard scores a part of the
+// windows, for a quick look; --print leaves both files as they are. The engine is the built one: Node finds the package by its own name.
 import { readFileSync, writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import { compareQuantizations, describeFormat, fitToBudget } from "nibble-webgpu";
@@ -35,6 +35,12 @@ const { values: options } = parseArgs({
     print: { type: "boolean", default: false },
   },
 });
+
+/** What is not as in the tables. */
+const changed = /** @type {(keyof typeof defaults)[]} */ (Object.keys(defaults)).filter((name) => options[name] !== defaults[name]);
+/** Whether the pages keep what is not of these rows. */
+const isPartial = changed.includes("rows");
+if (isPartial && changed.length > 1 && !options.print) throw new Error(`--rows stands beside --${changed.filter((name) => name !== "rows").join(", --")}; expected --print, too: the other rows of the tables are measured without.`);
 
 /** The tables of a file, between its markers. @param {string} path @returns {{ before: string, tables: string, after: string }} */
 function openTables(path) {
@@ -93,12 +99,19 @@ function formatRow(row, isBaseline) {
 
 /** How the table was made, in one paragraph. @param {Comparison} comparison */
 function describeRun({ adapter, protocol, windowTokens, strideTokens, windows, scoredTokens }) {
-  const changed = /** @type {(keyof typeof defaults)[]} */ (Object.keys(defaults)).filter((name) => options[name] !== defaults[name]);
   const command = ["npm run table", ...(changed.length > 0 ? ["--"] : []), ...changed.map((name) => `--${name} ${options[name]}`)].join(" ");
   const device = [adapter.vendor, adapter.architecture, adapter.description].filter(Boolean).join(" ");
   const stride = protocol === "strided" ? `, stride ${strideTokens}` : "";
   const date = new Date().toISOString().slice(0, 10);
   return `Made by \`${command}\` on ${date}: backend ${adapter.backend} (${device}), Node ${process.versions.node}, protocol ${protocol}, ${windows} windows of ${windowTokens} tokens${stride}, ${scoredTokens.toLocaleString("en")} tokens scored.\n`;
+}
+
+let shown = "";
+/** A line for each tenth. @param {string} what @param {number} fraction @param {string} [note] */
+function showProgress(what, fraction, note = "") {
+  const line = `${what} ${10 * Math.floor(10 * fraction)} %`;
+  if (line !== shown) process.stderr.write(`${line}${note}\n`);
+  shown = line;
 }
 
 if (!options.print) for (const path of [guide, "README.md"]) openTables(path); // finds a page without markers before the work, not after it
@@ -113,7 +126,6 @@ if (options.backend === "webgpu") {
 
 /** @param {string} path */
 const readModelFile = (path) => readFileSync(new URL(`models/${path}`, root));
-let shownTenths = -1;
 const files = { "config.json": readModelFile("stories-12m/config.json"), "model.safetensors": readModelFile("stories-12m/model.safetensors") };
 const recipes = options.rows.split(",").map((name) => {
   const row = tableRows.find((each) => nameOfRow(each) === name);
@@ -135,12 +147,7 @@ const comparing = compareQuantizations(files, {
   ...settings,
   recipes,
   calibration,
-  onProgress({ name, row, rows, fraction, perplexity }) {
-    const tenths = Math.floor(10 * fraction);
-    if (tenths === shownTenths) return;
-    shownTenths = tenths;
-    process.stderr.write(`${row + 1}/${rows} ${name} ${10 * tenths} %${perplexity === null ? "" : ` · perplexity ${perplexity.toFixed(2)}`}\n`);
-  },
+  onProgress: ({ name, row, rows, fraction, perplexity }) => showProgress(`${row + 1}/${rows} ${name}`, fraction, perplexity === null ? "" : ` · perplexity ${perplexity.toFixed(2)}`),
 });
 
 const head = ["preset", "block matrices", "bits/weight", "MB", "perplexity", "Δ to f32, %", "KL, nats", "same top token, %"];
@@ -154,8 +161,6 @@ for (let isBaseline = true; !step.done; isBaseline = false, step = await compari
   table += row;
   rows.set(step.value.name, step.value);
 }
-/** Whether the pages keep what is not of these rows. */
-const isPartial = options.rows !== defaults.rows;
 /** What rounding the cache alone costs: weights stay f32, and sums too. */
 let caches = line(["KV cache", "perplexity", "Δ to f32, %"]) + line(["---", "---:", "---:"]);
 let exact = NaN;
@@ -173,9 +178,9 @@ const fits = [];
 /** By rounding. @type {Map<QuantizationRecipe["rounding"], import("nibble-webgpu").BudgetFit["sensitivity"]>} */
 const sensitivities = new Map();
 for (const { name, bytes, recipe: { rounding } } of chosen) {
-  process.stderr.write(`fitting the size of ${name}\n`);
   const startMs = performance.now();
-  const fit = await fitToBudget(files, { text: calibration, rounding, bytes: bytes.total, backend: settings.backend, gpu, sensitivity: sensitivities.get(rounding) });
+  const onProgress = /** @param {import("nibble-webgpu").FitProgress} progress */ ({ stage, fraction }) => showProgress(`fit of ${name}: ${stage}`, fraction);
+  const fit = await fitToBudget(files, { text: calibration, rounding, bytes: bytes.total, backend: settings.backend, gpu, sensitivity: sensitivities.get(rounding), onProgress });
   process.stderr.write(`${fit.scoredTokens} tokens, ${((performance.now() - startMs) / 1000).toFixed(0)} s\n`);
   sensitivities.set(rounding, fit.sensitivity);
   fits.push({ ...fit.recipe, name: `fit of ${name}` });

@@ -6,7 +6,7 @@ import { version } from "../../package.json";
 import { runCli } from "../../src/cli/cli.ts";
 import type { CliIo } from "../../src/cli/io.ts";
 import { writeStream } from "../../src/cli/writeStream.ts";
-import { calibrate, type CompareOptions, compareQuantizations, decodeComparison, EngineError, type GenerateOptions, type LoadOptions, type Model, type ModelSource, type PerplexityOptions } from "../../src/index.ts";
+import { calibrate, type CompareOptions, compareQuantizations, decodeComparison, EngineError, type GenerateOptions, loadModel, type LoadOptions, type Model, type ModelSource, type PerplexityOptions } from "../../src/index.ts";
 import { seededCheckpoint } from "../fixtures/seededCheckpoint.ts";
 
 const story = [" there", " was", " a", " fox"];
@@ -260,10 +260,36 @@ describe("nibble calibrate", () => {
     const { stdout } = await call(["calibrate", "--text", "a.txt", "--json"], { readText });
     expect(JSON.parse(stdout)).toMatchObject({ tokens: 7, windows: 1, outlierThreshold: 6, inputs: expect.arrayContaining([expect.objectContaining({ name: "wte.weight", outlierColumns: [] })]) as unknown });
   });
+  test("shows with --quantization what the text decides for each matrix, and dashes where it decides nothing", async () => {
+    const int8 = { type: "int8", mode: "absmax", granularity: "channel" };
+    const recipe = { linear: int8, embedding: int8, activations: { type: "int8", ranges: "static" }, observer: "mse", outlierThreshold: 0.5, equalization: "smoothquant" };
+    const texts: Record<string, string> = { "a.txt": await readText(), "mine.json": JSON.stringify(recipe) };
+    const overrides: Partial<CliIo> = { readText: async (path) => texts[path]!, loadModel: (_source, options) => loadModel(tinyModel, options) };
+    const decided = await call(["calibrate", "--text", "a.txt", "--quantization", "mine.json", "--backend", "cpu"], overrides);
+    const cells = ({ stdout }: Call): string[][] => stdout.trimEnd().split("\n").map((row) => row.split(/ {2,}/));
+    const format = "int8 absmax, per channel";
+    const found = [/^\d+\.\d{3}$/, "mse", /^[0-4] of 4$/, /^\d+\.\d{3}$/].map((cell) => (typeof cell === "string" ? cell : (expect.stringMatching(cell) as string)));
+    const [wide, dash] = [[...found.slice(0, 2), expect.stringMatching(/^\d+ of 16$/) as string, found[3]], "—"];
+    expect(decided.stderr).toContain(" · mine · CPU\n");
+    expect(cells(decided)).toEqual([
+      ["matrix", "range", "observer", "outlier columns", "values, %", "α", "format"],
+      ["h.0.attn.c_attn", ...found, "0.50", format],
+      ["h.0.attn.c_proj", ...found, dash, format],
+      ["h.0.mlp.c_fc", ...found, "0.50", format],
+      ["h.0.mlp.c_proj", ...wide, dash, format],
+      ["wte", ...found, dash, format],
+    ]);
+    const plain = await call(["calibrate", "--text", "a.txt", "--quantization", "int8", "--backend", "cpu"], overrides);
+    expect(cells(plain)[1]).toEqual(["h.0.attn.c_attn", dash, dash, dash, dash, dash, format]); // control case
+    const { stdout } = await call(["calibrate", "--text", "a.txt", "--quantization", "mine.json", "--json", "--backend", "cpu"], overrides);
+    expect(JSON.parse(stdout)).toMatchObject({ recipe: { ...recipe, name: "mine" }, tensors: expect.arrayContaining([expect.objectContaining({ name: "h.0.mlp.c_fc.weight", input: expect.objectContaining({ smoothing: 0.5, observer: "mse" }) as unknown })]) as unknown });
+  });
   test.each([
     [["calibrate"], "--text is missing"],
     [["calibrate", "a.txt"], '"a.txt"'],
     [["calibrate", "--text", "a.txt", "--threshold", "0"], "--threshold"],
+    [["calibrate", "--text", "a.txt", "--threshold", "6", "--quantization", "nf4"], "--threshold"],
+    [["calibrate", "--text", "a.txt", "--quantization", "int8,nf4"], "one preset or recipe"],
   ])("refuses %j with exit code 2", async (args, message) => {
     expect(await call(args, { readText })).toMatchObject({ code: 2, stdout: "", stderr: expect.stringContaining(message) as string });
   });
