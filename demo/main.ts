@@ -1,4 +1,3 @@
-import "nibble-webgpu/panel";
 import type { Model } from "nibble-webgpu";
 import type { Choice } from "./choice.ts";
 import { Chooser } from "./chooser.ts";
@@ -45,7 +44,7 @@ function showSettled(): void {
 }
 
 function showInPanel(model: Model, { source, hub, integrity }: Choice): void {
-  if (panel.source === null) panel.tokenLimit = model.adapter.backend === "cpu" || model.adapter.isFallback ? 512 : null;
+  if (!panel.source) panel.tokenLimit = model.adapter.backend === "cpu" || model.adapter.isFallback ? 512 : null;
   panel.loadOptions = { hub, integrity };
   panel.source = source;
 }
@@ -54,4 +53,14 @@ panel.backend = backend;
 panel.text = new URL("models/texts/stories-eval.txt", document.baseURI);
 panel.textLabel = "the bundled stories";
 panel.calibration = new URL("models/texts/stories-calibration.txt", document.baseURI);
+// The panel takes its properties when its code is there, which is when it is nearly in sight.
+const nearing = new IntersectionObserver(
+  (entries) => {
+    if (!entries.some(({ isIntersecting }) => isIntersecting)) return;
+    nearing.disconnect();
+    import("nibble-webgpu/panel").catch(showError);
+  },
+  { rootMargin: "30%" },
+);
+nearing.observe(panel);
 void session.load(session.wanted).then(keepForOffline);

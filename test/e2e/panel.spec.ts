@@ -36,7 +36,9 @@ test.afterEach(() => {
 });
 test.afterAll(() => page.close());
 
+/** Its code comes when it is nearly in sight. */
 async function ready(): Promise<void> {
+  await panel.scrollIntoViewIfNeeded();
   await expect(panel.getByRole("button", { name: "Run" })).toBeEnabled({ timeout: 120_000 });
 }
 
