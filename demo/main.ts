@@ -1,8 +1,9 @@
 import type { Model } from "nibble-webgpu";
 import type { Choice } from "./choice.ts";
 import { Chooser } from "./chooser.ts";
-import { DownloadOffer } from "./downloadOffer.ts";
+import { offer } from "./downloadOffer.ts";
 import { backend } from "./engine.ts";
+import { KeptModels } from "./keptModels.ts";
 import { LoadStatus, showError } from "./loadStatus.ts";
 import { ModelSession } from "./modelSession.ts";
 import { keepForOffline } from "./offline.ts";
@@ -10,15 +11,18 @@ import { Playground } from "./playground.ts";
 
 const panel = document.querySelector("perplexity-panel")!;
 const playground = new Playground(showError);
-const chooser = new Chooser((choice) => offer.consider(choice), showError);
-const offer = new DownloadOffer((choice) => void session.load(choice), showSettled);
+const chooser = new Chooser((choice) => void session.load(choice), showError);
+const kept = new KeptModels(showError);
 const status = new LoadStatus(() => (session.isLoading ? session.cancel() : void session.load(session.wanted)));
 
 const session = new ModelSession(chooser.first, {
   loading: (choice) => {
-    offer.close();
     chooser.show(choice);
-    status.showStart(choice.preset);
+    status.showStart(`Loading as ${choice.preset}:`);
+  },
+  agree: (choice, signal) => {
+    status.showStart(`Looking at ${choice.label}.`);
+    return offer(choice, signal);
   },
   progress: (progress) => status.showProgress(progress),
   release: async () => {
@@ -40,6 +44,7 @@ function showSettled(): void {
   chooser.show(isLoading || !current ? wanted : current.choice);
   if (isLoading) return;
   status.showIdle(current?.model ?? null);
+  void kept.refresh();
   if (current) chooser.dropUnknown();
 }
 
