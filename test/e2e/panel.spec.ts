@@ -234,6 +234,7 @@ test("a link brings back recipes, text, protocol and prompt, and a damaged one i
 test("the lines in README.md place a panel that finds its model and text", async () => {
   const [, line] = /^(<perplexity-panel .*)$/m.exec(readFileSync(resolve(root, "README.md"), "utf8")) ?? [];
   await page.goto("./?backend=cpu");
+  await ready();
   await page.evaluate((html) => document.querySelector("perplexity-panel")!.outerHTML = html, line!);
   await section("texts").click();
   await expect(panel.getByText("8,594 tokens")).toBeVisible();
