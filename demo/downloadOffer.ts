@@ -5,35 +5,25 @@ import { verdict } from "./preflight.ts";
 const box = element("offer", HTMLDivElement);
 const cost = element("cost", HTMLParagraphElement);
 const accept = element("accept", HTMLButtonElement);
+const decline = element("decline", HTMLButtonElement);
 
-/** Asks before a large download. */
-export class DownloadOffer {
-  private pending: Choice | null = null;
-
-  constructor(
-    private readonly load: (choice: Choice) => void,
-    decline: () => void,
-  ) {
-    accept.addEventListener("click", () => {
-      if (this.pending) load(this.pending);
+/** Resolves with what to load: at once where it costs little and fits, else when the user agrees; with null when they do not. @throws as planModel() */
+export async function offer(choice: Choice, signal: AbortSignal): Promise<Choice | null> {
+  const found = await verdict(choice, signal);
+  signal.throwIfAborted();
+  if (!found) return choice;
+  const { text, preset } = found;
+  cost.textContent = text;
+  accept.hidden = preset === null;
+  accept.textContent = preset === choice.preset ? "Download" : `Load as ${preset}`;
+  box.hidden = false;
+  try {
+    return await new Promise((resolve, reject) => {
+      accept.onclick = () => resolve(preset && { ...choice, preset });
+      decline.onclick = () => resolve(null);
+      signal.addEventListener("abort", () => reject(signal.reason as Error), { once: true });
     });
-    element("decline", HTMLButtonElement).addEventListener("click", () => {
-      this.close();
-      decline();
-    });
-  }
-
-  /** Loads `choice` at once where that costs little; else when the user agrees. */
-  consider(choice: Choice): void {
-    const text = verdict(choice);
-    if (text === null) return this.load(choice);
-    this.pending = choice;
-    cost.textContent = text;
-    box.hidden = false;
-  }
-
-  close(): void {
-    this.pending = null;
+  } finally {
     box.hidden = true;
   }
 }

@@ -44,9 +44,10 @@ export class LoadStatus {
     action.addEventListener("click", act);
   }
 
-  showStart(preset: string): void {
+  showStart(text: string): void {
     showError(null);
-    line.textContent = `Loading as ${preset}:`;
+    line.textContent = text;
+    detail.textContent = "";
     action.textContent = "Cancel";
     action.hidden = false;
     bar.value = 0;

@@ -1,9 +1,9 @@
-import "nibble-webgpu/panel";
 import type { Model } from "nibble-webgpu";
 import type { Choice } from "./choice.ts";
 import { Chooser } from "./chooser.ts";
-import { DownloadOffer } from "./downloadOffer.ts";
+import { offer } from "./downloadOffer.ts";
 import { backend } from "./engine.ts";
+import { KeptModels } from "./keptModels.ts";
 import { LoadStatus, showError } from "./loadStatus.ts";
 import { ModelSession } from "./modelSession.ts";
 import { keepForOffline } from "./offline.ts";
@@ -11,15 +11,18 @@ import { Playground } from "./playground.ts";
 
 const panel = document.querySelector("perplexity-panel")!;
 const playground = new Playground(showError);
-const chooser = new Chooser((choice) => offer.consider(choice), showError);
-const offer = new DownloadOffer((choice) => void session.load(choice), showSettled);
+const chooser = new Chooser((choice) => void session.load(choice), showError);
+const kept = new KeptModels(showError);
 const status = new LoadStatus(() => (session.isLoading ? session.cancel() : void session.load(session.wanted)));
 
 const session = new ModelSession(chooser.first, {
   loading: (choice) => {
-    offer.close();
     chooser.show(choice);
-    status.showStart(choice.preset);
+    status.showStart(`Loading as ${choice.preset}:`);
+  },
+  agree: (choice, signal) => {
+    status.showStart(`Looking at ${choice.label}.`);
+    return offer(choice, signal);
   },
   progress: (progress) => status.showProgress(progress),
   release: async () => {
@@ -41,11 +44,12 @@ function showSettled(): void {
   chooser.show(isLoading || !current ? wanted : current.choice);
   if (isLoading) return;
   status.showIdle(current?.model ?? null);
+  void kept.refresh();
   if (current) chooser.dropUnknown();
 }
 
 function showInPanel(model: Model, { source, hub, integrity }: Choice): void {
-  if (panel.source === null) panel.tokenLimit = model.adapter.backend === "cpu" || model.adapter.isFallback ? 512 : null;
+  if (!panel.source) panel.tokenLimit = model.adapter.backend === "cpu" || model.adapter.isFallback ? 512 : null;
   panel.loadOptions = { hub, integrity };
   panel.source = source;
 }
@@ -54,4 +58,14 @@ panel.backend = backend;
 panel.text = new URL("models/texts/stories-eval.txt", document.baseURI);
 panel.textLabel = "the bundled stories";
 panel.calibration = new URL("models/texts/stories-calibration.txt", document.baseURI);
+// The panel takes its properties when its code is there, which is when it is nearly in sight.
+const nearing = new IntersectionObserver(
+  (entries) => {
+    if (!entries.some(({ isIntersecting }) => isIntersecting)) return;
+    nearing.disconnect();
+    import("nibble-webgpu/panel").catch(showError);
+  },
+  { rootMargin: "30%" },
+);
+nearing.observe(panel);
 void session.load(session.wanted).then(keepForOffline);

@@ -6,6 +6,8 @@ import { checkPolicy } from "./policy.ts";
 /** What a session tells the page. */
 export interface SessionView {
   loading(choice: Choice): void;
+  /** Whether to load it, and as what; null: the user thinks better of it. */
+  agree(choice: Choice, signal: AbortSignal): Promise<Choice | null>;
   progress(progress: LoadProgress): void;
   /** The model in use is about to go; resolves when nobody uses it any more. */
   release(): Promise<void>;
@@ -47,11 +49,16 @@ export class ModelSession {
     this.wanted = choice;
     this.view.loading(choice);
     try {
-      const model = await this.openOrMakeRoom(choice, signal);
+      await checkPolicy(choice.source);
+      const agreed = await this.view.agree(choice, signal);
+      if (!agreed || signal.aborted) return;
+      this.wanted = agreed;
+      this.view.loading(agreed);
+      const model = await this.openOrMakeRoom(agreed, signal);
       if (signal.aborted) return model.dispose();
       await this.unload();
-      this.current = { model, choice };
-      this.view.loaded(model, choice);
+      this.current = { model, choice: agreed };
+      this.view.loaded(model, agreed);
       void model.lost.then((error) => this.view.failed(error));
     } catch (error) {
       if (!signal.aborted) this.view.failed(error);
@@ -65,11 +72,8 @@ export class ModelSession {
 
   /** Where memory is too small for two models, gives up the one in use and tries once more. */
   private async openOrMakeRoom(choice: Choice, signal: AbortSignal): Promise<Model> {
-    const open = async (): Promise<Model> => {
-      const { source, preset: quantization, hub, integrity } = choice;
-      await checkPolicy(source);
-      return openModel(source, { quantization, backend, hub, integrity, signal, onProgress: (progress) => signal.aborted || this.view.progress(progress) });
-    };
+    const { source, preset: quantization, hub, integrity } = choice;
+    const open = (): Promise<Model> => openModel(source, { quantization, backend, hub, integrity, signal, onProgress: (progress) => signal.aborted || this.view.progress(progress) });
     try {
       return await open();
     } catch (error) {

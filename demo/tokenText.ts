@@ -13,8 +13,12 @@ export class TokenText {
   private prompt = "";
   private tokens: GeneratedToken[] = [];
   private unspoken = "";
+  /** The user has not scrolled away from the end. */
+  private followsEnd = true;
+  private scrolling = 0;
 
   constructor() {
+    output.addEventListener("scroll", () => (this.followsEnd = output.scrollTop + output.clientHeight > output.scrollHeight - 40));
     const show = ({ target }: Event): void => {
       if (target instanceof HTMLElement && target.dataset.index !== undefined) this.showAlternatives(Number(target.dataset.index));
     };
@@ -43,6 +47,7 @@ export class TokenText {
   begin(prompt: string): void {
     this.prompt = prompt;
     this.tokens = [];
+    this.followsEnd = true;
     output.replaceChildren(textElement("b", prompt));
   }
 
@@ -56,9 +61,11 @@ export class TokenText {
     const span = textElement("span", token.text);
     span.dataset.index = String(this.tokens.length);
     this.tokens.push(token);
-    const followsEnd = output.scrollTop + output.clientHeight > output.scrollHeight - 40;
     output.append(span);
-    if (followsEnd) output.scrollTop = output.scrollHeight;
+    this.scrolling ||= requestAnimationFrame(() => {
+      this.scrolling = 0;
+      if (this.followsEnd) output.scrollTop = output.scrollHeight; // the text is laid out here, for all tokens of a frame at once
+    });
     this.unspoken += token.text;
     if (/[.!?]["”]?\s*$/.test(token.text)) this.speak();
   }

@@ -23,4 +23,4 @@ export { dequantizeTensor, quantizeTensor } from "./quantize/nearest.ts";
 export { calibratedField, presets, validateRecipe } from "./quantize/recipes.ts";
 export { caches } from "./source/cache/caches.ts";
 export type * from "./types.ts";
-export { compareQuantizationsInWorker, fitToBudgetInWorker, loadModelInWorker } from "./worker/client.ts";
+export { compareQuantizationsInWorker, fitToBudgetInWorker, loadModelInWorker, planModelInWorker } from "./worker/client.ts";

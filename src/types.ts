@@ -497,6 +497,9 @@ export interface WorkerFitOptions extends Omit<FitOptions, PageOnly>, WorkerStar
   cache?: "opfs" | "none";
 }
 
+/** Options of planModelInWorker(). */
+export interface WorkerPlanOptions extends Omit<PlanOptions, PageOnly>, WorkerStartOptions {}
+
 // ---------------------------------------------------------------- calibration
 
 /** Options of calibrate(): of loadModel(), and the text. */

@@ -46,7 +46,7 @@ export const columns: readonly Column[] = [
   {
     id: "ratio",
     label: "Δ",
-    width: 9.6,
+    width: 9,
     caption: (rows) =>
       `The change in perplexity that the recipe makes. Both models read the same tokens, so the text's own difficulty cancels and this ± is much smaller.${about(last(rows), ({ name, ratio, ratioError }) => ` For ${name} the change is ${Math.abs(ratio - 1) > 2 * ratioError ? "more than twice its error: it is real" : "less than twice its error: it could be chance"}.`)}`,
     text: ({ ratio, ratioError }) => change(ratio, ratioError),

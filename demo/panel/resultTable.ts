@@ -38,9 +38,11 @@ export class ResultTable extends LitElement {
       td.why { text-align: left; color: var(--warn-color); white-space: normal; overflow-wrap: anywhere; }
       .below { display: flex; flex-wrap: wrap; gap: 8px 18px; align-items: start; justify-content: space-between; margin-top: 10px; }
       .caption { flex: 1 1 24rem; min-height: 4.9rem; }
+      @media (max-width: 1120px) {
+        col.name { width: 7.5rem; }
+      }
       @media (max-width: 760px) {
         .scroll { margin: 0 -14px; padding: 0 14px; }
-        col.name { width: 7.5rem; }
         .caption { min-height: 9.2rem; }
       }
     `,

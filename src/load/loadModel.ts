@@ -4,7 +4,6 @@ import { resolveRecipe } from "../quantize/recipes.ts";
 import { openSource } from "../source/openSource.ts";
 import { pinnedSource } from "../source/pinned.ts";
 import type { CheckpointSource } from "../source/types.ts";
-import { createTokenizer } from "../tokenizer/index.ts";
 import type { Gpt2Config, LoadOptions, Model, ModelSource, QuantizationRecipe, QuantizationReport } from "../types.ts";
 import type { Recording } from "./cacheRecording.ts";
 import { Calibration, type FloatModel, openFloat } from "./calibration.ts";
@@ -16,6 +15,7 @@ import { activationsOf, checkLoadOptions, resolveContextLength, resolveKvCache }
 import { requireRoom } from "./planModel.ts";
 import { downloadFirst, quantizeCalibrated, readCalibration, requireCalibration, usesCalibration } from "./prepare.ts";
 import { ProgressMeter } from "./progress.ts";
+import { readTokenizer } from "./readTokenizer.ts";
 import { LossCounter, RecoveringBackend } from "./recovery.ts";
 import { closingTransfers } from "./transfers.ts";
 import { type CachedCheckpoint, WeightCache } from "./weightCache.ts";
@@ -77,7 +77,7 @@ async function chooseRoom(options: LoadOptions, model: { config: Gpt2Config; rec
 async function loadCached(cached: CachedCheckpoint, { signal, progress, ...options }: CheckedLoad): Promise<LoadedParts> {
   const { config, recipe, description, notices } = cached;
   const contextLength = resolveContextLength(options.contextLength, config);
-  const tokenizer = createTokenizer(cached.tokenizerFiles, config);
+  const tokenizer = await readTokenizer(cached.tokenizerFiles, config, signal);
   const choice = await chooseRoom(options, { config, recipe, contextLength });
   const builder = createBuilder(choice, { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), ...activationsOf(recipe), notices });
   const fill = async (): Promise<QuantizationReport> => {
@@ -98,7 +98,7 @@ async function loadSource(source: CheckpointSource, options: CheckedLoad, cache:
   const { recipe, ranges } = given ? { recipe: given } : await defaultRecipe(checkpoint, signal);
   if (!ranges?.size) requireCalibration(recipe, options.calibration);
   const contextLength = resolveContextLength(options.contextLength, config);
-  const tokenizer = createTokenizer(checkpoint.tokenizerFiles, config);
+  const tokenizer = await readTokenizer(checkpoint.tokenizerFiles, config, signal);
   const windows = options.calibration !== undefined && usesCalibration(recipe) ? readCalibration(options.calibration, tokenizer, config, contextLength) : null;
   const choice = await chooseRoom(options, { config, recipe, contextLength });
   const builder = createBuilder(choice, { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), ...activationsOf(recipe), notices: windows?.notices });

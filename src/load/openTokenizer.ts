@@ -1,7 +1,7 @@
 import { openCheckpoint } from "../checkpoint/openCheckpoint.ts";
 import { openSource } from "../source/openSource.ts";
-import { createTokenizer } from "../tokenizer/index.ts";
 import type { Gpt2Config, LoadOptions, Model, ModelSource } from "../types.ts";
+import { readTokenizer } from "./readTokenizer.ts";
 
 /** What of a model needs no weights. */
 export interface ModelTokenizer extends Pick<Model, "encode" | "decode"> {
@@ -15,6 +15,6 @@ export interface ModelTokenizer extends Pick<Model, "encode" | "decode"> {
 export async function openTokenizer(source: ModelSource, { hub, fetch, signal }: Pick<LoadOptions, "hub" | "fetch" | "signal"> = {}): Promise<ModelTokenizer> {
   signal?.throwIfAborted();
   const { config, tokenizerFiles } = await openCheckpoint(openSource(source, { hub, fetch, signal }), { signal });
-  const tokenizer = createTokenizer(tokenizerFiles, config);
+  const tokenizer = await readTokenizer(tokenizerFiles, config, signal);
   return { config, encode: (text, options) => tokenizer.encode(text, options), decode: (tokens) => tokenizer.decode(tokens) };
 }

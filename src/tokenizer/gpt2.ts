@@ -6,11 +6,28 @@ export const END_OF_TEXT = "<|endoftext|>";
 
 let vocabulary: Vocabulary | undefined;
 
+/** Tokens between two steps: about a millisecond. */
+const STEP_TOKENS = 2048;
+
 /** GPT-2's own vocabulary, r50k_base with <|endoftext|>, 50,257 tokens; made on first use, then shared. Rank and id of a token are the same number. */
 export function gpt2Vocabulary(): Vocabulary {
+  const steps = gpt2VocabularySteps();
+  for (;;) {
+    const { done, value } = steps.next();
+    if (done) return value;
+  }
+}
+
+/** The same in steps, for who has something else to do meanwhile. */
+export function* gpt2VocabularySteps(): Generator<undefined, Vocabulary> {
   if (vocabulary) return vocabulary;
-  const tokens = bpeRanks.map((token) => (typeof token === "string" ? utf8ByteString(token) : toByteString(token)));
-  const ids = new Map(tokens.map((token, id) => [token, id]));
+  const tokens: string[] = [];
+  const ids = new Map<string, number>();
+  for (const token of bpeRanks) {
+    const bytes = typeof token === "string" ? utf8ByteString(token) : toByteString(token);
+    ids.set(bytes, tokens.length);
+    if (tokens.push(bytes) % STEP_TOKENS === 0) yield;
+  }
   const endOfTextId = tokens.push(END_OF_TEXT) - 1; // after the map: its bytes never merge into it
   vocabulary = {
     tokens,

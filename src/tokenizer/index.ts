@@ -1,7 +1,7 @@
 import { EngineError } from "../errors.ts";
 import { BytePairTokenizer } from "./bpe.ts";
 import type { Vocabulary } from "./bpe.ts";
-import { END_OF_TEXT, gpt2Vocabulary } from "./gpt2.ts";
+import { END_OF_TEXT, gpt2Vocabulary, gpt2VocabularySteps } from "./gpt2.ts";
 import type { Tokenizer } from "./types.ts";
 import { readTokenizerJson, readVocabAndMerges } from "./vocabularyFiles.ts";
 
@@ -18,6 +18,12 @@ export function createTokenizer(files: Readonly<Record<string, string>>, config:
   const isOfModel = (id: number | null | undefined): id is number => typeof id === "number" && id < config.vocabSize;
   const endOfTextId = [config.eosTokenId, vocabulary.tokens.indexOf(END_OF_TEXT)].find((id) => isOfModel(id) && id >= 0) ?? null;
   return new BytePairTokenizer(vocabulary, endOfTextId, config.vocabSize);
+}
+
+/** createTokenizer() in steps while GPT-2's vocabulary is made; one that the checkpoint brings is read in one step. */
+export function* createTokenizerSteps(files: Parameters<typeof createTokenizer>[0], config: Parameters<typeof createTokenizer>[1]): Generator<undefined, Tokenizer> {
+  if (!["tokenizer.json", "vocab.json", "merges.txt"].some((name) => name in files)) yield* gpt2VocabularySteps();
+  return createTokenizer(files, config);
 }
 
 function vocabularyOf(files: Readonly<Record<string, string>>): Vocabulary {

@@ -2,9 +2,10 @@ import { EngineError, show } from "../errors.ts";
 import { checkedTokens, checkWatching } from "../generate/options.ts";
 import { LoadedModel, type ModelParts } from "../load/model.ts";
 import { checkLoadOptions } from "../load/options.ts";
+import { readTokenizer } from "../load/readTokenizer.ts";
 import type { ModelBackend } from "../model/backend.ts";
 import { absoluteAddress, openSource } from "../source/openSource.ts";
-import { createTokenizer } from "../tokenizer/index.ts";
+import type { Tokenizer } from "../tokenizer/types.ts";
 import type {
   AdapterSummary,
   BudgetFit,
@@ -13,6 +14,7 @@ import type {
   LoadOptions,
   MemoryReport,
   Model,
+  ModelPlan,
   ModelSource,
   PerplexityOptions,
   PerplexityReport,
@@ -20,6 +22,7 @@ import type {
   WorkerCompareOptions,
   WorkerFitOptions,
   WorkerLoadOptions,
+  WorkerPlanOptions,
   WorkerStartOptions,
 } from "../types.ts";
 import { Connection, type WorkerPort } from "./connection.ts";
@@ -41,7 +44,7 @@ export async function loadModelInWorker(source: ModelSource, options: WorkerLoad
   const { connection, sent, watching } = start(source, options);
   try {
     const model = await connection.call({ name: "load", ...sent }, watching);
-    return new WorkerModel(model, connection);
+    return new WorkerModel(model, await readTokenizer(model.tokenizerFiles, model.config, watching.signal), connection);
   } catch (error) {
     connection.close(disposed());
     throw error;
@@ -76,15 +79,25 @@ export async function fitToBudgetInWorker(source: ModelSource, options: WorkerFi
   }
 }
 
+/** As planModel(), in a worker of its own: the page needs none of the engine to know what a model would take. */
+export async function planModelInWorker(source: ModelSource, options: WorkerPlanOptions = {}): Promise<ModelPlan> {
+  const { connection, sent, watching } = start(source, options);
+  try {
+    return await connection.call({ name: "plan", ...sent }, { ...watching, onProgress: undefined });
+  } finally {
+    connection.close(disposed());
+  }
+}
+
 /** The face of a model whose weights are with the worker; texts are scored there as a whole. */
 class WorkerModel extends LoadedModel {
   readonly #connection: Connection;
 
-  constructor(sent: SentModel, connection: Connection) {
+  constructor(sent: SentModel, tokenizer: Tokenizer, connection: Connection) {
     const parts: ModelParts = {
       ...sent,
       backend: new WorkerBackend(connection),
-      tokenizer: createTokenizer(sent.tokenizerFiles, sent.config),
+      tokenizer,
       sample: (prompt, sampling, limit, signal) => connection.stream({ name: "sample", prompt, sampling, limit }, { signal, ahead: TOKENS_AHEAD }),
     };
     super(parts);
@@ -144,7 +157,7 @@ function disposed(): EngineError {
 const taken = new WeakSet<object>();
 
 /** Starts the worker, having checked what must not cross, and splits the options into what is sent and what stays here. */
-function start<Options extends WorkerLoadOptions | WorkerCompareOptions | WorkerFitOptions>(source: ModelSource, options: Options) {
+function start<Options extends (WorkerLoadOptions | WorkerCompareOptions | WorkerFitOptions | WorkerPlanOptions) & { onProgress?: unknown }>(source: ModelSource, options: Options) {
   requireSendable(options);
   checkLoadOptions(options);
   const { signal, onProgress, worker, transfer = false, ...sent } = options;
@@ -160,7 +173,7 @@ function start<Options extends WorkerLoadOptions | WorkerCompareOptions | Worker
 }
 
 /** Throws TypeError for an option that cannot cross; types keep such from TypeScript only. */
-function requireSendable(options: Pick<LoadOptions, "fetch" | "gpu" | "device" | "cache">): void {
+function requireSendable(options: Pick<LoadOptions, "fetch" | "gpu" | "device" | "cache" | "signal">): void {
   for (const name of ["fetch", "gpu", "device", "cache"] as const) {
     if (options[name] === undefined || typeof options[name] === "string") continue;
     throw new TypeError(`${name} cannot be sent to a worker; leave it out, or call loadModel() and the like, which can run in a worker of your own, too.`);

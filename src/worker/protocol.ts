@@ -11,6 +11,7 @@ import type {
   FitProgress,
   LoadProgress,
   MemoryReport,
+  ModelPlan,
   PerplexityOptions,
   PerplexityProgress,
   PerplexityReport,
@@ -18,6 +19,7 @@ import type {
   WorkerCompareOptions,
   WorkerFitOptions,
   WorkerLoadOptions,
+  WorkerPlanOptions,
 } from "../types.ts";
 
 /** A source as it crosses: addresses are absolute, since the worker's own are relative to its script. */
@@ -36,6 +38,7 @@ export interface Calls {
   perplexity: { given: { text: string | readonly number[]; options: Sent<PerplexityOptions> }; progress: PerplexityProgress; item: never; result: PerplexityReport };
   compare: { given: { source: SentSource; options: Sent<WorkerCompareOptions> }; progress: CompareProgress; item: SentRow; result: Omit<Comparison, "rows"> };
   fit: { given: { source: SentSource; options: Sent<WorkerFitOptions> }; progress: FitProgress; item: never; result: BudgetFit };
+  plan: { given: { source: SentSource; options: Sent<WorkerPlanOptions> }; progress: never; item: never; result: ModelPlan };
 }
 export type CallName = keyof Calls;
 export type Call = { [Name in CallName]: { name: Name } & Calls[Name]["given"] }[CallName];

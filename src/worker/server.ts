@@ -4,6 +4,7 @@ import { compareQuantizations } from "../load/compareQuantizations.ts";
 import { fitToBudget } from "../load/fitToBudget.ts";
 import { openModel } from "../load/loadModel.ts";
 import { adapterOf, LoadedModel, type ModelParts } from "../load/model.ts";
+import { planModel } from "../load/planModel.ts";
 import { ENGINE_VERSION } from "../load/version.ts";
 import type { ComparisonRow } from "../types.ts";
 import type { BackendState, Call, Calls, PageMessage, SentRow, WorkerMessage } from "./protocol.ts";
@@ -57,6 +58,8 @@ export function serve(port: ServerPort): void {
         }
         case "fit":
           return fitToBudget(call.source, { ...call.options, ...watching });
+        case "plan":
+          return planModel(call.source, { ...call.options, signal: run.signal });
       }
     };
     /** Posts the items of a stream as the page allows. */

@@ -1,6 +1,7 @@
 import { test as base, expect, type Locator, type Page } from "@playwright/test";
 import { readFileSync } from "node:fs";
 import { resolve } from "node:path";
+import { startOfWeights } from "../fixtures/checkpointServer.ts";
 
 export { expect } from "@playwright/test";
 export const root = resolve(import.meta.dirname, "../..");
@@ -61,4 +62,21 @@ export async function generateGreedily(page: Page, tokens: number): Promise<stri
 export async function fillSettings(page: Page, values: Record<string, string>): Promise<void> {
   await page.locator("#moreSettings").evaluate((element: HTMLDetailsElement) => (element.open = true));
   for (const [label, value] of Object.entries(values)) await field(page, label).fill(value);
+}
+
+/** Answers for the hub with config.json and the start of the weights of GPT-2 124M and of a model that no browser holds in floats, and counts the bytes of weights that it was asked for. */
+export async function playLargeHub(page: Page): Promise<{ sentBytes: number }> {
+  const sizes: Readonly<Record<string, object>> = { gpt2: { n_layer: 12, n_head: 12, n_embd: 768 }, huge: { n_layer: 1, n_head: 96, n_embd: 24576 } };
+  const count = { sentBytes: 0 };
+  await page.route("https://huggingface.co/openai-community/**", async (route) => {
+    const [, , name, , , file] = new URL(route.request().url()).pathname.split("/");
+    const config = { model_type: "gpt2", activation_function: "gelu_new", n_positions: 1024, vocab_size: 50257, ...sizes[name!] };
+    const headers = { "access-control-allow-origin": "*", "access-control-expose-headers": "*" };
+    if (file === "config.json") return route.fulfill({ headers, json: config });
+    if (file !== "model.safetensors") return route.fulfill({ status: 404, headers });
+    const { header, fileBytes } = startOfWeights(config);
+    count.sentBytes += header.length;
+    return route.fulfill({ headers: { ...headers, "content-length": String(fileBytes) }, body: header });
+  });
+  return count;
 }

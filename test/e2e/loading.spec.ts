@@ -1,6 +1,6 @@
 import type { Locator, Page } from "@playwright/test";
 import { seededCheckpoint } from "../fixtures/seededCheckpoint.ts";
-import { alertLine, expect, generateGreedily, open, ready, test } from "./fixture.ts";
+import { alertLine, expect, generateGreedily, open, playLargeHub, ready, test } from "./fixture.ts";
 
 /** 0.8 MB with GPT-2's own vocabulary. */
 const checkpoint = seededCheckpoint({ nLayer: 1, nHead: 1, nEmbd: 8, nPositions: 64, vocabSize: 50257, dtype: "F16" });
@@ -58,14 +58,49 @@ test("a hub model loads from its revision with a token that goes to the hub and 
   expect(expected.filter((line) => !/^request: https:\/\/huggingface\.co\/someone\/tiny\/|status of 404/.test(line))).toEqual([]);
 });
 
-test("a large download begins when the user has agreed to its size", async ({ page }) => {
+test("before a large download the page says how much it is, what it will take, and what would fit where it does not", async ({ page, complaints }) => {
+  const count = await playLargeHub(page);
   await open(page, "cpu");
+  const cost = page.locator("#cost");
   await modelList(page).selectOption("GPT-2 small, 124M");
-  await expect(page.locator("#cost")).toContainText("548.1 MB");
+  await expect(cost).toHaveText(/^GPT-2 small, 124M is a download of 497\.8 MB\. As int8 it fits: it will take 1\d\d\.\d MB of memory\.$/, { timeout: 30_000 });
+  await expect(page.getByRole("button", { name: "Download" })).toBeVisible();
   await page.getByRole("button", { name: "Not now" }).click();
   await expect(page.locator("#offer")).toBeHidden();
   await expect(modelList(page)).toHaveValue("Stories 12M");
-  await ready(page); // and nothing was requested, or the test would fail
+  await ready(page);
+
+  await page.getByLabel("Weights").selectOption("f16");
+  await ready(page);
+  await openAddress(page, "openai-community/huge");
+  await expect(cost).toHaveText(/^openai-community\/huge as f16 does not fit: h\.0\.mlp\.c_fc\.weight needs 4831\.8 MB, and this browser allows 4295\.0\. What would fit: int8, .*nf4/, { timeout: 30_000 });
+  await expect(page.locator("#accept")).toHaveText("Load as int8");
+  await page.getByRole("button", { name: "Cancel" }).click();
+  await expect(page.locator("#offer")).toBeHidden();
+  await ready(page);
+  expect(count.sentBytes).toBeLessThan(100_000);
+  expect(complaints.splice(0).filter((line) => !/^request: https:\/\/huggingface\.co\/openai-community\/|status of 404/.test(line))).toEqual([]);
+});
+
+test("what is kept for the next visit is listed with its size, and deleted by keyboard", async ({ page }) => {
+  await open(page, "cpu");
+  await page.getByRole("button", { name: "Open a model…" }).click();
+  const total = page.locator("#keptTotal");
+  await expect(total).toHaveText("Kept for the next visit: 1 model, 12.8 MB");
+  await page.getByLabel("Weights").selectOption("nf4");
+  await ready(page);
+  await page.getByRole("button", { name: "Open a model…" }).click();
+  await expect(total).toHaveText("Kept for the next visit: 2 models, 24.5 MB");
+  await page.locator("#kept > summary").press("Enter");
+  const rows = page.getByRole("list", { name: "Models kept" }).getByRole("listitem");
+  await expect(rows).toHaveText([/^models\/stories-12m\/ as nf4\s*11\.\d MB, used \w+ \d+, \d{4}/, /^models\/stories-12m\/ as int8/]); // used last first
+  await page.getByRole("button", { name: "Delete models/stories-12m/ as int8" }).press("Enter");
+  await expect(rows).toHaveText([/as nf4/]);
+  await expect(page.locator("#kept > summary")).toBeFocused();
+  await page.getByRole("button", { name: "Delete all" }).press("Enter");
+  await expect(total).toHaveText("Nothing is kept for the next visit.");
+  await expect(page.getByRole("button", { name: "Delete all" })).toBeHidden();
+  expect(await generateGreedily(page, 3)).toBe(" a little girl"); // the model in use stays
 });
 
 test("what cannot be loaded is one line that says what to do, and the model in use stays", async ({ page, complaints }) => {

@@ -36,7 +36,9 @@ test.afterEach(() => {
 });
 test.afterAll(() => page.close());
 
+/** Its code comes when it is nearly in sight. */
 async function ready(): Promise<void> {
+  await panel.scrollIntoViewIfNeeded();
   await expect(panel.getByRole("button", { name: "Run" })).toBeEnabled({ timeout: 120_000 });
 }
 
@@ -232,6 +234,7 @@ test("a link brings back recipes, text, protocol and prompt, and a damaged one i
 test("the lines in its guide place a panel that finds its model and text", async () => {
   const [, line] = /^(<perplexity-panel .*)$/m.exec(readFileSync(resolve(root, "docs/guides/panel.md"), "utf8")) ?? [];
   await page.goto("./?backend=cpu");
+  await ready();
   await page.evaluate((html) => document.querySelector("perplexity-panel")!.outerHTML = html, line!);
   await section("texts").click();
   await expect(panel.getByText("8,594 tokens")).toBeVisible();

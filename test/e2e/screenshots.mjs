@@ -41,6 +41,8 @@ await written.locator("#output span").nth(9).hover();
 await take("playground", written);
 
 const measured = await openPage("dark", 800);
+await measured.locator("#compare").scrollIntoViewIfNeeded();
+await measured.locator("perplexity-panel #run:enabled").waitFor(); // its code comes when it is nearly in sight
 await measured.locator("perplexity-panel").evaluate(async (element) => /** @type {import("../../demo/panel/perplexityPanel.ts").PerplexityPanel} */ (element).start());
 await measured.locator("#compare").evaluate((section) => section.scrollIntoView());
 await take("comparison", measured);

@@ -1,7 +1,7 @@
 import { readFileSync } from "node:fs";
 import bpeRanks from "gpt-tokenizer/bpeRanks/r50k_base";
 import { encode as encodeByPackage } from "gpt-tokenizer/encoding/r50k_base";
-import { describe, expect, test } from "vitest";
+import { describe, expect, test, vi } from "vitest";
 import { fromByteString, toByteString, utf8ByteString } from "../../src/tokenizer/byteStrings.ts";
 import { gpt2Vocabulary } from "../../src/tokenizer/gpt2.ts";
 import { openTokenizer } from "../../src/load/openTokenizer.ts";
@@ -43,6 +43,15 @@ describe("the GPT-2 tokenizer", () => {
     }
     expect(tokens).toHaveLength(50_257);
     expect([gpt2.vocabSize, gpt2.endOfTextId]).toEqual([50_257, 50_256]);
+  });
+
+  test("makes its vocabulary in steps of at most 2,048 tokens where someone else is waiting, once", async () => {
+    vi.resetModules();
+    const again = await import("../../src/tokenizer/gpt2.ts");
+    const [steps, further] = [[...again.gpt2VocabularySteps()], [...again.gpt2VocabularySteps()]];
+    expect(steps).toHaveLength(Math.floor(50_256 / 2_048));
+    expect(further).toHaveLength(0);
+    expect(again.gpt2VocabularySteps().next().value!.tokens).toEqual(gpt2Vocabulary().tokens);
   });
 
   test.each(mixedTexts)("encodes as gpt-tokenizer does, and decodes to the same text: %s", (_, text) => {

@@ -14,6 +14,8 @@ import {
   type LoadProgress,
   type Model,
   type ModelSource,
+  planModel,
+  planModelInWorker,
   type PerplexityProgress,
   type WorkerLoadOptions,
 } from "../../src/index.ts";
@@ -535,5 +537,12 @@ test("fitToBudgetInWorker finds the recipe that fitToBudget() finds", async () =
   const options = { text, bitsPerWeight: 8, backend: "cpu", formats: [{ type: "f16" }, { type: "int4", mode: "absmax", granularity: "channel" }], refinements: 0, maxTokens: 16 } as const;
   const worker = pairedWorker();
   expect(await fitToBudgetInWorker(files, { ...options, worker })).toEqual(await fitToBudget(files, options));
+  expect(worker.terminations).toBe(1);
+});
+
+test("planModelInWorker plans what planModel() plans, and ends its worker", async () => {
+  const options = { backend: "cpu", quantization: "nf4", contextLength: 32 } as const;
+  const worker = pairedWorker();
+  expect(await planModelInWorker(files, { ...options, worker })).toEqual(await planModel(files, options));
   expect(worker.terminations).toBe(1);
 });
