@@ -1,24 +1,20 @@
 import { expect, type Page, test } from "@playwright/test";
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { rm, writeFile } from "node:fs/promises";
-import { basename, extname, resolve } from "node:path";
+import { basename } from "node:path";
 import type { loadModel } from "../../src/index.ts";
 import type { ModelSource } from "../../src/types.ts";
 import { type CheckpointServer, serveCheckpoint } from "../fixtures/checkpointServer.ts";
 import { tolerances } from "../tolerances.ts";
+import { packagePage } from "./packagePage.ts";
 
-const root = resolve(import.meta.dirname, "../..");
-
-/** A page that has the built package as a plain browser finds it, without a bundler. */
-const html = `<!doctype html><title>memory</title>
-<script type="importmap">{ "imports": { "gpt-tokenizer/bpeRanks/r50k_base": "/node_modules/gpt-tokenizer/esm/bpeRanks/r50k_base.js" } }</script>
-<input type="file" multiple>
+const content = packagePage(`<input type="file" multiple>
 <script type="module">
   import { loadModel } from "/dist/index.js";
   window.longTasks = [];
   new PerformanceObserver((list) => window.longTasks.push(...list.getEntries())).observe({ type: "longtask" });
   window.load = loadModel;
-</script>`;
+</script>`);
 
 declare global {
   interface Window {
@@ -26,13 +22,6 @@ declare global {
     load: typeof loadModel;
     source: ModelSource;
   }
-}
-
-function content(path: string): { type: string; body: string | Uint8Array } | null {
-  if (path === "/") return { type: "text/html", body: html };
-  const file = resolve(root, `.${path}`);
-  const isServed = extname(path) === ".js" && /^\/(dist|node_modules\/gpt-tokenizer)\//.test(path) && existsSync(file);
-  return isServed ? { type: "text/javascript", body: readFileSync(file) } : null;
 }
 
 /** What Linux counts as resident for a process, now or at most since it was last reset: heaps of all threads, ArrayBuffers, WebAssembly, staging, code. */
