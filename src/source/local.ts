@@ -6,8 +6,8 @@ import type { CheckpointSource, SourceFile } from "./types.ts";
 
 /** The files that loading may read; a folder may hold the same weights for other frameworks. */
 const isOfCheckpoint = /\.safetensors(\.index\.json)?$|^(config|tokenizer|vocab)\.json$|^merges\.txt$/;
-/** Hashed at once, by the browser where it can. */
-const hashedBytes = 16 * 2 ** 20;
+/** Hashed between two rounds of the event loop: some 20 ms, which Chromium spends on the calling thread even for crypto.subtle. */
+const hashedBytes = 4 * 2 ** 20;
 
 type Content = Blob | ArrayBuffer | Uint8Array;
 interface LocalEntry {
@@ -57,21 +57,27 @@ export function localFile(name: string, content: Content, sourceSignal?: AbortSi
       const unreadable = (cause: unknown): EngineError =>
         new EngineError("checkpoint", `${name} could not be read; was it changed or removed after it was chosen?`, { file: name }, { cause });
       if (content instanceof Blob) yield* readPieces(content.stream(), signal, unreadable);
-      else yield content instanceof Uint8Array ? content : new Uint8Array(content);
+      else yield bytesOf(content);
     },
   };
 }
 
-/** Tells contents from others: the SHA-256 of those of their parts, which a browser computes beside the page. */
+function bytesOf(content: ArrayBuffer | Uint8Array): Uint8Array {
+  return content instanceof Uint8Array ? content : new Uint8Array(content);
+}
+
+/** Tells contents from others: the SHA-256 of those of their parts, by the browser where it can. */
 async function hashOf(content: Content, signal: AbortSignal | undefined): Promise<string> {
   const { subtle } = globalThis.crypto as Partial<Crypto>; // absent in a page that is no secure context
   const sizeBytes = content instanceof Blob ? content.size : content.byteLength;
+  const buffer = new Uint8Array(Math.min(sizeBytes, hashedBytes)); // one for all parts, or each would be garbage; crypto.subtle takes no shared memory
   const whole = new Sha256();
   for (let at = 0; at < sizeBytes; at += hashedBytes) {
+    if (at > 0) await new Promise((resolve) => setTimeout(resolve));
     throwIfAborted(signal);
     const end = Math.min(at + hashedBytes, sizeBytes);
-    const slice = content.slice(at, end);
-    const part = new Uint8Array(slice instanceof Blob ? await slice.arrayBuffer() : slice);
+    const part = buffer.subarray(0, end - at);
+    part.set(content instanceof Blob ? new Uint8Array(await content.slice(at, end).arrayBuffer()) : bytesOf(content).subarray(at, end));
     if (!subtle) whole.update(part);
     else whole.update(new Uint8Array(await subtle.digest("SHA-256", part)));
   }
