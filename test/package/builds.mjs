@@ -3,7 +3,7 @@ import nodeResolve from "@rollup/plugin-node-resolve";
 import * as esbuild from "esbuild";
 import { cpSync } from "node:fs";
 import { join } from "node:path";
-import { rollup } from "rollup";
+import { rollup } from "@rollup/wasm-node";
 import { build as viteBuild } from "vite";
 import webpack from "webpack";
 
