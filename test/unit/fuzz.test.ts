@@ -46,7 +46,7 @@ function withChangedJson(choices: Choices, files: Files, name: string, change: (
   return { files: { ...files, [name]: encode(toText(json)) }, what: whats.join(", ") };
 }
 
-describe("hostile input ends in a proper error or a correct load", () => {
+describe("hostile input ends in a proper error or a correct load", { timeout: 60_000 }, () => {
   test("safetensors", async () => {
     const tally = await fuzz("safetensors", 2_500, (choices) => {
       const { file, what } = mutateSafetensors(choices, choices.pick(floatCheckpoints)["model.safetensors"]!);
