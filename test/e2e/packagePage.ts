@@ -5,12 +5,11 @@ const root = resolve(import.meta.dirname, "../..");
 
 /** What a server answers by path: at "/" a page that has the built package as a plain browser finds it, without a bundler, and the files of the package. null for the rest. */
 export function packagePage(body: string): (path: string) => { type: string; body: string | Uint8Array } | null {
-  const imports = { "gpt-tokenizer/bpeRanks/r50k_base": "/node_modules/gpt-tokenizer/esm/bpeRanks/r50k_base.js" };
-  const html = `<!doctype html><title>Nibble</title>\n<script type="importmap">${JSON.stringify({ imports })}</script>\n${body}`;
+  const html = `<!doctype html><title>Nibble</title>\n${body}`;
   return (path) => {
     if (path === "/") return { type: "text/html", body: html };
     const file = resolve(root, `.${path}`);
-    const isServed = extname(path) === ".js" && /^\/(dist|node_modules\/gpt-tokenizer)\//.test(path) && existsSync(file);
+    const isServed = extname(path) === ".js" && path.startsWith("/dist/") && existsSync(file);
     return isServed ? { type: "text/javascript", body: readFileSync(file) } : null;
   };
 }
