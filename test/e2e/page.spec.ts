@@ -1,24 +1,17 @@
 import { resolve } from "node:path";
-import { expect, fillSettings, generateButton, generateGreedily, modelFolder, open, ready, test, written } from "./fixture.ts";
+import { expect, fillSettings, generateButton, generateGreedily, modelFolder, open, ready, test, watchShifts, written } from "./fixture.ts";
 
 /** The first 12 of the fixture's 24 greedy tokens, decoded. */
 const greedyText = " a little girl named Lily. She loved to play with her";
 
 test("the page loads the embedded model, writes the golden greedy text under f32 and stops when asked", async ({ page }, testInfo) => {
-  await page.addInitScript(() => {
-    const shifts: number[] = [];
-    Object.assign(window, { shifts });
-    new PerformanceObserver((list) => {
-      for (const entry of list.getEntries() as (PerformanceEntry & { value: number })[]) shifts.push(entry.value);
-    }).observe({ type: "layout-shift", buffered: true });
-  });
+  const shifts = await watchShifts(page);
   await page.goto("./?backend=webgpu");
   await expect(page.locator("#status")).toHaveText("Loading as int8:");
   await page.screenshot({ path: testInfo.outputPath("loading.png") });
   await ready(page);
   await expect(page.locator("#status")).toContainText("WebGPU");
-  const shifts = await page.evaluate(() => (window as unknown as { shifts: number[] }).shifts.reduce((sum, value) => sum + value, 0));
-  expect(shifts).toBeLessThan(0.1); // what web vitals call good
+  expect(await shifts()).toBeLessThan(0.1);
 
   await page.getByLabel("Weights").selectOption("f32");
   await expect(page.locator("#playground #bitsPerWeight")).toHaveText("32.00", { timeout: 180_000 });

@@ -3,7 +3,7 @@ import type { AxeResults } from "axe-core";
 import { readdirSync, readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { gzipSync } from "node:zlib";
-import { alertLine, expect, field, generateGreedily, open, playLargeHub, ready, root, test } from "./fixture.ts";
+import { alertLine, expect, field, generateGreedily, open, playLargeHub, ready, root, test, watchShifts } from "./fixture.ts";
 
 const axe = readFileSync(resolve(root, "node_modules/axe-core/axe.min.js"), "utf8");
 
@@ -54,13 +54,7 @@ for (const colorScheme of ["light", "dark"] as const) {
 }
 
 test("the page is painted and can be written in before the weights arrive, and nothing moves when they do", async ({ page }) => {
-  await page.addInitScript(() => {
-    const shifts: number[] = [];
-    Object.assign(window, { shifts });
-    new PerformanceObserver((list) => {
-      for (const entry of list.getEntries() as (PerformanceEntry & { value: number })[]) shifts.push(entry.value);
-    }).observe({ type: "layout-shift", buffered: true });
-  });
+  const shifts = await watchShifts(page);
   let answer = (): void => undefined;
   const asked = new Promise<void>((resolve) => (answer = resolve));
   await page.route("**/model.safetensors", async (route) => {
@@ -75,7 +69,7 @@ test("the page is painted and can be written in before the weights arrive, and n
   await ready(page);
   await expect(page.locator("#generate")).toBeEnabled();
   await expect(field(page, "Prompt")).toHaveValue("One day");
-  expect(await page.evaluate(() => (window as unknown as { shifts: number[] }).shifts.reduce((sum, value) => sum + value, 0))).toBeLessThan(0.1); // what web vitals call good
+  expect(await shifts()).toBeLessThan(0.1);
 });
 
 test("the policy forbids inline scripts and other servers, and the page never runs into it by itself", async ({ page, complaints }) => {
