@@ -7,6 +7,9 @@ import { placeLabels, ticksBetween } from "./labels.ts";
 const accent = "var(--accent-color)";
 const faint = "var(--line-color)";
 
+/** Of the charts with two axes, px. */
+const frame = { height: 270, marginLeft: 56, marginTop: 26, marginBottom: 36 };
+
 /** Plot's own style element would break a policy without inline styles; chartFigure.ts has its rules. */
 function draw(options: PlotOptions): SVGSVGElement {
   const drawing = plot({ className: "plot", ...options }) as SVGSVGElement;
@@ -39,10 +42,7 @@ export function sizePlot(rows: readonly ComparisonRow[], measure: keyof typeof m
   const yTicks = ticksBetween(...yDomain);
   return draw({
     width,
-    height: 270,
-    marginLeft: 56,
-    marginTop: 26,
-    marginBottom: 36,
+    ...frame,
     ariaLabel: `${label} against megabytes. ${points.map(({ name, x, y }) => `${name}: ${figure(x, 1)} MB, ${smallFigure(y)}`).join("; ")}`,
     x: { type: "log", domain: xDomain },
     y: { type: "log", domain: yDomain },
@@ -190,10 +190,7 @@ export function histogramPlot({ histogram, grid }: QuantizationInspection, width
   const levels = grid ? [...grid.levels].filter((level) => level >= bins[0]!.x1 && level <= bins.at(-1)!.x2) : [];
   return draw({
     width,
-    height: 270,
-    marginLeft: 56,
-    marginTop: 26,
-    marginBottom: 36,
+    ...frame,
     ariaLabel: `Histogram of ${bins.reduce((sum, { before }) => sum + before, 0).toLocaleString("en")} weights before and after, ${bins.length} bins${levels.length > 0 ? `, with ${levels.length} levels` : ""}`,
     x: { label: "weight", labelArrow: "none" },
     y: { type: "sqrt", label: "weights", labelArrow: "none" },
