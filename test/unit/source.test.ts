@@ -195,6 +195,14 @@ describe("openSource, from the hub", () => {
     expect(error.message).toMatch(/could not be reached: Failed to fetch \(3 attempts, 0 bytes loaded\)\.$/);
   });
 
+  test("takes a fetch that throws for one that rejects", async () => {
+    const cause = new Error("blocked");
+    const fetch = (): never => {
+      throw cause;
+    };
+    expect(await errorOf(openSource("a/b", { fetch, retry }).open("config.json"))).toMatchObject({ code: "network", cause });
+  });
+
   test("rejects a body shorter than its Content-Length, unless it was compressed", async () => {
     const answer = (headers: Record<string, string>) => fakeFetch(() => new Response(new Uint8Array(10), { headers: { "Content-Length": "12", ...headers } })).fetch;
     const file = await openSource("a/b", { fetch: answer({ "Content-Encoding": "gzip" }) }).open("config.json");
