@@ -47,11 +47,11 @@ export function createGeneration({ backend, sample, tokenizer, config, contextLe
     try {
       throwIfAborted(signal);
       if (promptTokens.length > contextLength) throw promptTooLong(promptTokens.length, contextLength);
+      release = await acquire(signal);
       if (maxTokens === 0) {
         finishReason = "maxTokens";
         return;
       }
-      release = await acquire(signal);
       const decoder = tokenizer.stream();
       const matcher = new StopMatcher(stop);
       const rest = (): string => matcher.push(decoder.flush()) + matcher.flush();

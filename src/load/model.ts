@@ -73,14 +73,16 @@ export class LoadedModel implements Model {
   }
 
   async logits(tokens: readonly number[], { signal }: { signal?: AbortSignal } = {}): Promise<Float32Array> {
+    checkWatching({ signal });
     const window = this.#checkedWindow(tokens);
     return this.inTurn(signal, () => this.#parts.backend.forward(window, 0, signal));
   }
 
   async tokenLogProbs(tokens: readonly number[], { signal }: { signal?: AbortSignal } = {}): Promise<Float32Array> {
+    checkWatching({ signal });
     const window = this.#checkedWindow(tokens);
-    if (window.length === 1) return new Float32Array(0);
     return this.inTurn(signal, async () => {
+      if (window.length === 1) return new Float32Array(0);
       await this.#parts.backend.encodeWindow(window, signal);
       return this.#parts.backend.score(0, window.slice(1), signal);
     });
