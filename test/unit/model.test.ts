@@ -192,6 +192,12 @@ describe.each(ways)("a model %s", (_, loadModel) => {
     for (const call of [() => model.logits(tokens, { signal }), () => model.tokenLogProbs(tokens, { signal })]) await expect(call()).rejects.toThrow(new TypeError("signal is an object; expected an AbortSignal."));
   });
 
+  test("rejects with `shader` where weights that are finite give no finite number", async () => {
+    const huge = seededCheckpoint({ ...tinyCheckpoints.width100, outliers: { channels: [3], gain: 3e38 } });
+    using model = await loadModel(huge, { backend: "cpu", quantization: "f32" });
+    for (const call of [model.logits(tokens), model.tokenLogProbs(tokens), model.complete(tokens), model.perplexity(tokens)]) await expect(call).rejects.toMatchObject({ name: "EngineError", code: "shader" });
+  });
+
   test("rejects with signal.reason where there is nothing to compute, too", async () => {
     using model = await load();
     const reason = new Error("enough");
