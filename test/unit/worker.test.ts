@@ -456,7 +456,10 @@ describe("a worker that ends", () => {
     const worker = pairedWorker({ toPage: ({ type }) => types.push(type) });
     worker.postMessage({ type: "hello", lock: "mine" }, []);
     worker.postMessage({ type: "call", id: 0, call: { name: "readTensor", tensor: "wte.weight" } }, []);
-    setTimeout(() => grant(), 5); // an answer would have come by then
+    const received = new Set<unknown>();
+    worker.inside.addEventListener("message", ({ data }) => received.add(data));
+    await vi.waitFor(() => expect(received.size).toBe(2)); // by then an answer would be on its way
+    grant();
     await vi.waitFor(() => expect(types).toEqual(["hello", "failure"]));
     worker.terminate();
   });
