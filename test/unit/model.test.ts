@@ -235,6 +235,18 @@ describe.each(ways)("a model %s", (_, loadModel) => {
     expect((await model.complete(tokens, { maxTokens: 2 })).newTokens).toBe(2);
   });
 
+  test("is free again after the abort of a loop that nobody goes on with", async () => {
+    using model = await load();
+    const controller = new AbortController();
+    const reason = new Error("enough");
+    const iterator = model.generate(tokens, { signal: controller.signal })[Symbol.asyncIterator]();
+    await iterator.next();
+    const waiting = model.logits(tokens);
+    controller.abort(reason);
+    await expect(waiting).resolves.toHaveLength(V);
+    await expect(iterator.next().then(() => iterator.next())).rejects.toBe(reason);
+  });
+
   test("rejects with `disposed` after dispose, which may be called twice", async () => {
     const model = await load();
     model.dispose();
