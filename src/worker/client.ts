@@ -4,7 +4,7 @@ import { LoadedModel, type ModelParts } from "../load/model.ts";
 import { checkLoadOptions } from "../load/options.ts";
 import { readTokenizer } from "../load/readTokenizer.ts";
 import type { ModelBackend } from "../model/backend.ts";
-import { absoluteAddress, openSource } from "../source/openSource.ts";
+import { absoluteAddress, absoluteUrl, openSource } from "../source/openSource.ts";
 import type { Tokenizer } from "../tokenizer/types.ts";
 import type {
   AdapterSummary,
@@ -167,9 +167,15 @@ function start<Options extends (WorkerLoadOptions | WorkerCompareOptions | Worke
   const connection = new Connection(startWorker(worker));
   return {
     connection,
-    sent: { source: crossing.source, options: sent },
+    sent: { source: crossing.source, options: absoluteHub(sent) },
     watching: { signal: signal as Options["signal"], onProgress: onProgress as Options["onProgress"], transfer: crossing.transfer },
   };
+}
+
+/** Options whose mirror is where the page has it: the worker's own addresses are relative to its script. */
+function absoluteHub<Options extends Pick<LoadOptions, "hub">>(options: Options): Options {
+  const { hub } = options;
+  return hub?.endpoint === undefined ? options : { ...options, hub: { ...hub, endpoint: absoluteUrl(hub.endpoint) } };
 }
 
 /** Throws TypeError for an option that cannot cross; types keep such from TypeScript only. */

@@ -229,6 +229,20 @@ describe("loadModelInWorker", () => {
     expect(whole.byteLength).toBe(files["config.json"].length + 8);
   });
 
+  /** The first call of a load on a page at http://page.test/app/, which then ends. */
+  const firstCall = async (source: ModelSource, options: WorkerLoadOptions = {}): Promise<{ source: unknown; options: WorkerLoadOptions }> => {
+    vi.stubGlobal("document", { baseURI: "http://page.test/app/index.html" });
+    const controller = new AbortController();
+    const seen: unknown[] = [];
+    const toWorker = (message: object): void => {
+      if (!("call" in message)) return;
+      seen.push(message.call);
+      controller.abort();
+    };
+    await expect(loadModelInWorker(source, { ...options, worker: new PairedWorker({ toWorker }) as Worker & PairedWorker, signal: controller.signal })).rejects.toThrow();
+    return seen[0] as { source: unknown; options: WorkerLoadOptions };
+  };
+
   test.each<[given: string | URL, sent: string]>([
     ["models/mine/", "http://page.test/app/models/mine/"],
     ["/models/mine.safetensors", "http://page.test/models/mine.safetensors"],
@@ -236,16 +250,17 @@ describe("loadModelInWorker", () => {
     ["https://a.test/b/", "https://a.test/b/"],
     ["openai-community/gpt2@main", "openai-community/gpt2@main"],
   ])("sends %s as %s, since a worker has another base", async (given, sent) => {
-    vi.stubGlobal("document", { baseURI: "http://page.test/app/index.html" });
-    const controller = new AbortController();
-    const seen: unknown[] = [];
-    const toWorker = (message: object): void => {
-      if (!("call" in message)) return;
-      seen.push((message.call as { source: unknown }).source);
-      controller.abort();
-    };
-    await expect(loadModelInWorker(given, { worker: new PairedWorker({ toWorker }) as Worker & PairedWorker, signal: controller.signal })).rejects.toThrow();
-    expect(seen).toEqual([sent]);
+    expect((await firstCall(given)).source).toBe(sent);
+  });
+
+  test.each<[given: string, sent: string]>([
+    ["mirror", "http://page.test/app/mirror"],
+    ["/mirror/", "http://page.test/mirror/"],
+    ["https://mirror.test", "https://mirror.test/"],
+    ["http://[", "http://["], // the worker says what is wrong with it, as loadModel() does
+  ])("sends hub.endpoint %s as %s, with what else the hub needs", async (endpoint, sent) => {
+    const hub = { endpoint, revision: "v1", token: "secret" };
+    expect((await firstCall("owner/name", { hub })).options.hub).toEqual({ ...hub, endpoint: sent });
   });
 });
 
