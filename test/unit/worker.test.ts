@@ -20,13 +20,12 @@ import {
   type WorkerLoadOptions,
 } from "../../src/index.ts";
 import { restoreError, sendError } from "../../src/worker/sentError.ts";
+import { byteVocabulary } from "../fixtures/byteTokenizer.ts";
 import { seededCheckpoint } from "../fixtures/seededCheckpoint.ts";
 import { PairedWorker, pairedWorker, type Tap } from "../fixtures/workerPair.ts";
 
-/** A vocabulary of its own: bytes, and "th". */
-const vocabulary = { "vocab.json": bytesOf(JSON.stringify({ ...byteVocabulary(), th: 256 })), "merges.txt": bytesOf("t h\n") };
 const V = 257;
-const files = { ...seededCheckpoint({ nLayer: 1, nHead: 2, nEmbd: 8, nPositions: 64, vocabSize: V, seed: 77 }), ...vocabulary };
+const files = { ...seededCheckpoint({ nLayer: 1, nHead: 2, nEmbd: 8, nPositions: 64, vocabSize: V, seed: 77 }), ...byteVocabulary };
 const tokens = [46, 111, 37, 46, 13, 31, 32, 256];
 const text = "the dog ran over the hill";
 
@@ -53,13 +52,6 @@ afterEach(() => {
 
 function bytesOf(text: string): Uint8Array<ArrayBuffer> {
   return new TextEncoder().encode(text);
-}
-
-/** The 256 characters that stand for bytes in vocab.json, as ids. */
-function byteVocabulary(): Record<string, number> {
-  const shown = (byte: number): boolean => (byte > 32 && byte < 127) || (byte > 160 && byte !== 173);
-  let next = 256;
-  return Object.fromEntries(Array.from({ length: 256 }, (_, byte) => [String.fromCharCode(shown(byte) ? byte : next++), byte]));
 }
 
 describe("a model in a worker", () => {
