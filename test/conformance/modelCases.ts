@@ -207,14 +207,18 @@ const generationCases: readonly ModelCase[] = [
       requireEqual("at a stop string", await ended([a], { ...always, stop: ["aaa"] }), ["stop", 1, 3, ""]);
       requireEqual("at the end of text", await ended([a], { logitBias: { [endOfTextId]: 1000 } }), ["endOfText", 1, 0, ""]);
       requireEqual("where the context is full", await ended(new Array<number>(20).fill(a), always), ["contextFull", 20, 5, "aaaaa"]); // the last is drawn from the last position
-      const generation = model.generate(text.slice(0, 4), { seed: 2, temperature: 3, maxTokens: 18, logitBias: { [endOfTextId]: -Infinity } });
+      const options = { seed: 2, temperature: 3, maxTokens: 18, logitBias: { [endOfTextId]: -Infinity } };
+      const { tokens } = await model.complete(text.slice(0, 4), options);
+      const generation = model.generate(text.slice(0, 4), options);
       let streamed = "";
       const ids: number[] = [];
       for await (const token of generation) {
         streamed += token.text;
         ids.push(token.id);
+        await new Promise((resolve) => setTimeout(resolve)); // in which a worker runs ahead
       }
-      requireEqual("streamed text", streamed, model.decode(ids));
+      requireEqual("streamed tokens", ids, tokens);
+      requireEqual("streamed text", streamed, model.decode(tokens));
       requireEqual("summary", [generation.summary?.finishReason, generation.summary?.newTokens], ["maxTokens", 18]);
       const error = await rejectionOf("a prompt beyond the context", model.complete(new Array<number>(25).fill(a)));
       requireEqual("a prompt beyond the context", described(error), { name: "EngineError", code: "promptTooLong", details: { promptTokens: 25, contextLength: 24 } });
@@ -238,8 +242,8 @@ const generationCases: readonly ModelCase[] = [
 
 /** An error's class, and what an EngineError says as fields. */
 function described(error: unknown): object {
-  const { name, code, details } = error as EngineError;
-  return { name, code, details };
+  const { constructor, code, details } = error as EngineError;
+  return { name: constructor.name, code, details };
 }
 
 /** "config.json" and the weights, of which one value is not a number. */
@@ -281,11 +285,17 @@ const wrongCalls: readonly [what: string, call: (model: Model) => Promise<unknow
   ["a temperature below zero", async (model) => model.complete(prompt, { temperature: -1 }), "RangeError"],
 ];
 
-const abortableCalls: Readonly<Record<string, (model: Model, signal: AbortSignal) => Promise<unknown>>> = {
-  logits: (model, signal) => model.logits(prompt, { signal }),
-  tokenLogProbs: (model, signal) => model.tokenLogProbs(prompt, { signal }),
-  perplexity: (model, signal) => model.perplexity(formulaTokens(400, V), { signal }),
+/** Aborted at once, before their turn, or at work. */
+const abortedCalls: Readonly<Record<string, (model: Model, controller: AbortController) => Promise<unknown>>> = {
+  logits: (model, controller) => abortedNow(model.logits(prompt, { signal: controller.signal }), controller),
+  tokenLogProbs: (model, controller) => abortedNow(model.tokenLogProbs(prompt, { signal: controller.signal }), controller),
+  perplexity: (model, controller) => model.perplexity(formulaTokens(400, V), { signal: controller.signal, onProgress: () => controller.abort(reason) }),
 };
+
+function abortedNow<T>(call: Promise<T>, controller: AbortController): Promise<T> {
+  controller.abort(reason);
+  return call;
+}
 
 const callCases: readonly ModelCase[] = [
   {
@@ -326,15 +336,12 @@ const callCases: readonly ModelCase[] = [
       return `${wrongCalls.length} rejections`;
     },
   },
-  ...Object.entries(abortableCalls).map(([name, call]): ModelCase => ({
+  ...Object.entries(abortedCalls).map(([name, call]): ModelCase => ({
     name: `${name} rejects with signal.reason when aborted, and the next call works`,
     run: async (load) => {
       using model = await load(files);
       const expected = await model.logits(prompt);
-      const controller = new AbortController();
-      const running = call(model, controller.signal);
-      controller.abort(reason);
-      requireEqual("the reason is the very object", (await rejectionOf(name, running)) === reason, true);
+      requireEqual("the reason is the very object", (await rejectionOf(name, call(model, new AbortController()))) === reason, true);
       requireEqual("logits after it", await model.logits(prompt), expected);
       return "bit-identical";
     },
