@@ -37,7 +37,7 @@ const TOKENS_AHEAD = 16;
  * What it reports of itself at once (`memory`, `adapter`) is as of the last call that ended. encode() and decode() run on the page, which has the vocabulary, too.
  * While a generation runs, the worker draws up to 16 tokens ahead of the loop that takes them, then waits. dispose() terminates the worker.
  * Within the worker, recovery from a lost device and everything else is as loadModel() has it. When the worker itself ends, calls at work and later ones
- * reject with `worker`, and `lost` resolves.
+ * reject with `worker`, and `lost` resolves; that others terminated it goes unnoticed in a page that is no secure context, where there are no locks to tell.
  * @throws as loadModel(); TypeError for options that cannot be sent to a worker; EngineError `worker` where it does not start, `unsupported` where there are no workers
  */
 export async function loadModelInWorker(source: ModelSource, options: WorkerLoadOptions = {}): Promise<Model> {
@@ -164,7 +164,7 @@ function start<Options extends (WorkerLoadOptions | WorkerCompareOptions | Worke
   if (typeof transfer !== "boolean") throw new TypeError(`transfer is ${show(transfer)}; expected a boolean.`);
   signal?.throwIfAborted();
   const crossing = sendSource(source, transfer);
-  const connection = new Connection(startWorker(worker));
+  const connection = new Connection(startWorker(worker), typeof worker === "string" || worker instanceof URL ? absoluteUrl(String(worker)) : null);
   return {
     connection,
     sent: { source: crossing.source, options: absoluteHub(sent) },
@@ -218,7 +218,7 @@ function launch(script: string | URL | undefined): WorkerPort {
     if (script === undefined) return new Worker(new URL("./engineWorker.ts", import.meta.url), { type: "module" });
     return new Worker(script, { type: "module" });
   } catch (cause) {
-    throw new EngineError("worker", `The worker could not be started: ${(cause as Error).message} Its script must come from the page's own origin; \`worker\` can name a copy.`, {}, { cause });
+    throw new EngineError("worker", `The worker could not be started: ${(cause as Error).message} Its script must come from the page's own origin; \`worker\` can name a copy.`, { script: script === undefined ? null : String(script) }, { cause });
   }
 }
 

@@ -186,7 +186,7 @@ describe("loadModelInWorker", () => {
     vi.stubGlobal("Worker", function () {
       throw refusal;
     });
-    await expect(loadModelInWorker(files, { worker: "https://elsewhere.test/worker.js" })).rejects.toMatchObject({ name: "EngineError", code: "worker", cause: refusal });
+    await expect(loadModelInWorker(files, { worker: "https://elsewhere.test/worker.js" })).rejects.toMatchObject({ name: "EngineError", code: "worker", cause: refusal, details: { script: "https://elsewhere.test/worker.js" } });
   });
 
   test("moves buffers where `transfer` is true, copies them where it is not, and leaves alone what is around a view", async () => {
@@ -377,7 +377,7 @@ describe("a worker that ends", () => {
 
   test("before the model is loaded rejects the load", async () => {
     const { worker, say } = puppet();
-    const load = expect(loadModelInWorker(files, { worker })).rejects.toMatchObject({ code: "worker", message: expect.stringContaining('"0.0.1"') as string });
+    const load = expect(loadModelInWorker(files, { worker })).rejects.toMatchObject({ code: "worker", message: expect.stringContaining('"0.0.1"') as string, details: { found: "0.0.1" } });
     say({ type: "hello", version: "0.0.1", holdsLock: false });
     await load;
   });
