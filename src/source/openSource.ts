@@ -31,7 +31,12 @@ export function openSource(source: ModelSource, options: SourceOptions = {}): Ch
 
 /** An address as it is understood anywhere: a path becomes that of the page. A hub id, and what is neither, stays as it is. */
 export function absoluteAddress(source: string): string {
-  return (hasScheme(source) || isPath(source) ? parseUrl(source)?.href : undefined) ?? source;
+  return hasScheme(source) || isPath(source) ? absoluteUrl(source) : source;
+}
+
+/** The same for what can only be an address. What is no URL stays as it is. */
+export function absoluteUrl(url: string): string {
+  return parseUrl(url)?.href ?? url;
 }
 
 function hasScheme(source: string): boolean {
