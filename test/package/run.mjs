@@ -14,6 +14,7 @@ import { build as viteBuild } from "vite";
 import { chromiumFlags, findChromium } from "../setup/locate.mjs";
 import { builds } from "./builds.mjs";
 import { budgets } from "./budgets.mjs";
+import { extensionChecks } from "./extension.mjs";
 
 const root = resolve(import.meta.dirname, "../..");
 const home = mkdtempSync(join(tmpdir(), "nibble-package-"));
@@ -22,6 +23,11 @@ const installed = join(project, "node_modules/nibble-webgpu");
 const model = join(root, "models/stories-12m");
 /** Greedy, from test/fixtures/golden: the embedded model's own words. */
 const story = ", there was a little girl named Lily. She loved to";
+/**
+ * @typedef {{ home: string, installed: string, model: string, story: string }} Paths a folder to work in; the installed package; the embedded model, and its words
+ * @typedef {{ name: string, run: () => Promise<unknown> }} Check
+ */
+const paths = { home, installed, model, story };
 
 /** @type {{ name: string, error: string | null }[]} */
 const results = [];
@@ -147,6 +153,7 @@ try {
       }),
     ),
   );
+  for (const { name, run } of extensionChecks(paths)) await check(name, run);
 } finally {
   await browser.close();
   server.close();
