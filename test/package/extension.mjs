@@ -4,6 +4,7 @@ import { cpSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { chromium } from "playwright";
 import { chromiumFlags, findChromium } from "../setup/locate.mjs";
+import { resultsOf } from "./resultsOf.mjs";
 
 /** Content-Security-Policy of the extension, and what the CPU backend computes with under it. */
 const policies = /** @type {const} */ ([
@@ -15,7 +16,7 @@ const policies = /** @type {const} */ ([
 export const extensionChecks = ({ home, installed, model, story }) =>
   policies.map(([policy, by], i) => ({
     name: `an extension under ${policy}: a model in its page's worker, one in its service worker`,
-    async run() {
+    async act() {
       const folder = join(home, `extension${i}`);
       cpSync(join(import.meta.dirname, "extension"), folder, { recursive: true });
       cpSync(join(installed, "dist"), join(folder, "nibble"), { recursive: true });
@@ -28,10 +29,7 @@ export const extensionChecks = ({ home, installed, model, story }) =>
       try {
         const serviceWorker = context.serviceWorkers()[0] ?? (await context.waitForEvent("serviceworker"));
         const page = await context.newPage();
-        await page.goto(new URL("page.html", serviceWorker.url()).href);
-        await page.waitForFunction(() => "results" in globalThis, null, { timeout: 120_000 });
-        const results = await page.evaluate(() => /** @type {typeof globalThis & { results: unknown }} */ (globalThis).results);
-        assert.deepEqual(results, { page: { text: story, by }, serviceWorker: { text: story, by } });
+        assert.deepEqual(await resultsOf(page, new URL("page.html", serviceWorker.url()).href), { page: { text: story, by }, serviceWorker: { text: story, by } });
       } finally {
         await context.close();
       }
