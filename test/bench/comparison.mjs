@@ -1,4 +1,4 @@
-// Measures what docs/comparison.md says in numbers and writes it there: what a page downloads, and the speed beside onnxruntime-web.
+// Measures what docs/comparison.md says in numbers and writes it there: what a page downloads, and the speed beside onnxruntime-web and wllama.
 // Usage: npm run comparison [-- --tables payload,speed] [--print] [-- options of npm run bench:peers]; --print leaves the page as it is.
 import { execFileSync } from "node:child_process";
 import { cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -90,7 +90,7 @@ async function payloadTable() {
 }
 
 /** @param {string[]} words */
-const speedTables = (words) => execFileSync(process.execPath, [join(root, "test/bench/run.mjs"), "peers", "--contests", "wasm,chromium", ...words], { cwd: root, encoding: "utf8", stdio: ["ignore", "pipe", "inherit"] });
+const speedTables = (words) => execFileSync(process.execPath, [join(root, "test/bench/run.mjs"), "peers", "--contests", "wasm,wllama,chromium", ...words], { cwd: root, encoding: "utf8", stdio: ["ignore", "pipe", "inherit"] });
 
 const { values, positionals } = parseArgs({ allowPositionals: true, options: { tables: { type: "string", default: "payload,speed" }, print: { type: "boolean", default: false } } });
 for (const name of values.tables.split(",")) {
