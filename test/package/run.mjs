@@ -52,7 +52,7 @@ function expect(holds, message) {
 }
 
 /** What it prints. @param {string} command @param {string[]} args @param {string} cwd @param {Record<string, string>} [env] */
-const run = (command, args, cwd, env) => execFileSync(command, args, { cwd, env: { ...process.env, ...env }, encoding: "utf8", stdio: ["ignore", "pipe", "pipe"], shell: process.platform === "win32" });
+const run = (command, args, cwd, env) => execFileSync(command, args, { cwd, env: { ...process.env, ...env }, encoding: "utf8", stdio: ["ignore", "pipe", "pipe"], timeout: 300_000, shell: process.platform === "win32" });
 
 /** Serves the pages under /NAME/ and the embedded model under /model/. @returns {Promise<{ address: string, close: () => void }>} */
 async function serve() {
