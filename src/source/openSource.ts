@@ -2,6 +2,7 @@ import { show } from "../errors.ts";
 import type { LoadOptions, ModelSource } from "../types.ts";
 import { localSource } from "./local.ts";
 import { remoteSource } from "./remote.ts";
+import { showUrl } from "./request.ts";
 import type { RetryOptions } from "./retry.ts";
 import type { CheckpointSource } from "./types.ts";
 
@@ -60,7 +61,8 @@ function openString(source: string, options: SourceOptions): CheckpointSource {
 }
 
 function openUrl(url: URL, options: SourceOptions): CheckpointSource {
-  if (url.protocol !== "https:" && url.protocol !== "http:") throw new TypeError(`source ${url.href} has the scheme ${url.protocol}; expected http: or https:.`);
+  const isOwn = url.href.startsWith(`${globalThis.origin}/`); // an extension's files, or those of an application with a scheme of its own
+  if (!isOwn && url.protocol !== "https:" && url.protocol !== "http:") throw new TypeError(`source ${url.href} has the scheme ${url.protocol}; expected http: or https:, or an address of the page's own origin.`);
   const endpoint = hubEndpoint(options);
   const [, owner, name, revision] = (url.origin === endpoint.origin && hubPagePath.exec(url.pathname)) || [];
   if (owner && name) return openHub(owner, name, revision && decodeURIComponent(revision), options);
@@ -73,7 +75,7 @@ function openUrl(url: URL, options: SourceOptions): CheckpointSource {
   folder.pathname = isFile ? url.pathname.slice(0, slash) : url.pathname.replace(/\/*$/, "/");
   return remoteSource(
     {
-      description: folder.origin + folder.pathname + (isFile ? lastSegment : ""),
+      description: showUrl(folder) + (isFile ? lastSegment : ""),
       fileUrl: (file) => {
         const target = new URL(folder);
         target.pathname += isFile && file === decodeSegment(lastSegment) ? lastSegment : encodeURIComponent(file);
