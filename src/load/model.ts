@@ -1,5 +1,5 @@
-import { EngineError } from "../errors.ts";
-import { checkFinite, measurePerplexity, tokenByteLengths } from "../evaluate/perplexity.ts";
+import { checkFinite, EngineError } from "../errors.ts";
+import { measurePerplexity, tokenByteLengths } from "../evaluate/perplexity.ts";
 import { planWindows } from "../evaluate/protocols.ts";
 import { complete, createGeneration, type GenerationSetup } from "../generate/generation.ts";
 import { checkedTokens, checkWatching, tokensOf } from "../generate/options.ts";
