@@ -21,7 +21,7 @@ import type { TextOutlook } from "./textControls.ts";
 import "./textControls.ts";
 import "./tokenView.ts";
 
-const views = { sizes: "Size and loss", tensors: "Tensors", tokens: "Text", continuations: "Continuations" } as const;
+const views = { sizes: "Sizes", tensors: "Tensors", tokens: "Text", continuations: "Continuations" } as const;
 type View = keyof typeof views;
 
 const nothingKnown: TextOutlook = { textTokens: null, plan: null, problem: null };
@@ -34,10 +34,13 @@ export class PerplexityPanel extends LitElement implements PerplexityPanelElemen
     panelColors,
     css`
       .exports { margin-left: auto; gap: 6px; }
-      [role="status"] { flex: 1 1 12rem; min-height: 1.6em; }
-      .alert { color: var(--warn-color); font-size: 0.95rem; min-height: 1.6rem; padding: 4px 0; overflow-wrap: anywhere; }
+      .said { flex: 1 1 12rem; min-height: 1.6rem; overflow-wrap: anywhere; }
+      [role="alert"] { color: var(--warn-color); font-size: 0.95rem; }
+      .hint { margin-top: 14px; }
+      perplexity-table { margin-top: 6px; }
       details { border-top: 1px solid var(--line-color); }
-      details:last-of-type { border-bottom: 1px solid var(--line-color); margin-bottom: 6px; }
+      details:first-of-type { margin-top: 14px; }
+      details:last-of-type { border-bottom: 1px solid var(--line-color); }
       summary { padding: 8px 0; font-size: 0.95rem; display: flex; gap: 10px; align-items: baseline; list-style: none; }
       summary::-webkit-details-marker { display: none; }
       summary::before { content: ""; flex: none; width: 0.42em; height: 0.42em; border: solid var(--soft-color); border-width: 0 1.5px 1.5px 0; transform: rotate(-45deg); align-self: center; }
@@ -48,9 +51,9 @@ export class PerplexityPanel extends LitElement implements PerplexityPanelElemen
       [role="tablist"] { display: flex; flex-wrap: wrap; gap: 2px 20px; margin-top: 22px; border-bottom: 1px solid var(--line-color); }
       [role="tab"] { border: 0; border-bottom: 2px solid transparent; border-radius: 0; background: none; padding: 7px 0; margin-bottom: -1px; color: var(--soft-color); }
       [role="tab"][aria-selected="true"] { border-color: var(--accent-color); color: var(--ink-color); }
-      [role="tabpanel"] { padding-top: 16px; min-height: 26rem; }
+      [role="tabpanel"] { padding-top: 16px; }
       .origin { margin-top: 18px; min-height: 1.6em; }
-      @media (max-width: 760px) { .exports { margin-left: 0; } [role="status"] { flex-basis: 100%; } }
+      @media (max-width: 760px) { .said:not(.empty) { flex-basis: 100%; order: 1; min-height: 2.8rem; } .exports { margin-left: 0; } [role="tablist"] { gap: 2px 16px; } }
     `,
   ];
 
@@ -68,7 +71,8 @@ export class PerplexityPanel extends LitElement implements PerplexityPanelElemen
 
   /** What the user, or a link, chose; the properties say the rest. */
   @state() private choice: Partial<Settings> = {};
-  @state() private names: readonly string[] = [];
+  /** What is, was or will be measured, the baseline first; empty until the first run. */
+  @state() private planned: readonly Recipe[] = [];
   @state() private rows: readonly ComparisonRow[] = [];
   @state() private comparison: Comparison | null = null;
   @state() private measurement: Measurement | null = null;
@@ -94,7 +98,7 @@ export class PerplexityPanel extends LitElement implements PerplexityPanelElemen
     this.controller = new AbortController();
     const { signal } = this.controller;
     const recipes = this.chosenRecipes();
-    this.names = [baseline, ...recipes].map(nameOf);
+    this.planned = [baseline, ...recipes];
     this.rows = [];
     this.comparison = this.measurement = this.atWork = null;
     this.failure = "";
@@ -179,22 +183,10 @@ export class PerplexityPanel extends LitElement implements PerplexityPanelElemen
   }
 
   override render(): TemplateResult {
-    const { settings, running, paused, comparison, rows, measurement, outlook } = this;
+    const { settings, running, outlook } = this;
     const baseline = nameOf(this.baseline);
-    const origin = comparison ? originOf(comparison) : "";
     return html`
-      <div class="row">
-        <button class="primary" id="run" ?disabled=${this.source === null} @click=${() => (running ? this.cancel() : void this.start())}>${running ? "Cancel" : "Run"}</button>
-        <button ?disabled=${!running} aria-pressed=${paused} title="Takes effect when the row at work is done" @click=${() => (paused ? this.resume() : this.pause())}>${paused ? "Resume" : "Pause"}</button>
-        <span class="number soft" role="status">${this.announcement}</span>
-        <div class="row exports" role="group" aria-label="Save and share">
-          ${this.exportButton("CSV", "csv", "text/csv", ({ rows, ...run }) => comparisonCsv(rows, run))}
-          ${this.exportButton("JSON", "json", "application/json", encodeComparison)}
-          ${this.exportButton("Markdown", "md", "text/markdown", comparisonMarkdown)}
-          <button class="small" title="An address that holds these settings" @click=${() => void this.copyLink()}>Link</button>
-        </div>
-      </div>
-      <p class="alert" role="alert">${this.failure}</p>
+      ${this.renderActions()}
       <details id="recipes">
         <summary><span>Recipes</span><span class="number soft">${chosenSummary(this.chosenRecipes())}</span></summary>
         <perplexity-recipes
@@ -211,13 +203,49 @@ export class PerplexityPanel extends LitElement implements PerplexityPanelElemen
         <summary><span>Text</span><span class="number soft">${this.textSummary()}</span></summary>
         <perplexity-text .labels=${this.offeredTexts().map(({ label }) => label)} .settings=${settings} .outlook=${outlook} .disabled=${running} @change=${this.takeChoice}></perplexity-text>
       </details>
-      <perplexity-table .names=${this.names} .rows=${rows} .atWork=${this.atWork} .running=${running}></perplexity-table>
+      ${this.planned.length === 0 ? this.renderIdle(baseline) : this.renderRun()}
+    `;
+  }
+
+  private renderActions(): TemplateResult {
+    const { running, paused } = this;
+    const isIdle = this.planned.length === 0;
+    return html`<div class="row">
+      <button class="primary" id="run" ?disabled=${this.source === null} @click=${() => (running ? this.cancel() : void this.start())}>${running ? "Cancel" : "Run"}</button>
+      <button ?hidden=${isIdle} ?disabled=${!running} aria-pressed=${paused} title="Takes effect when the row at work is done" @click=${() => (paused ? this.resume() : this.pause())}>${paused ? "Resume" : "Pause"}</button>
+      <div class=${this.announcement + this.failure === "" ? "said empty" : "said"}>
+        <p class="number soft" role="status">${this.announcement}</p>
+        <p role="alert">${this.failure}</p>
+      </div>
+      <div class="row exports" role="group" aria-label="Save and share">
+        ${this.exportButton("CSV", "csv", "text/csv", ({ rows, ...run }) => comparisonCsv(rows, run))}
+        ${this.exportButton("JSON", "json", "application/json", encodeComparison)}
+        ${this.exportButton("Markdown", "md", "text/markdown", comparisonMarkdown)}
+        <button class="small" title="An address that holds these settings" @click=${() => void this.copyLink()}>Link</button>
+      </div>
+    </div>`;
+  }
+
+  private renderIdle(baseline: string): TemplateResult {
+    const count = this.chosenRecipes().length;
+    return html`<p class="hint">
+      A run reads the text under ${baseline} and ${count === 1 ? "the recipe" : `each of the ${count} recipes`} that ${count === 1 ? "is" : "are"} ticked, and shows what each saves and what it costs: megabytes beside
+      perplexity, the error of every matrix, the words that it hurts, and what it writes instead.
+    </p>`;
+  }
+
+  private renderRun(): TemplateResult {
+    const { settings, running, comparison, planned, rows, measurement } = this;
+    const names = planned.map(nameOf);
+    const origin = comparison ? originOf(comparison) : "";
+    return html`
+      <perplexity-table .planned=${planned} .rows=${rows} .atWork=${this.atWork} .running=${running}></perplexity-table>
       <div role="tablist" aria-label="A closer look" @keydown=${(event: KeyboardEvent) => this.stepTabs(event)}>
         ${entriesOf(views).map(
           ([id, label]) => html`<button role="tab" id=${`tab-${id}`} aria-controls=${id} aria-selected=${id === this.view} tabindex=${id === this.view ? 0 : -1} @click=${() => (this.view = id)}>${label}</button>`,
         )}
       </div>
-      ${this.tabPanel("sizes", html`<perplexity-sizes .rows=${rows} .origin=${origin}></perplexity-sizes>`)}
+      ${this.tabPanel("sizes", html`<perplexity-sizes .rows=${rows} .names=${names} .origin=${origin}></perplexity-sizes>`)}
       ${this.tabPanel("tensors", html`<perplexity-tensors .rows=${rows} .measurement=${measurement} .origin=${origin}></perplexity-tensors>`)}
       ${this.tabPanel("tokens", html`<perplexity-tokens .rows=${rows} .measurement=${measurement} .busy=${running}></perplexity-tokens>`)}
       ${this.tabPanel(
@@ -248,7 +276,7 @@ export class PerplexityPanel extends LitElement implements PerplexityPanelElemen
 
   private exportButton(label: string, extension: string, type: string, write: (comparison: Comparison) => string): TemplateResult {
     const { comparison } = this;
-    return html`<button class="small" ?disabled=${comparison === null} title=${`Save as ${label}, once the run is done`} @click=${() => saveFile(`nibble-comparison.${extension}`, new Blob([write(comparison!)], { type }))}>${label}</button>`;
+    return html`<button class="small" ?hidden=${this.planned.length === 0} ?disabled=${comparison === null} title=${`Save as ${label}, once the run is done`} @click=${() => saveFile(`nibble-comparison.${extension}`, new Blob([write(comparison!)], { type }))}>${label}</button>`;
   }
 
   private tabPanel(id: View, content: TemplateResult): TemplateResult {
@@ -334,12 +362,12 @@ export class PerplexityPanel extends LitElement implements PerplexityPanelElemen
     const isBaseline = this.rows.length === 0;
     this.rows = [...this.rows, row];
     const result = row.error ? "could not run" : `perplexity ${figure(row.perplexity)}${isBaseline ? "" : `, ${change(row.ratio, row.ratioError)}`}`;
-    this.announcement = `${row.name}: ${result}. ${this.rows.length} of ${this.names.length}.`;
+    this.announcement = `${row.name}: ${result}. ${this.rows.length} of ${this.planned.length}.`;
     this.fire("row", row);
   }
 
   private async untilResumed(signal: AbortSignal): Promise<void> {
-    this.announcement = `Paused after ${this.rows.length} of ${this.names.length}.`;
+    this.announcement = `Paused after ${this.rows.length} of ${this.planned.length}.`;
     await orAborted(new Promise<void>((resolve) => (this.resumed = resolve)), signal);
     this.announcement = "Measuring.";
   }

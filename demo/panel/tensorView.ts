@@ -28,7 +28,6 @@ export class TensorView extends LitElement {
     css`
       .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(24rem, 100%), 1fr)); gap: 18px 28px; margin-top: 14px; }
       .caption { margin-top: 14px; min-height: 4.8rem; }
-      perplexity-figure { --chart-height: 270px; }
     `,
   ];
 
@@ -57,15 +56,14 @@ export class TensorView extends LitElement {
   override render(): TemplateResult {
     const candidates = this.candidates();
     const row = this.row();
-    if (!row) return html`<p class="hint">After a run this shows where the error of each recipe sits, matrix by matrix, and the weights of any of them before and after, with the levels they were rounded to.</p>`;
     const { inspected } = this;
     return html`
       <div class="row">
-        <label>Recipe <select @change=${(event: Event) => this.choose((event.target as HTMLSelectElement).value)}>${candidates.map(({ name }) => html`<option .selected=${name === row.name}>${name}</option>`)}</select></label>
+        <label>Recipe <select ?disabled=${!row} @change=${(event: Event) => this.choose((event.target as HTMLSelectElement).value)}>${candidates.map(({ name }) => html`<option .selected=${name === row?.name}>${name}</option>`)}</select></label>
         <span class="number soft" role="status">${this.status}</span>
       </div>
       <div class="charts">
-        <perplexity-figure .origin=${this.origin} name="tensor-errors" heading="Where the error sits" note="error beside the size of the weights; choose a square" .draw=${this.map}></perplexity-figure>
+        <perplexity-figure .origin=${this.origin} name="tensor-errors" heading="Where the error sits" note="error beside the size of the weights; choose a square" placeholder="one square per matrix, when a recipe is measured" .draw=${this.map}></perplexity-figure>
         <perplexity-figure
           .origin=${this.origin}
           name=${`weights-${inspected?.tensor.name ?? ""}`}
@@ -75,7 +73,7 @@ export class TensorView extends LitElement {
           .draw=${this.histogram}
         ></perplexity-figure>
       </div>
-      <p class="caption">${inspected ? this.describe(inspected, row) : "Each square is one matrix of one layer. Errors are alike where weights are bell-shaped; a matrix with a few huge weights stands out, for they set the step of all that share their scale."}</p>
+      <p class="caption">${inspected && row ? this.describe(inspected, row) : "Each square is one matrix of one layer. Errors are alike where weights are bell-shaped; a matrix with a few huge weights stands out, for they set the step of all that share their scale."}</p>
     `;
   }
 

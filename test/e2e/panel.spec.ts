@@ -169,7 +169,7 @@ test("charts show every measured recipe, and are saved with the name of the engi
 });
 
 test("a square of the tensor map opens the weights before and after, with the levels", async () => {
-  await tab("Size and loss").focus();
+  await tab("Sizes").focus();
   await page.keyboard.press("ArrowRight");
   await expect(tab("Tensors")).toHaveAttribute("aria-selected", "true");
   const square = panel.getByRole("button", { name: /^h\.0\.attn\.c_attn\.weight: int8/ });
