@@ -1,5 +1,5 @@
 export { EngineError, type EngineErrorCode } from "./errors.ts";
-export { comparisonCsv, type ComparisonRun } from "./evaluate/comparisonCsv.ts";
+export { comparisonCsv } from "./evaluate/comparisonCsv.ts";
 export { decodeComparison, encodeComparison } from "./evaluate/encodeComparison.ts";
 export { mergeComparisons } from "./evaluate/mergeComparisons.ts";
 export { type EvaluationWindow, planWindows, type WindowPlan } from "./evaluate/protocols.ts";

@@ -52,15 +52,17 @@ export async function loadModelInWorker(source: ModelSource, options: WorkerLoad
 }
 
 /** As compareQuantizations(), in a worker of its own, which rests between rows until the next is asked for. Leaving the loop terminates it. */
-export async function* compareQuantizationsInWorker(source: ModelSource, options: WorkerCompareOptions): AsyncGenerator<ComparisonRow, Comparison> {
+export async function* compareQuantizationsInWorker(source: ModelSource, { beforeWindow, onStart, ...options }: WorkerCompareOptions): AsyncGenerator<ComparisonRow, Comparison> {
+  checkWatching({ beforeWindow, onStart });
   const { connection, sent, watching } = start(source, options);
   const rows: ComparisonRow[] = [];
   try {
-    const stream = connection.stream({ name: "compare", ...sent }, { ...watching, ahead: 1 });
+    const stream = connection.stream({ name: "compare", ...sent, asks: beforeWindow !== undefined }, { ...watching, onAsk: beforeWindow, ahead: 1 });
     for (;;) {
       const { done, value } = await stream.next();
       if (done) return { ...value, rows };
-      const { error, ...row } = value;
+      const { error, ...row } = value.row;
+      if (rows.length === 0) onStart?.(value.run);
       rows.push(error ? { ...row, error: restoreError(error) as EngineError } : row);
       yield rows.at(-1)!;
     }
