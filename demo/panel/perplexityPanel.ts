@@ -1,13 +1,14 @@
-import { comparisonCsv, type Comparison, type ComparisonRow, encodeComparison, type ModelSource, type ModelTokenizer } from "nibble-webgpu";
-import { css, html, LitElement, type PropertyValues, type TemplateResult } from "lit";
+import { comparisonCsv, type ComparisonRow, type ComparisonRun, encodeComparison, type ModelSource, type ModelTokenizer } from "nibble-webgpu";
+import { css, html, LitElement, nothing, type PropertyValues, type TemplateResult } from "lit";
 import { customElement, property, state } from "lit/decorators.js";
 import "./continuationView.ts";
 import { engine } from "./engine.ts";
 import { saveFile } from "./exportFiles.ts";
 import { change, figure } from "./format.ts";
-import { linkTo, modelName, readLink, sha256 } from "./link.ts";
+import { type LinkedRun, linkTo, readLink } from "./link.ts";
 import { comparisonMarkdown, originOf } from "./markdown.ts";
 import { limited, type Measurement, orAborted, outlookOf, planOf } from "./measurement.ts";
+import { modelName } from "./modelName.ts";
 import type { PanelLoadOptions, PanelText, PerplexityPanelElement } from "./panelElement.ts";
 import { panelColors, partStyles } from "./panelStyles.ts";
 import { chosenSummary } from "./recipeControls.ts";
@@ -19,6 +20,7 @@ import "./sizeView.ts";
 import "./tensorView.ts";
 import type { TextOutlook } from "./textControls.ts";
 import "./textControls.ts";
+import { sha256, TextReader } from "./textReader.ts";
 import "./tokenView.ts";
 
 const views = { sizes: "Sizes", tensors: "Tensors", tokens: "Text", continuations: "Continuations" } as const;
@@ -37,6 +39,7 @@ export class PerplexityPanel extends LitElement implements PerplexityPanelElemen
       .said { flex: 1 1 12rem; min-height: 1.6rem; overflow-wrap: anywhere; }
       [role="alert"] { color: var(--warn-color); font-size: 0.95rem; }
       .hint { margin-top: 14px; }
+      .linked { margin-top: 8px; font-size: 0.95rem; }
       perplexity-table { margin-top: 6px; }
       details { border-top: 1px solid var(--line-color); }
       details:first-of-type { margin-top: 14px; }
@@ -74,7 +77,8 @@ export class PerplexityPanel extends LitElement implements PerplexityPanelElemen
   /** What is, was or will be measured, the baseline first; empty until the first run. */
   @state() private planned: readonly Recipe[] = [];
   @state() private rows: readonly ComparisonRow[] = [];
-  @state() private comparison: Comparison | null = null;
+  /** What the rows share, once there is one. */
+  @state() private run: ComparisonRun | null = null;
   @state() private measurement: Measurement | null = null;
   @state() private atWork: RowAtWork | null = null;
   @state() private running = false;
@@ -83,14 +87,15 @@ export class PerplexityPanel extends LitElement implements PerplexityPanelElemen
   @state() private failure = "";
   @state() private outlook = nothingKnown;
   @state() private view: View = "sizes";
+  /** What the address of the page says; the user may have changed it since. */
+  @state() private linked: LinkedRun | null = null;
   private controller: AbortController | null = null;
   private resumed: (() => void) | null = null;
-  private linked: { model: string | null; textSha256: string | null } | null = null;
+  private readonly reader = new TextReader();
   private opened: { source: ModelSource; tokenizer: Promise<ModelTokenizer> } | null = null;
-  private readonly fetched = new Map<string, Promise<string>>();
   private looks = 0;
   private tokenized: { text: string; tokenizer: ModelTokenizer; tokens: number[] } | null = null;
-  private readonly followHash = (): void => this.followLink();
+  private readonly followHash = (): void => void this.followLink();
 
   async start(): Promise<void> {
     const { source, settings, baseline } = this;
@@ -100,19 +105,19 @@ export class PerplexityPanel extends LitElement implements PerplexityPanelElemen
     const recipes = this.chosenRecipes();
     this.planned = [baseline, ...recipes];
     this.rows = [];
-    this.comparison = this.measurement = this.atWork = null;
+    this.run = this.measurement = this.atWork = null;
     this.failure = "";
     this.announcement = "Reading the model.";
     this.running = true;
     try {
-      const calibration = this.calibration === null ? undefined : await orAborted(this.contentOf(this.calibration), signal);
-      const load: PanelLoadOptions = { ...this.loadOptions, backend: this.backend, calibration };
+      const calibration = await orAborted(this.chosenCalibration(settings), signal);
+      const load: PanelLoadOptions = { ...this.loadOptions, backend: this.backend, calibration: calibration === "" ? undefined : calibration };
       const text = await orAborted(this.chosenText(settings), signal);
       const tokenizer = await orAborted(this.tokenizerOf(source), signal);
       const all = this.tokensOf(text, tokenizer);
       const tokens = limited(all, settings);
       const plan = planOf(tokens.length, settings, tokenizer);
-      await this.checkLinkedText(text);
+      await this.checkLinkedTexts(text, calibration);
       const { protocol, windowTokens, strideTokens } = plan;
       const comparing = engine.compare(source, {
         ...load,
@@ -124,6 +129,8 @@ export class PerplexityPanel extends LitElement implements PerplexityPanelElemen
         ...(protocol === "strided" ? { strideTokens } : {}),
         samples: true,
         signal,
+        beforeWindow: () => this.resting(signal),
+        onStart: (run) => (this.run = run),
         onProgress: (progress) => {
           this.atWork = { progress, startMs: progress.row === this.atWork?.progress.row ? this.atWork.startMs : performance.now() };
         },
@@ -131,15 +138,16 @@ export class PerplexityPanel extends LitElement implements PerplexityPanelElemen
       this.measurement = { source, load, tokenizer, tokens, plan };
       for (let next = await comparing.next(); ; next = await comparing.next()) {
         if (next.done) {
-          this.comparison = next.value;
+          const { rows: _, ...run } = next.value;
+          this.run = run;
+          this.fire("done", next.value);
           break;
         }
         this.takeRow(next.value);
-        if (this.paused) await this.untilResumed(signal);
+        await this.resting(signal);
       }
       const failed = this.rows.filter(({ error }) => error).length;
       this.announcement = `Done: ${this.rows.length} recipes${failed === 0 ? "" : `, of which ${failed} could not run`}.`;
-      this.fire("done", this.comparison);
     } catch (error) {
       this.announcement = signal.aborted ? "Cancelled." : "Failed.";
       if (!signal.aborted) {
@@ -167,7 +175,7 @@ export class PerplexityPanel extends LitElement implements PerplexityPanelElemen
 
   override connectedCallback(): void {
     super.connectedCallback();
-    this.followLink();
+    void this.followLink();
     addEventListener("hashchange", this.followHash);
   }
 
@@ -186,7 +194,7 @@ export class PerplexityPanel extends LitElement implements PerplexityPanelElemen
     const { settings, running, outlook } = this;
     const baseline = nameOf(this.baseline);
     return html`
-      ${this.renderActions()}
+      ${this.renderActions()} ${this.renderLinkedModel()}
       <details id="recipes">
         <summary><span>Recipes</span><span class="number soft">${chosenSummary(this.chosenRecipes())}</span></summary>
         <perplexity-recipes
@@ -194,7 +202,9 @@ export class PerplexityPanel extends LitElement implements PerplexityPanelElemen
           .own=${settings.own}
           .chosen=${settings.chosen}
           .baseline=${baseline}
-          .calibrated=${this.calibration !== null}
+          .calibrationLabels=${this.offeredCalibrations().map(({ label }) => label)}
+          .calibration=${settings.calibration}
+          .calibrated=${this.hasCalibration}
           .disabled=${running}
           @change=${this.takeChoice}
         ></perplexity-recipes>
@@ -212,15 +222,15 @@ export class PerplexityPanel extends LitElement implements PerplexityPanelElemen
     const isIdle = this.planned.length === 0;
     return html`<div class="row">
       <button class="primary" id="run" ?disabled=${this.source === null} @click=${() => (running ? this.cancel() : void this.start())}>${running ? "Cancel" : "Run"}</button>
-      <button ?hidden=${isIdle} ?disabled=${!running} aria-pressed=${paused} title="Takes effect when the row at work is done" @click=${() => (paused ? this.resume() : this.pause())}>${paused ? "Resume" : "Pause"}</button>
+      <button ?hidden=${isIdle} ?disabled=${!running} aria-pressed=${paused} title="Takes effect after the window at work" @click=${() => (paused ? this.resume() : this.pause())}>${paused ? "Resume" : "Pause"}</button>
       <div class=${this.announcement + this.failure === "" ? "said empty" : "said"}>
         <p class="number soft" role="status">${this.announcement}</p>
         <p role="alert">${this.failure}</p>
       </div>
       <div class="row exports" role="group" aria-label="Save and share">
-        ${this.exportButton("CSV", "csv", "text/csv", ({ rows, ...run }) => comparisonCsv(rows, run))}
-        ${this.exportButton("JSON", "json", "application/json", encodeComparison)}
-        ${this.exportButton("Markdown", "md", "text/markdown", comparisonMarkdown)}
+        ${this.exportButton("CSV", "csv", "text/csv", (rows, run) => comparisonCsv(rows, run))}
+        ${this.exportButton("JSON", "json", "application/json", (rows, run) => encodeComparison({ rows, ...run }))}
+        ${this.exportButton("Markdown", "md", "text/markdown", (rows, run) => comparisonMarkdown({ rows, ...run }))}
         <button class="small" title="An address that holds these settings" @click=${() => void this.copyLink()}>Link</button>
       </div>
     </div>`;
@@ -235,9 +245,9 @@ export class PerplexityPanel extends LitElement implements PerplexityPanelElemen
   }
 
   private renderRun(): TemplateResult {
-    const { settings, running, comparison, planned, rows, measurement } = this;
+    const { settings, running, run, planned, rows, measurement } = this;
     const names = planned.map(nameOf);
-    const origin = comparison ? originOf(comparison) : "";
+    const origin = run ? originOf(run) : "";
     return html`
       <perplexity-table .planned=${planned} .rows=${rows} .atWork=${this.atWork} .running=${running}></perplexity-table>
       <div role="tablist" aria-label="A closer look" @keydown=${(event: KeyboardEvent) => this.stepTabs(event)}>
@@ -259,6 +269,7 @@ export class PerplexityPanel extends LitElement implements PerplexityPanelElemen
   private get settings(): Settings {
     return {
       text: { kind: "offered", label: this.offeredTexts()[0]?.label ?? this.textLabel },
+      calibration: { kind: "offered", label: "the given text" },
       protocol: "strided",
       windowTokens: null,
       strideTokens: null,
@@ -274,9 +285,17 @@ export class PerplexityPanel extends LitElement implements PerplexityPanelElemen
     this.choice = { ...this.choice, ...detail };
   };
 
-  private exportButton(label: string, extension: string, type: string, write: (comparison: Comparison) => string): TemplateResult {
-    const { comparison } = this;
-    return html`<button class="small" ?hidden=${this.planned.length === 0} ?disabled=${comparison === null} title=${`Save as ${label}, once the run is done`} @click=${() => saveFile(`nibble-comparison.${extension}`, new Blob([write(comparison!)], { type }))}>${label}</button>`;
+  /** Saves the rows that there are; of a run that has not ended the name of the file says so, too. */
+  private exportButton(label: string, extension: string, type: string, write: (rows: readonly ComparisonRow[], run: ComparisonRun) => string): TemplateResult {
+    const { rows, run, planned } = this;
+    const part = run?.plannedRows === undefined ? "" : `-${rows.length}-of-${run.plannedRows}`;
+    return html`<button
+      class="small"
+      ?hidden=${planned.length === 0}
+      ?disabled=${run === null}
+      title=${`Save ${part === "" ? "the run" : `${rows.length} of ${planned.length} recipes`} as ${label}`}
+      @click=${() => saveFile(`nibble-comparison${part}.${extension}`, new Blob([write(rows, run!)], { type }))}
+    >${label}</button>`;
   }
 
   private tabPanel(id: View, content: TemplateResult): TemplateResult {
@@ -309,22 +328,23 @@ export class PerplexityPanel extends LitElement implements PerplexityPanelElemen
     return [...(this.text === "" ? [] : [{ label: this.textLabel, text: this.text }]), ...this.texts];
   }
 
+  private offeredCalibrations(): readonly PanelText[] {
+    return this.calibration === null ? [] : [{ label: "the given text", text: this.calibration }];
+  }
+
   private async chosenText({ text }: Settings): Promise<string> {
-    const offered = text.kind === "offered" ? this.offeredTexts().find(({ label }) => label === text.label) : undefined;
-    const content = text.kind === "pasted" ? text.text : text.kind === "file" ? ((await text.file?.text()) ?? "") : offered ? await this.contentOf(offered.text) : "";
+    const content = await this.reader.read(text, this.offeredTexts());
     if (content.trim() === "") throw new TypeError(text.kind === "file" ? "No file with text in it was chosen." : "There is no text to measure on.");
     return content;
   }
 
-  /** An address is fetched once; a failure is tried again. */
-  private contentOf(text: string | URL): Promise<string> {
-    if (typeof text === "string") return Promise.resolve(text);
-    const known = this.fetched.get(text.href);
-    if (known) return known;
-    const reading = fetch(text).then((response) => (response.ok ? response.text() : Promise.reject(new Error(`${text.href} answered ${response.status}.`))));
-    this.fetched.set(text.href, reading);
-    reading.catch(() => this.fetched.delete(text.href));
-    return reading;
+  private chosenCalibration({ calibration }: Settings): Promise<string> {
+    return this.reader.read(calibration, this.offeredCalibrations());
+  }
+
+  private get hasCalibration(): boolean {
+    const { calibration } = this.settings;
+    return calibration.kind === "offered" ? this.calibration !== null : calibration.kind === "pasted" ? calibration.text.trim() !== "" : calibration.file !== null;
   }
 
   private tokenizerOf(source: ModelSource): Promise<ModelTokenizer> {
@@ -366,16 +386,24 @@ export class PerplexityPanel extends LitElement implements PerplexityPanelElemen
     this.fire("row", row);
   }
 
-  private async untilResumed(signal: AbortSignal): Promise<void> {
+  /** As long as the run is paused, for which the clock of the row at work stands still. */
+  private async resting(signal: AbortSignal): Promise<void> {
+    if (!this.paused) return;
     this.announcement = `Paused after ${this.rows.length} of ${this.planned.length}.`;
+    const pausedMs = performance.now();
     await orAborted(new Promise<void>((resolve) => (this.resumed = resolve)), signal);
+    if (this.atWork) this.atWork = { ...this.atWork, startMs: this.atWork.startMs + performance.now() - pausedMs };
     this.announcement = "Measuring.";
+  }
+
+  private get ownModel(): string | null {
+    return modelName(this.source, this.loadOptions.hub);
   }
 
   private async copyLink(): Promise<void> {
     try {
       const { settings } = this;
-      const link = await linkTo({ model: modelName(this.source), settings }, await this.chosenText(settings));
+      const link = await linkTo(this.ownModel, settings, await this.chosenText(settings), await this.chosenCalibration(settings));
       history.replaceState(null, "", link);
       await navigator.clipboard.writeText(link);
       this.announcement = "The link is copied, and in the address bar.";
@@ -386,29 +414,51 @@ export class PerplexityPanel extends LitElement implements PerplexityPanelElemen
   }
 
   /** Takes the settings from the page's address where it is one of copyLink()'s. */
-  private followLink(): void {
+  private async followLink(): Promise<void> {
     try {
       const linked = readLink(location.hash, this.settings);
       if (!linked) return;
       this.linked = linked;
       this.choice = linked.settings;
-      this.announcement = `The settings are those of the link${linked.model === null ? "" : `, made with ${linked.model}`}.`;
+      this.announcement = "The settings are those of the link.";
+      await this.updateComplete; // a page sets its texts before this code is there
+      const text = await this.reader.find(linked.settings.text, linked.textSha256, this.offeredTexts());
+      const calibration = await this.reader.find(linked.settings.calibration, linked.calibrationSha256, this.offeredCalibrations());
+      if (this.linked !== linked) return; // a newer link has its own
+      this.choice = { ...this.choice, text, calibration };
+      const missing = [text.kind === "file" ? "The text of the link is none of those offered: give its file under Text." : "", calibration.kind === "file" ? "So is the text that it calibrates on: give its file under Recipes." : ""];
+      this.failure = missing.filter((sentence) => sentence !== "").join(" ");
     } catch (error) {
       this.failure = (error as Error).message;
     }
   }
 
-  /** A link can only name a long text; says so where another stands in its place. */
-  private async checkLinkedText(text: string): Promise<void> {
+  /** A link holds the name of its model; of files it has none. */
+  private renderLinkedModel(): TemplateResult | typeof nothing {
+    const { linked } = this;
+    if (!linked || linked.model === this.ownModel) return nothing;
+    if (linked.model === null) return html`<p class="linked hint">The link was made with files, which it cannot hold: open the same ones for its figures.</p>`;
+    return html`<p class="linked row"><span class="soft">The link was made with ${linked.model}.</span> <button class="small" @click=${() => this.useLinkedModel(linked.model!)}>Use that model</button></p>`;
+  }
+
+  private useLinkedModel(name: string): void {
+    const isMine = this.dispatchEvent(new CustomEvent("model", { detail: name, cancelable: true }));
+    if (!isMine) return;
+    this.source = name;
+    this.loadOptions = { ...this.loadOptions, integrity: undefined }; // that of other files
+  }
+
+  /** Says so where a text is not the one that the link was made with. */
+  private async checkLinkedTexts(text: string, calibration: string): Promise<void> {
     const { linked } = this;
     if (!linked) return;
-    const found = await sha256(text);
-    const own = modelName(this.source);
-    const notices = [
-      linked.textSha256 === null || found === null || found === linked.textSha256 ? null : `The text is not that of the link: its SHA-256 is ${found.slice(0, 12)}…, the link's ${linked.textSha256.slice(0, 12)}….`,
-      linked.model === null || own === linked.model ? null : `The model is not that of the link, ${linked.model}.`,
-    ];
-    this.failure = notices.filter((notice) => notice !== null).join(" ");
+    const pairs = [["text", text, linked.textSha256], ["calibration text", calibration, linked.calibrationSha256]] as const;
+    const notices: string[] = [];
+    for (const [what, given, wanted] of pairs) {
+      const found = await sha256(given);
+      if (wanted !== null && found !== null && found !== wanted) notices.push(`The ${what} is not that of the link: its SHA-256 is ${found.slice(0, 12)}…, the link's ${wanted.slice(0, 12)}….`);
+    }
+    this.failure = notices.join(" ");
   }
 
   private fire(type: "row" | "done" | "error", detail: unknown): void {
