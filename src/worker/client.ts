@@ -1,5 +1,6 @@
 import { EngineError, show } from "../errors.ts";
 import { checkedTokens, checkWatching } from "../generate/options.ts";
+import type { TensorInspection, WorkerInspectTensorOptions } from "../load/inspectTensor.ts";
 import { LoadedModel, type ModelParts } from "../load/model.ts";
 import { checkLoadOptions } from "../load/options.ts";
 import { readTokenizer } from "../load/readTokenizer.ts";
@@ -86,6 +87,16 @@ export async function planModelInWorker(source: ModelSource, options: WorkerPlan
   const { connection, sent, watching } = start(source, options);
   try {
     return await connection.call({ name: "plan", ...sent }, { ...watching, onProgress: undefined });
+  } finally {
+    connection.close(disposed());
+  }
+}
+
+/** As inspectTensor(), in a worker of its own: what takes long leaves the page free. */
+export async function inspectTensorInWorker(source: ModelSource, name: string, options: WorkerInspectTensorOptions = {}): Promise<TensorInspection> {
+  const { connection, sent, watching } = start(source, options);
+  try {
+    return await connection.call({ name: "inspect", tensor: name, ...sent }, watching);
   } finally {
     connection.close(disposed());
   }

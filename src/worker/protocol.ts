@@ -1,6 +1,7 @@
 import type { EngineErrorCode } from "../errors.ts";
 import type { SampleTokens } from "../generate/generation.ts";
 import type { ModelParts } from "../load/model.ts";
+import type { TensorInspection, WorkerInspectTensorOptions } from "../load/inspectTensor.ts";
 import type { SampledToken } from "../model/backend.ts";
 import type {
   AdapterSummary,
@@ -39,6 +40,7 @@ export interface Calls {
   /** asks: before each window, whether to go on. */
   compare: { given: { source: SentSource; options: Sent<WorkerCompareOptions>; asks: boolean }; progress: CompareProgress; item: { row: SentRow; run: ComparisonRun }; result: ComparisonRun };
   fit: { given: { source: SentSource; options: Sent<WorkerFitOptions> }; progress: FitProgress; item: never; result: BudgetFit };
+  inspect: { given: { source: SentSource; tensor: string; options: Sent<WorkerInspectTensorOptions> }; progress: LoadProgress; item: never; result: TensorInspection };
   plan: { given: { source: SentSource; options: Sent<WorkerPlanOptions> }; progress: never; item: never; result: ModelPlan };
 }
 export type CallName = keyof Calls;

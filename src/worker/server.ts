@@ -2,6 +2,7 @@ import { EngineError } from "../errors.ts";
 import { samplerOf } from "../generate/generation.ts";
 import { compareQuantizations } from "../load/compareQuantizations.ts";
 import { fitToBudget } from "../load/fitToBudget.ts";
+import { inspectTensor } from "../load/inspectTensor.ts";
 import { openModel } from "../load/loadModel.ts";
 import { adapterOf, LoadedModel, type ModelParts } from "../load/model.ts";
 import { planModel } from "../load/planModel.ts";
@@ -61,6 +62,8 @@ export function serve(port: ServerPort): void {
         }
         case "fit":
           return fitToBudget(call.source, { ...call.options, ...watching });
+        case "inspect":
+          return inspectTensor(call.source, call.tensor, { ...call.options, ...watching });
         case "plan":
           return planModel(call.source, { ...call.options, signal: run.signal });
       }
@@ -164,7 +167,7 @@ function holdLock(name: string | null): Promise<boolean> {
 /** What need not be copied: logits, scores and codes are made for the one who asked. */
 function buffersOf(result: Calls[Call["name"]]["result"]): Transferable[] {
   if (result instanceof Float32Array) return [result.buffer as ArrayBuffer];
-  return typeof result === "object" && "codes" in result ? [result.codes.buffer as ArrayBuffer] : [];
+  return typeof result === "object" && "scales" in result ? [result.codes.buffer as ArrayBuffer] : [];
 }
 
 function sendRow({ error, ...row }: ComparisonRow): SentRow {
