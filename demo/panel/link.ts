@@ -12,20 +12,20 @@ export interface LinkedRun {
   model: string | null;
   /** As hex, of the text's UTF-8; null in a page that is no secure context. */
   textSha256: string | null;
-  /** As that; null where no recipe needed calibration, too. */
+  /** As that; null where no recipe had a use for it, too. */
   calibrationSha256: string | null;
   settings: Settings;
 }
 
 /** The address of this page with the run in its fragment. */
-export async function linkTo(model: string | null, settings: Settings, text: string, calibration: string | null): Promise<string> {
+export async function linkTo(model: string | null, settings: Settings, text: string, calibration: string): Promise<string> {
   const run = {
     ...settings,
     model,
     text: linkedChoice(settings.text, text),
     textSha256: await sha256(text),
-    calibration: linkedChoice(settings.calibration, calibration ?? ""),
-    calibrationSha256: calibration === null ? null : await sha256(calibration),
+    calibration: linkedChoice(settings.calibration, calibration),
+    calibrationSha256: calibration === "" ? null : await sha256(calibration),
   };
   const bytes = new TextEncoder().encode(JSON.stringify(run));
   const base64 = btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join("")).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");

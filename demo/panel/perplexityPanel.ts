@@ -12,7 +12,7 @@ import { modelName } from "./modelName.ts";
 import type { PanelLoadOptions, PanelText, PerplexityPanelElement } from "./panelElement.ts";
 import { panelColors, partStyles } from "./panelStyles.ts";
 import { chosenSummary } from "./recipeControls.ts";
-import { nameOf, presetNames, type Recipe } from "./recipes.ts";
+import { nameOf, presetNames, type Recipe, usesCalibration } from "./recipes.ts";
 import type { RowAtWork } from "./resultTable.ts";
 import "./resultTable.ts";
 import { protocols, type Settings } from "./settings.ts";
@@ -338,8 +338,9 @@ export class PerplexityPanel extends LitElement implements PerplexityPanelElemen
     return content;
   }
 
-  private chosenCalibration({ calibration }: Settings): Promise<string> {
-    return this.reader.read(calibration, this.offeredCalibrations());
+  /** "" where there is none, or no use for it. */
+  private async chosenCalibration({ calibration }: Settings): Promise<string> {
+    return [this.baseline, ...this.chosenRecipes()].some(usesCalibration) ? this.reader.read(calibration, this.offeredCalibrations()) : "";
   }
 
   private get hasCalibration(): boolean {
