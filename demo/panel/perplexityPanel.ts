@@ -36,8 +36,10 @@ export class PerplexityPanel extends LitElement implements PerplexityPanelElemen
     panelColors,
     css`
       .exports { margin-left: auto; gap: 6px; }
-      .said { flex: 1 1 12rem; min-height: 1.6rem; overflow-wrap: anywhere; }
-      [role="alert"] { color: var(--warn-color); font-size: 0.95rem; }
+      [role="status"] { flex: 1 1 0; overflow-wrap: anywhere; }
+      [role="status"].filled { flex-basis: 12rem; min-height: 1.6rem; }
+      [role="alert"] { color: var(--warn-color); font-size: 0.95rem; overflow-wrap: anywhere; }
+      [role="alert"]:not(:empty) { margin-top: 8px; }
       .hint { margin-top: 14px; }
       .linked { margin-top: 8px; font-size: 0.95rem; }
       perplexity-table { margin-top: 6px; }
@@ -56,7 +58,7 @@ export class PerplexityPanel extends LitElement implements PerplexityPanelElemen
       [role="tab"][aria-selected="true"] { border-color: var(--accent-color); color: var(--ink-color); }
       [role="tabpanel"] { padding-top: 16px; }
       .origin { margin-top: 18px; min-height: 1.6em; }
-      @media (max-width: 760px) { .said:not(.empty) { flex-basis: 100%; order: 1; min-height: 2.8rem; } .exports { margin-left: 0; } [role="tablist"] { gap: 2px 16px; } }
+      @media (max-width: 760px) { [role="status"].filled { flex-basis: 100%; order: 1; } [role="status"].rows { min-height: 2.8rem; } .exports { margin-left: 0; } [role="tablist"] { gap: 2px 12px; } }
     `,
   ];
 
@@ -74,7 +76,7 @@ export class PerplexityPanel extends LitElement implements PerplexityPanelElemen
 
   /** What the user, or a link, chose; the properties say the rest. */
   @state() private choice: Partial<Settings> = {};
-  /** What is, was or will be measured, the baseline first; empty until the first run. */
+  /** What is, was or will be measured, the baseline first. */
   @state() private planned: readonly Recipe[] = [];
   @state() private rows: readonly ComparisonRow[] = [];
   /** What the rows share, once there is one. */
@@ -213,27 +215,24 @@ export class PerplexityPanel extends LitElement implements PerplexityPanelElemen
         <summary><span>Text</span><span class="number soft">${this.textSummary()}</span></summary>
         <perplexity-text .labels=${this.offeredTexts().map(({ label }) => label)} .settings=${settings} .outlook=${outlook} .disabled=${running} @change=${this.takeChoice}></perplexity-text>
       </details>
-      ${this.planned.length === 0 ? this.renderIdle(baseline) : this.renderRun()}
+      ${this.isIdle ? this.renderIdle(baseline) : this.renderRun()}
     `;
   }
 
   private renderActions(): TemplateResult {
-    const { running, paused } = this;
-    const isIdle = this.planned.length === 0;
+    const { running, paused, isIdle } = this;
     return html`<div class="row">
       <button class="primary" id="run" ?disabled=${this.source === null} @click=${() => (running ? this.cancel() : void this.start())}>${running ? "Cancel" : "Run"}</button>
       <button ?hidden=${isIdle} ?disabled=${!running} aria-pressed=${paused} title="Takes effect after the window at work" @click=${() => (paused ? this.resume() : this.pause())}>${paused ? "Resume" : "Pause"}</button>
-      <div class=${this.announcement + this.failure === "" ? "said empty" : "said"}>
-        <p class="number soft" role="status">${this.announcement}</p>
-        <p role="alert">${this.failure}</p>
-      </div>
+      <p class=${`number soft${this.announcement === "" ? "" : " filled"}${isIdle ? "" : " rows"}`} role="status">${this.announcement}</p>
       <div class="row exports" role="group" aria-label="Save and share">
         ${this.exportButton("CSV", "csv", "text/csv", (rows, run) => comparisonCsv(rows, run))}
         ${this.exportButton("JSON", "json", "application/json", (rows, run) => encodeComparison({ rows, ...run }))}
         ${this.exportButton("Markdown", "md", "text/markdown", (rows, run) => comparisonMarkdown({ rows, ...run }))}
         <button class="small" title="An address that holds these settings" @click=${() => void this.copyLink()}>Link</button>
       </div>
-    </div>`;
+    </div>
+    <p role="alert">${this.failure}</p>`;
   }
 
   private renderIdle(baseline: string): TemplateResult {
@@ -266,6 +265,11 @@ export class PerplexityPanel extends LitElement implements PerplexityPanelElemen
     `;
   }
 
+  /** Nothing was measured, and nothing is about to be. */
+  private get isIdle(): boolean {
+    return !this.running && this.rows.length === 0;
+  }
+
   private get settings(): Settings {
     return {
       text: { kind: "offered", label: this.offeredTexts()[0]?.label ?? this.textLabel },
@@ -287,11 +291,11 @@ export class PerplexityPanel extends LitElement implements PerplexityPanelElemen
 
   /** Saves the rows that there are; of a run that has not ended the name of the file says so, too. */
   private exportButton(label: string, extension: string, type: string, write: (rows: readonly ComparisonRow[], run: ComparisonRun) => string): TemplateResult {
-    const { rows, run, planned } = this;
+    const { rows, run, planned, isIdle } = this;
     const part = run?.plannedRows === undefined ? "" : `-${rows.length}-of-${run.plannedRows}`;
     return html`<button
       class="small"
-      ?hidden=${planned.length === 0}
+      ?hidden=${isIdle}
       ?disabled=${run === null}
       title=${`Save ${part === "" ? "the run" : `${rows.length} of ${planned.length} recipes`} as ${label}`}
       @click=${() => saveFile(`nibble-comparison${part}.${extension}`, new Blob([write(rows, run!)], { type }))}

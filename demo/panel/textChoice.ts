@@ -9,8 +9,8 @@ export class TextChooser extends LitElement {
   static override styles = [
     partStyles,
     css`
-      :host { display: grid; gap: 10px; }
-      .given { display: grid; gap: 4px; }
+      fieldset { display: grid; gap: 4px; }
+      .given { display: grid; gap: 4px; margin-top: 8px; }
       .given input { width: 100%; }
     `,
   ];
@@ -32,14 +32,14 @@ export class TextChooser extends LitElement {
         <legend class="visually-hidden">${this.ownLabel}</legend>
         <div class="fields">
           <label>${this.label}
-            <select @change=${(event: Event) => this.choose((event.target as HTMLSelectElement).value)}>
+            <select aria-describedby="note" @change=${(event: Event) => this.choose((event.target as HTMLSelectElement).value)}>
               ${(offered.length > 0 ? offered : ["none"]).map((label) => html`<option value=${label} .selected=${label === chosen}>${label}</option>`)}
               <option value="pasted" .selected=${chosen === "pasted"}>pasted text</option>
               <option value="file" .selected=${chosen === "file"}>a text file</option>
             </select>
-            <small>${this.note}</small>
           </label>
         </div>
+        <small id="note">${this.note}</small>
         <label class="given" ?hidden=${choice.kind !== "pasted"}>${this.ownLabel}
           <textarea rows="5" spellcheck="false" .value=${choice.kind === "pasted" ? choice.text : ""} @input=${(event: Event) => this.fire({ kind: "pasted", text: (event.target as HTMLTextAreaElement).value })}></textarea>
         </label>
