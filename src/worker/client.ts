@@ -5,7 +5,7 @@ import { LoadedModel, type ModelParts } from "../load/model.ts";
 import { checkLoadOptions } from "../load/options.ts";
 import { readTokenizer } from "../load/readTokenizer.ts";
 import type { ModelBackend } from "../model/backend.ts";
-import { absoluteAddress, openSource } from "../source/openSource.ts";
+import { absoluteAddress, absoluteUrl, openSource } from "../source/openSource.ts";
 import type { Tokenizer } from "../tokenizer/types.ts";
 import type {
   AdapterSummary,
@@ -38,7 +38,7 @@ const TOKENS_AHEAD = 16;
  * What it reports of itself at once (`memory`, `adapter`) is as of the last call that ended. encode() and decode() run on the page, which has the vocabulary, too.
  * While a generation runs, the worker draws up to 16 tokens ahead of the loop that takes them, then waits. dispose() terminates the worker.
  * Within the worker, recovery from a lost device and everything else is as loadModel() has it. When the worker itself ends, calls at work and later ones
- * reject with `worker`, and `lost` resolves.
+ * reject with `worker`, and `lost` resolves; that others terminated it goes unnoticed in a page that is no secure context, where there are no locks to tell.
  * @throws as loadModel(); TypeError for options that cannot be sent to a worker; EngineError `worker` where it does not start, `unsupported` where there are no workers
  */
 export async function loadModelInWorker(source: ModelSource, options: WorkerLoadOptions = {}): Promise<Model> {
@@ -53,9 +53,9 @@ export async function loadModelInWorker(source: ModelSource, options: WorkerLoad
 }
 
 /** As compareQuantizations(), in a worker of its own, which rests between rows until the next is asked for. Leaving the loop terminates it. */
-export async function* compareQuantizationsInWorker(source: ModelSource, { beforeWindow, onStart, ...options }: WorkerCompareOptions): AsyncGenerator<ComparisonRow, Comparison> {
-  checkWatching({ beforeWindow, onStart });
+export async function* compareQuantizationsInWorker(source: ModelSource, options: WorkerCompareOptions): AsyncGenerator<ComparisonRow, Comparison> {
   const { connection, sent, watching } = start(source, options);
+  const { beforeWindow, onStart } = options;
   const rows: ComparisonRow[] = [];
   try {
     const stream = connection.stream({ name: "compare", ...sent, asks: beforeWindow !== undefined }, { ...watching, onAsk: beforeWindow, ahead: 1 });
@@ -170,19 +170,25 @@ function disposed(): EngineError {
 const taken = new WeakSet<object>();
 
 /** Starts the worker, having checked what must not cross, and splits the options into what is sent and what stays here. */
-function start<Options extends (WorkerLoadOptions | WorkerCompareOptions | WorkerFitOptions | WorkerPlanOptions) & { onProgress?: unknown }>(source: ModelSource, options: Options) {
+function start<Options extends (WorkerLoadOptions | WorkerCompareOptions | WorkerFitOptions | WorkerPlanOptions) & { onProgress?: unknown; beforeWindow?: unknown; onStart?: unknown }>(source: ModelSource, options: Options) {
   requireSendable(options);
   checkLoadOptions(options);
-  const { signal, onProgress, worker, transfer = false, ...sent } = options;
+  const { signal, onProgress, beforeWindow: _, onStart: __, worker, transfer = false, ...sent } = options;
   if (typeof transfer !== "boolean") throw new TypeError(`transfer is ${show(transfer)}; expected a boolean.`);
   signal?.throwIfAborted();
   const crossing = sendSource(source, transfer);
-  const connection = new Connection(startWorker(worker));
+  const connection = new Connection(startWorker(worker), typeof worker === "string" || worker instanceof URL ? absoluteUrl(String(worker)) : null);
   return {
     connection,
-    sent: { source: crossing.source, options: sent },
+    sent: { source: crossing.source, options: absoluteHub(sent) },
     watching: { signal: signal as Options["signal"], onProgress: onProgress as Options["onProgress"], transfer: crossing.transfer },
   };
+}
+
+/** Options whose mirror is where the page has it: the worker's own addresses are relative to its script. */
+function absoluteHub<Options extends Pick<LoadOptions, "hub">>(options: Options): Options {
+  const { hub } = options;
+  return hub?.endpoint === undefined ? options : { ...options, hub: { ...hub, endpoint: absoluteUrl(hub.endpoint) } };
 }
 
 /** Throws TypeError for an option that cannot cross; types keep such from TypeScript only. */
@@ -225,7 +231,7 @@ function launch(script: string | URL | undefined): WorkerPort {
     if (script === undefined) return new Worker(new URL("./engineWorker.ts", import.meta.url), { type: "module" });
     return new Worker(script, { type: "module" });
   } catch (cause) {
-    throw new EngineError("worker", `The worker could not be started: ${(cause as Error).message} Its script must come from the page's own origin; \`worker\` can name a copy.`, {}, { cause });
+    throw new EngineError("worker", `The worker could not be started: ${(cause as Error).message} Its script must come from the page's own origin; \`worker\` can name a copy.`, { script: script === undefined ? null : String(script) }, { cause });
   }
 }
 

@@ -6,7 +6,7 @@ import { createGpuBuilder } from "../../src/model/gpu.ts";
 import { resolveGenerateOptions, type ResolvedGenerateOptions } from "../../src/generate/options.ts";
 import { resolveRecipe } from "../../src/quantize/recipes.ts";
 import { Sampler } from "../../src/generate/sampler.ts";
-import { buildOnGpu } from "../conformance/modelCases.ts";
+import { buildOnGpu } from "../conformance/backendCases.ts";
 import { gpt2SmallShape, outlierCheckpoint, seededCheckpoint, tinyCheckpoints } from "../fixtures/seededCheckpoint.ts";
 import { watchDevice } from "../fixtures/watchDevice.ts";
 import { adapterName, gpuTest, requireGpu } from "../gpu.ts";
