@@ -37,7 +37,7 @@ export class PerplexityPanel extends LitElement implements PerplexityPanelElemen
     css`
       .exports { margin-left: auto; gap: 6px; }
       [role="status"] { flex: 1 1 0; overflow-wrap: anywhere; }
-      [role="status"].filled { flex-basis: 12rem; min-height: 1.6rem; }
+      [role="status"].filled { flex-basis: 12rem; }
       [role="alert"] { color: var(--warn-color); font-size: 0.95rem; overflow-wrap: anywhere; }
       [role="alert"]:not(:empty) { margin-top: 8px; }
       .hint { margin-top: 14px; }

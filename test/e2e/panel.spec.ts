@@ -316,7 +316,7 @@ test("a link takes a fresh page to the model, text and figures of the run", asyn
   await page.getByRole("button", { name: "Open a model…" }).click();
   await page.getByLabel("Hub id, address").fill("./tiny/");
   await page.getByRole("button", { name: "Load", exact: true }).click();
-  await expect.poll(() => panel.evaluate((element: PerplexityPanelElement) => String(element.source))).toMatch(/\/tiny\/$/);
+  await expect.poll(() => panel.evaluate((element: PerplexityPanelElement) => (element.source as URL).href)).toMatch(/\/tiny\/$/);
   await section("texts").click();
   await panel.getByLabel("Read").selectOption("pasted text");
   await panel.getByLabel("Text to measure on", { exact: true }).fill(tinyText);
