@@ -2,11 +2,12 @@ import { EngineError } from "../errors.ts";
 import { samplerOf } from "../generate/generation.ts";
 import { compareQuantizations } from "../load/compareQuantizations.ts";
 import { fitToBudget } from "../load/fitToBudget.ts";
+import { inspectTensor } from "../load/inspectTensor.ts";
 import { openModel } from "../load/loadModel.ts";
 import { adapterOf, LoadedModel, type ModelParts } from "../load/model.ts";
 import { planModel } from "../load/planModel.ts";
 import { ENGINE_VERSION } from "../load/version.ts";
-import type { ComparisonRow } from "../types.ts";
+import type { ComparisonRow, ComparisonRun } from "../types.ts";
 import type { BackendState, Call, Calls, PageMessage, SentRow, WorkerMessage } from "./protocol.ts";
 import { sendError } from "./sentError.ts";
 
@@ -53,11 +54,16 @@ export function serve(port: ServerPort): void {
           return give(samplerOf(backend, config.vocabSize)(call.prompt, call.sampling, call.limit, run.signal), (item) => post({ type: "item", id, item }));
         }
         case "compare": {
-          const { rows: _, ...comparison } = await give(compareQuantizations(call.source, { ...call.options, ...watching }), (row) => post({ type: "item", id, item: sendRow(row) }, samplesOf(row)));
+          let shared: ComparisonRun;
+          const beforeWindow = call.asks ? () => run.asked(() => post({ type: "ask", id })) : undefined;
+          const comparing = compareQuantizations(call.source, { ...call.options, ...watching, beforeWindow, onStart: (given) => (shared = given) });
+          const { rows: _, ...comparison } = await give(comparing, (row) => post({ type: "item", id, item: { row: sendRow(row), run: shared } }, samplesOf(row)));
           return comparison;
         }
         case "fit":
           return fitToBudget(call.source, { ...call.options, ...watching });
+        case "inspect":
+          return inspectTensor(call.source, call.tensor, { ...call.options, ...watching });
         case "plan":
           return planModel(call.source, { ...call.options, signal: run.signal });
       }
@@ -101,6 +107,9 @@ export function serve(port: ServerPort): void {
       case "pull":
         runs.get(message.id)?.allow(message.count);
         break;
+      case "goOn":
+        runs.get(message.id)?.goOn();
+        break;
       case "end":
         runs.get(message.id)?.end();
     }
@@ -112,6 +121,7 @@ class Run {
   readonly #controller = new AbortController();
   #count = 0;
   #wake: () => void = () => undefined;
+  #goOn: () => void = () => undefined;
 
   get signal(): AbortSignal {
     return this.#controller.signal;
@@ -120,6 +130,16 @@ class Run {
   allow(count: number): void {
     this.#count += count;
     this.#wake();
+  }
+
+  /** Waits, having asked, until the page says to go on; whoever ends the call ends the waiting. */
+  asked(ask: () => void): Promise<void> {
+    ask();
+    return new Promise((resolve) => (this.#goOn = resolve));
+  }
+
+  goOn(): void {
+    this.#goOn();
   }
 
   end(): void {
@@ -148,7 +168,7 @@ function holdLock(name: string | null): Promise<boolean> {
 /** What need not be copied: logits, scores and codes are made for the one who asked. */
 function buffersOf(result: Calls[Call["name"]]["result"]): Transferable[] {
   if (result instanceof Float32Array) return [result.buffer as ArrayBuffer];
-  return typeof result === "object" && "codes" in result ? [result.codes.buffer as ArrayBuffer] : [];
+  return typeof result === "object" && "scales" in result ? [result.codes.buffer as ArrayBuffer] : [];
 }
 
 function sendRow({ error, ...row }: ComparisonRow): SentRow {

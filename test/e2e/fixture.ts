@@ -34,13 +34,13 @@ export async function open(page: Page, backend: "cpu" | "webgpu" = "webgpu"): Pr
   await ready(page);
 }
 
-/** Watches, from the next address on, how far things move by themselves: web vitals call a sum below 0.1 good. */
+/** Watches, from the next address on, how far things move by themselves, half a second after an input and later: web vitals call a sum below 0.1 good. */
 export async function watchShifts(page: Page): Promise<() => Promise<number>> {
   await page.addInitScript(() => {
     const shifts: number[] = [];
     Object.assign(window, { shifts });
     new PerformanceObserver((list) => {
-      for (const entry of list.getEntries() as (PerformanceEntry & { value: number })[]) shifts.push(entry.value);
+      for (const entry of list.getEntries() as (PerformanceEntry & { value: number; hadRecentInput: boolean })[]) if (!entry.hadRecentInput) shifts.push(entry.value);
     }).observe({ type: "layout-shift", buffered: true });
   });
   return () => page.evaluate(() => (window as unknown as { shifts: number[] }).shifts.reduce((sum, value) => sum + value, 0));
