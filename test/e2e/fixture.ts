@@ -87,8 +87,9 @@ export async function playLargeHub(page: Page): Promise<{ sentBytes: number }> {
     if (file === "config.json") return route.fulfill({ headers, json: config });
     if (file !== "model.safetensors") return route.fulfill({ status: 404, headers });
     const { header, fileBytes } = startOfWeights(config);
-    count.sentBytes += header.length;
-    return route.fulfill({ headers: { ...headers, "content-length": String(fileBytes) }, body: header });
+    const body = Buffer.concat([header, Buffer.alloc(2 ** 16)]);
+    count.sentBytes += body.length;
+    return route.fulfill({ headers: { ...headers, "content-length": String(fileBytes) }, body });
   });
   return count;
 }
