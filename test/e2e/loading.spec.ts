@@ -2,7 +2,7 @@ import type { Locator, Page } from "@playwright/test";
 import { parseSafetensors } from "../../src/safetensors/index.ts";
 import { writeSafetensors, type WrittenTensor } from "../fixtures/safetensorsWriter.ts";
 import { seededCheckpoint } from "../fixtures/seededCheckpoint.ts";
-import { alertLine, expect, generateGreedily, open, playLargeHub, ready, test } from "./fixture.ts";
+import { alertLine, expect, generateGreedily, open, playLargeHub, ready, test, withoutWebGpu } from "./fixture.ts";
 
 /** 0.8 MB with GPT-2's own vocabulary. */
 const checkpoint = seededCheckpoint({ nLayer: 1, nHead: 1, nEmbd: 8, nPositions: 64, vocabSize: 50257, dtype: "F16" });
@@ -208,10 +208,7 @@ test("without the embedded model the page says so and tries again when asked", a
 });
 
 test("without WebGPU the page runs on the CPU and says why", async ({ page }) => {
-  await page.route("**/engineWorker-*.js", async (route) => {
-    const response = await route.fetch();
-    await route.fulfill({ response, body: `delete WorkerNavigator.prototype.gpu;${await response.text()}` });
-  });
+  await withoutWebGpu(page);
   await page.goto("./");
   await ready(page);
   await expect(page.locator("#status")).toHaveText(/^CPU · .*WebGPU/);
