@@ -1,5 +1,5 @@
 import type { Choice } from "./choice.ts";
-import { element } from "./element.ts";
+import { element, hide } from "./element.ts";
 import { isKept, verdict } from "./preflight.ts";
 
 /** What the user agreed to load. */
@@ -13,6 +13,7 @@ const box = element("offer", HTMLDivElement);
 const cost = element("cost", HTMLParagraphElement);
 const accept = element("accept", HTMLButtonElement);
 const decline = element("decline", HTMLButtonElement);
+const modelSelect = element("model", HTMLSelectElement);
 
 /**
  * Resolves with what to load: at once where it costs little and fits, else when the user agrees; with null when they do not.
@@ -36,6 +37,6 @@ export async function offer(choice: Choice, mayBeKept: boolean, signal: AbortSig
       signal.addEventListener("abort", () => reject(signal.reason as Error), { once: true });
     });
   } finally {
-    box.hidden = true;
+    hide(box, modelSelect);
   }
 }

@@ -1,5 +1,5 @@
 import { EngineError, type AdapterSummary, type EngineErrorCode, type LoadProgress, type Model } from "nibble-webgpu";
-import { element, errorLine } from "./element.ts";
+import { element, errorLine, hide } from "./element.ts";
 import { FileRows } from "./fileRows.ts";
 import { clock, megabytes } from "./panel/format.ts";
 
@@ -8,6 +8,7 @@ const detail = element("loadDetail", HTMLSpanElement);
 const action = element("loadAction", HTMLButtonElement);
 const bar = element("loadProgress", HTMLProgressElement);
 const alertLine = element("alert", HTMLParagraphElement);
+const modelSelect = element("model", HTMLSelectElement);
 
 /** Rates are shown once a file has been under way for so long. */
 const settlingMs = 400;
@@ -77,7 +78,8 @@ export class LoadStatus {
     bar.classList.add("done");
     detail.textContent = "";
     this.files.clear();
-    action.hidden = model !== null;
+    if (model) hide(action, modelSelect);
+    else action.hidden = false;
     line.textContent = model ? describeAdapter(model.adapter) : "No model is loaded.";
     action.textContent = "Try again";
   }

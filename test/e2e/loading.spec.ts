@@ -119,6 +119,37 @@ test("what is kept for another backend is not downloaded again unasked", async (
   expect(complaints.splice(0).filter((line) => !ofHub.test(line))).toEqual([]);
 });
 
+test("models are opened, turned down and cancelled by keyboard alone, and the focus is never lost", async ({ page, complaints }) => {
+  await playHub(page);
+  await open(page, "cpu");
+  await page.keyboard.press("Tab"); // Write, Compare
+  await page.keyboard.press("Tab");
+  await page.keyboard.press("Tab");
+  await expect(modelList(page)).toBeFocused();
+  await page.keyboard.press("Tab");
+  await page.keyboard.press("Tab");
+  const opener = page.getByRole("button", { name: "Open a model…" });
+  await expect(opener).toBeFocused();
+  await page.keyboard.press("Enter");
+  await expect(page.getByLabel("Hub id, address")).toBeFocused();
+  await page.keyboard.type("someone/tiny");
+  await page.keyboard.press("Enter");
+  await expect(page.locator("#context")).toHaveText("64");
+  await expect(opener).toBeFocused();
+
+  await page.unrouteAll();
+  await playLargeHub(page);
+  await modelList(page).focus();
+  await page.keyboard.press("Home");
+  await page.keyboard.press("ArrowDown");
+  await expect(page.locator("#offer")).toBeVisible({ timeout: 30_000 });
+  for (const _ of ["Weights", "Open a model…", "Download", "Not now"]) await page.keyboard.press("Tab");
+  await page.keyboard.press("Enter");
+  await expect(page.locator("#offer")).toBeHidden();
+  await expect(modelList(page)).toBeFocused();
+  complaints.splice(0);
+});
+
 test("before a large download the page says how much it is, what it will take, and what would fit where it does not", async ({ page, complaints }) => {
   const count = await playLargeHub(page);
   await open(page, "cpu");

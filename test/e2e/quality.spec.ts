@@ -7,11 +7,16 @@ import { alertLine, expect, field, generateGreedily, open, playLargeHub, ready, 
 
 const axe = readFileSync(resolve(root, "node_modules/axe-core/axe.min.js"), "utf8");
 
-/** What axe objects to, as "rule: element". The panel is examined by its own tests. */
+/** What axe objects to on a narrow and on a wide screen, as "rule: element". The panel is examined by its own tests. */
 async function objections(page: Page): Promise<string[]> {
   await page.evaluate(axe);
-  const { violations } = await page.evaluate(() => (window as unknown as { axe: { run(context: object): Promise<AxeResults> } }).axe.run({ exclude: [["perplexity-panel"]] }));
-  return violations.flatMap(({ id, nodes }) => nodes.map(({ target }) => `${id}: ${target.join(" ")}`));
+  const found: string[] = [];
+  for (const width of [360, 1440]) {
+    await page.setViewportSize({ width, height: 900 });
+    const { violations } = await page.evaluate(() => (window as unknown as { axe: { run(context: object): Promise<AxeResults> } }).axe.run({ exclude: [["perplexity-panel"]] }));
+    found.push(...violations.flatMap(({ id, nodes }) => nodes.map(({ target }) => `${width} px: ${id}: ${target.join(" ")}`)));
+  }
+  return found;
 }
 
 interface TraceEvent {
@@ -70,6 +75,16 @@ test("the page is painted and can be written in before the weights arrive, and n
   await expect(page.locator("#generate")).toBeEnabled();
   await expect(field(page, "Prompt")).toHaveValue("One day");
   expect(await shifts()).toBeLessThan(0.1);
+});
+
+test("nothing moves by itself where reduced motion is asked for, and without that nothing but the page's scrolling", async ({ page }) => {
+  const motion = (): Promise<[scrolling: string, animations: number]> => page.evaluate(() => [getComputedStyle(document.documentElement).scrollBehavior, document.getAnimations().length]);
+  await open(page, "cpu");
+  await page.getByRole("button", { name: "Open a model…" }).click();
+  await generateGreedily(page, 3);
+  expect(await motion()).toEqual(["smooth", 0]); // control case
+  await page.emulateMedia({ reducedMotion: "reduce" });
+  expect(await motion()).toEqual(["auto", 0]);
 });
 
 test("the policy forbids inline scripts and other servers, and the page never runs into it by itself", async ({ page, complaints }) => {

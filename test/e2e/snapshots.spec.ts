@@ -84,7 +84,7 @@ test("the page looks as it did: loading, without any model, without WebGPU", asy
   await expectLooks(page, "loading", chooser(page), narrowAndWide);
   await page.unrouteAll();
 
-  await page.route("**/models/stories-12m/config.json", (route) => route.fulfill({ status: 404, body: "" }));
+  await page.route("**/models/stories-12m/config.json", (route) => route.fulfill({ json: {} }));
   await page.goto("./?backend=cpu");
   await expect(page.locator("#status")).toHaveText("No model is loaded.");
   await expectLooks(page, "no-model", chooser(page), narrowAndWide);
