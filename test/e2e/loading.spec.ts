@@ -226,6 +226,15 @@ test("what cannot be loaded is one line that says what to do, and the model in u
   await expect(failure).toBeEmpty();
 });
 
+test("a full disk costs the next visit its start and nothing else, and the page says so", async ({ page, baseURL }) => {
+  const session = await page.context().newCDPSession(page);
+  await session.send("Storage.overrideQuotaForOrigin", { origin: new URL(baseURL!).origin, quotaSize: 1e6 });
+  await open(page, "cpu");
+  await expect(page.locator("#status")).toHaveText(/^CPU · The model is not cached: /);
+  await expect(page.locator("#keptTotal")).toHaveText("Nothing is kept for the next visit.");
+  expect(await generateGreedily(page, 3)).toBe(" a little girl");
+});
+
 test("without the embedded model the page says so and tries again when asked", async ({ page, complaints }) => {
   await page.route("**/models/stories-12m/config.json", (route) => route.fulfill({ status: 404, body: "" }));
   await page.goto("./?backend=cpu");
