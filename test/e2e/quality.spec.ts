@@ -29,9 +29,12 @@ interface TraceEvent {
 }
 const sum = (values: readonly number[]): number => values.reduce((total, value) => total + value, 0);
 
-for (const colorScheme of ["light", "dark"] as const) {
-  test(`axe finds nothing in ${colorScheme} colours: loading, open, written, failed`, async ({ page, complaints }) => {
-    await page.emulateMedia({ colorScheme });
+/** How the page scrolls to its sections, and what moves on it by itself. */
+const motion = (page: Page): Promise<[scrolling: string, animations: number]> => page.evaluate(() => [getComputedStyle(document.documentElement).scrollBehavior, document.getAnimations().length]);
+
+for (const [colorScheme, reducedMotion, scrolling] of [["light", "reduce", "auto"], ["dark", "no-preference", "smooth"]] as const) {
+  test(`axe finds nothing in ${colorScheme} colours: loading, open, written, failed; motion: ${reducedMotion}`, async ({ page, complaints }) => {
+    await page.emulateMedia({ colorScheme, reducedMotion });
     await page.route("**/model.safetensors", () => undefined); // never answered
     await page.goto("./?backend=cpu");
     await expect(page.locator("#status")).toHaveText("Loading as int8:");
@@ -49,6 +52,7 @@ for (const colorScheme of ["light", "dark"] as const) {
     await page.locator("#output").focus();
     await expect(page.locator("#alternatives li")).toHaveCount(5);
     expect(await objections(page)).toEqual([]);
+    expect(await motion(page)).toEqual([scrolling, 0]);
 
     await page.getByLabel("Hub id, address").fill("./no-such-model/");
     await page.getByRole("button", { name: "Load", exact: true }).click();
@@ -75,16 +79,6 @@ test("the page is painted and can be written in before the weights arrive, and n
   await expect(page.locator("#generate")).toBeEnabled();
   await expect(field(page, "Prompt")).toHaveValue("One day");
   expect(await shifts()).toBeLessThan(0.1);
-});
-
-test("nothing moves by itself where reduced motion is asked for, and without that nothing but the page's scrolling", async ({ page }) => {
-  const motion = (): Promise<[scrolling: string, animations: number]> => page.evaluate(() => [getComputedStyle(document.documentElement).scrollBehavior, document.getAnimations().length]);
-  await open(page, "cpu");
-  await page.getByRole("button", { name: "Open a model…" }).click();
-  await generateGreedily(page, 3);
-  expect(await motion()).toEqual(["smooth", 0]); // control case
-  await page.emulateMedia({ reducedMotion: "reduce" });
-  expect(await motion()).toEqual(["auto", 0]);
 });
 
 test("the policy forbids inline scripts and other servers, and the page never runs into it by itself", async ({ page, complaints }) => {
