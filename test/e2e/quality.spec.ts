@@ -3,6 +3,7 @@ import type { AxeResults } from "axe-core";
 import { readdirSync, readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { gzipSync } from "node:zlib";
+import { tolerances } from "../tolerances.ts";
 import { alertLine, expect, field, generateGreedily, open, playLargeHub, ready, root, test, watchShifts } from "./fixture.ts";
 
 const axe = readFileSync(resolve(root, "node_modules/axe-core/axe.min.js"), "utf8");
@@ -62,7 +63,7 @@ for (const [colorScheme, reducedMotion, scrolling] of [["light", "reduce", "auto
   });
 }
 
-test("the page is painted and can be written in before the weights arrive, and nothing moves when they do", async ({ page }) => {
+test("the page is painted and can be written in before the weights arrive, and nothing moves when they do, on any screen", async ({ page }) => {
   const shifts = await watchShifts(page);
   let answer = (): void => undefined;
   const asked = new Promise<void>((resolve) => (answer = resolve));
@@ -78,7 +79,14 @@ test("the page is painted and can be written in before the weights arrive, and n
   await ready(page);
   await expect(page.locator("#generate")).toBeEnabled();
   await expect(field(page, "Prompt")).toHaveValue("One day");
-  expect(await shifts()).toBeLessThan(0.1);
+  expect(await shifts()).toBeLessThan(tolerances.layoutShift);
+
+  await page.unrouteAll();
+  for (const width of [360, 768]) {
+    await page.setViewportSize({ width, height: 900 });
+    await open(page, "cpu");
+    expect(await shifts(), `${width} px`).toBeLessThan(tolerances.layoutShift);
+  }
 });
 
 test("the policy forbids inline scripts and other servers, and the page never runs into it by itself", async ({ page, complaints }) => {
