@@ -1,6 +1,7 @@
 import { EngineError } from "../errors.ts";
 import type { RankedToken, SampledToken } from "../model/backend.ts";
 import type { ResolvedGenerateOptions } from "./options.ts";
+import { firstNonFinite } from "../quantize/nearest.ts";
 import { CounterRandom, GUMBEL_MAX, gumbel } from "./random.ts";
 
 export type SamplingOptions = Omit<ResolvedGenerateOptions, "maxTokens" | "stop" | "signal">;
@@ -94,16 +95,17 @@ export class Sampler {
   }
 }
 
+/** logits: f32 [V]; throws `shader` for NaN and Infinity. */
+export function requireFiniteLogits(logits: Float32Array): void {
+  const id = firstNonFinite(logits);
+  if (id >= 0) throw new EngineError("shader", `Logits hold ${logits[id]} at id ${id}; expected finite numbers.`, { id, value: logits[id] });
+}
+
 /** ln Σ exp(logits) in f64; every logit must be finite. */
 function logSumExp(logits: Float32Array): number {
+  requireFiniteLogits(logits);
   let maximum = -Infinity;
-  for (let id = 0; id < logits.length; id++) {
-    const logit = logits[id]!;
-    if (!Number.isFinite(logit)) {
-      throw new EngineError("shader", `Logits hold ${logit} at id ${id}; expected finite numbers.`, { id, value: logit });
-    }
-    if (logit > maximum) maximum = logit;
-  }
+  for (let id = 0; id < logits.length; id++) if (logits[id]! > maximum) maximum = logits[id]!;
   let sum = 0;
   for (let id = 0; id < logits.length; id++) sum += Math.exp(logits[id]! - maximum);
   return maximum + Math.log(sum);

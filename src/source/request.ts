@@ -31,8 +31,10 @@ export class Client {
       const cancel = after(stallMs, () => silence.abort(new Fault(`sent nothing for ${stallMs / 1000} s`)));
       return answer.finally(cancel);
     };
-    const response = await watch(this.fetch(url, { headers, signal: either })).catch((cause: unknown) => {
+    const { fetch } = this; // a page's own refuses to be called as a method of anything else
+    const response = await watch((async () => fetch(url, { headers, signal: either }))()).catch((cause: unknown) => {
       throwIfAborted(either);
+      if (!/^https?:/.test(url.protocol)) return new Response(null, { status: 404 }); // no server: of an extension's files, the fetch of one that is not there fails
       throw new Fault(`could not be reached: ${cause instanceof Error ? cause.message : String(cause)}`, { cause, isUnreachable: true });
     });
     const cancel = (): void => void response.body?.cancel().catch(() => undefined); // what is being read, its reader cancels
@@ -56,5 +58,5 @@ function anyOf(...signals: (AbortSignal | undefined)[]): AbortSignal {
 
 /** Without query and credentials, which may hold secrets. */
 export function showUrl(url: URL): string {
-  return url.origin + url.pathname;
+  return `${url.protocol}//${url.host}${url.pathname}`; // not its origin, which is "null" for an extension's files in Firefox
 }

@@ -195,6 +195,24 @@ describe("openSource, from the hub", () => {
     expect(error.message).toMatch(/could not be reached: Failed to fetch \(3 attempts, 0 bytes loaded\)\.$/);
   });
 
+  test("calls a given fetch as a function, as a page's own must be", async () => {
+    const receivers: unknown[] = [];
+    const fetch = function (this: unknown): Promise<Response> {
+      receivers.push(this);
+      return Promise.resolve(new Response("{}"));
+    };
+    await openSource("a/b", { fetch, retry }).open("config.json");
+    expect(receivers).toEqual([undefined]);
+  });
+
+  test("takes a fetch that throws for one that rejects", async () => {
+    const cause = new Error("blocked");
+    const fetch = (): never => {
+      throw cause;
+    };
+    expect(await errorOf(openSource("a/b", { fetch, retry }).open("config.json"))).toMatchObject({ code: "network", cause });
+  });
+
   test("rejects a body shorter than its Content-Length, unless it was compressed", async () => {
     const answer = (headers: Record<string, string>) => fakeFetch(() => new Response(new Uint8Array(10), { headers: { "Content-Length": "12", ...headers } })).fetch;
     const file = await openSource("a/b", { fetch: answer({ "Content-Encoding": "gzip" }) }).open("config.json");
@@ -240,6 +258,30 @@ describe("openSource, from a URL", () => {
     for (const path of ["models/tiny/", "./models/tiny", "/models/tiny", "models/w.safetensors"]) await openSource(path, { fetch }).open("config.json");
     vi.unstubAllGlobals();
     expect(urls.map((url) => url.replace("https://page.example", ""))).toEqual(["/demo/models/tiny/config.json", "/demo/models/tiny/config.json", "/models/tiny/config.json", "/demo/models/config.json"]);
+  });
+});
+
+describe("openSource, from an extension's own files", () => {
+  const page = "chrome-extension://abcdef";
+  const { fetch } = fakeFetch((url) => {
+    if (url === `${page}/model/config.json`) return new Response("{}");
+    throw new TypeError("Failed to fetch");
+  });
+  beforeEach(() => void vi.stubGlobal("origin", page));
+  afterEach(() => vi.unstubAllGlobals());
+
+  test("reads them, and takes one that cannot be fetched for one that is not there", async () => {
+    const source = openSource(new URL(`${page}/model`), { fetch, retry });
+    expect(source.description).toBe(`${page}/model/`);
+    expect(await textOf(source, "config.json")).toBe("{}");
+    expect(await source.open("tokenizer.json")).toBeNull();
+    const served = openSource("https://host/model/", { fetch, retry }); // control case: a server would have answered 404
+    expect(await errorOf(served.open("tokenizer.json"))).toMatchObject({ code: "network" });
+  });
+
+  test("throws TypeError for those of another extension", () => {
+    openSource(`${page}/model/`); // control case
+    expect(() => openSource("chrome-extension://abcdefg/model/")).toThrow(TypeError);
   });
 });
 
@@ -308,7 +350,7 @@ describe("openSource, from what is no source", () => {
     ["gpt2", 'source "gpt2" is neither a hub id nor a URL'],
     ["a/b/c", 'source "a/b/c" is neither a hub id nor a URL'],
     ["owner/name@", 'source "owner/name@" is neither a hub id nor a URL'],
-    ["ftp://host/a/", "source ftp://host/a/ has the scheme ftp:; expected http: or https:."],
+    ["ftp://host/a/", "source ftp://host/a/ has the scheme ftp:; expected http: or https:, or an address of the page's own origin."],
     ["https://", 'source "https://" is not a URL; expected an absolute http(s) URL.'],
     ["./models/", 'source "./models/" is not a URL (a path needs a page it is relative to); expected an absolute http(s) URL.'],
     [null, "source is null; expected a hub id"],
