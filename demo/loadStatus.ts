@@ -53,6 +53,7 @@ export class LoadStatus {
     line.textContent = text;
     detail.textContent = "";
     this.files.clear();
+    this.start.file = ""; // the same file may come again
     this.isReading = false;
     action.textContent = "Cancel";
     action.hidden = false;
