@@ -20,9 +20,9 @@ const session = new ModelSession(chooser.first, {
     chooser.show(choice);
     status.showStart(`Loading as ${choice.preset}:`);
   },
-  agree: (choice, signal) => {
+  agree: (choice, mayBeKept, signal) => {
     status.showStart(`Looking at ${choice.label}.`);
-    return offer(choice, signal);
+    return offer(choice, mayBeKept, signal);
   },
   progress: (progress) => status.showProgress(progress),
   release: async () => {

@@ -48,7 +48,7 @@ export function readCalibration(calibration: NonNullable<LoadOptions["calibratio
 /** How openVerified() downloads a checkpoint that is read several times. */
 export function downloadFirst(progress: ProgressMeter): Pick<MaterializeOptions, "onBytes"> {
   progress.spanTo(DOWNLOAD_END);
-  return { onBytes: ({ file, loadedBytes, totalBytes }) => progress.downloaded(file, loadedBytes, totalBytes) };
+  return { onBytes: ({ file, loadedBytes, totalBytes }) => progress.downloaded({ file, fileBytes: loadedBytes, fileTotalBytes: totalBytes, loadedBytes, totalBytes }) };
 }
 
 /** quantizeInto() after what calibration has to find out for the recipe. The models that it opens are gone when it ends, however it ends. */
