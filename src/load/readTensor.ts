@@ -1,9 +1,9 @@
 import { openCheckpoint } from "../checkpoint/openCheckpoint.ts";
 import { EngineError, show } from "../errors.ts";
 import { checkWatching } from "../generate/options.ts";
-import { restoreStored } from "../quantize/stored.ts";
 import { openSource } from "../source/openSource.ts";
 import type { LoadOptions, ModelSource } from "../types.ts";
+import { fetchRestore } from "./stored.ts";
 
 /** Options of readTensor(). */
 export interface ReadTensorOptions extends Pick<LoadOptions, "hub" | "fetch" | "signal"> {
@@ -32,7 +32,7 @@ export async function readTensor(source: ModelSource, name: string, { hub, fetch
   if (typeof name !== "string" || name === "") throw new TypeError(`name is ${show(name)}; expected a tensor such as "h.0.attn.c_attn.weight".`);
   checkWatching({ signal, onProgress });
   signal?.throwIfAborted();
-  const checkpoint = await openCheckpoint(openSource(source, { hub, fetch, signal }), { signal, restore: restoreStored });
+  const checkpoint = await openCheckpoint(openSource(source, { hub, fetch, signal }), { signal, fetchRestore });
   const wanted = name.replace(/^transformer\./, "");
   const names = checkpoint.tensors.map((tensor) => tensor.name);
   if (!names.includes(wanted)) {

@@ -4,7 +4,7 @@ import { EngineError, throwIfAborted } from "../errors.ts";
 import type { BackendBuilder } from "../model/backend.ts";
 import { storedBytes } from "../quantize/formats.ts";
 import { WEIGHT_LAYOUT_VERSION } from "../quantize/layout.ts";
-import { formatOf } from "../quantize/recipes.ts";
+import { formatOf, usesCalibration } from "../quantize/recipes.ts";
 import { openOpfsCache } from "../source/cache/opfs.ts";
 import { isSameVersion, type PinnedSource } from "../source/pinned.ts";
 import { readPieces } from "../source/readPieces.ts";
@@ -13,7 +13,6 @@ import { Sha256 } from "../source/sha256.ts";
 import type { LoadOptions, ModelCache, QuantizationRecipe, QuantizationReport } from "../types.ts";
 import { type CachedEnding, type CachedHead, type CachedTensor, Recording } from "./cacheRecording.ts";
 import { DamagedRecord, RecordReader } from "./cacheRecords.ts";
-import { usesCalibration } from "./prepare.ts";
 import type { ProgressMeter } from "./progress.ts";
 import { ENGINE_VERSION } from "./version.ts";
 

@@ -1,11 +1,10 @@
 import { EngineError } from "../errors.ts";
 import { samplerOf } from "../generate/generation.ts";
-import { compareQuantizations } from "../load/compareQuantizations.ts";
-import { fitToBudget } from "../load/fitToBudget.ts";
 import { openModel } from "../load/loadModel.ts";
 import { adapterOf, LoadedModel, type ModelParts } from "../load/model.ts";
 import { planModel } from "../load/planModel.ts";
 import { ENGINE_VERSION } from "../load/version.ts";
+import { fetchPart } from "../parts.ts";
 import type { ComparisonRow } from "../types.ts";
 import type { BackendState, Call, Calls, PageMessage, SentRow, WorkerMessage } from "./protocol.ts";
 import { sendError } from "./sentError.ts";
@@ -53,11 +52,14 @@ export function serve(port: ServerPort): void {
           return give(samplerOf(backend, config.vocabSize)(call.prompt, call.sampling, call.limit, run.signal), (item) => post({ type: "item", id, item }));
         }
         case "compare": {
+          const { compareQuantizations } = await fetchPart("The comparison", () => import("../load/compareQuantizations.ts"), run.signal);
           const { rows: _, ...comparison } = await give(compareQuantizations(call.source, { ...call.options, ...watching }), (row) => post({ type: "item", id, item: sendRow(row) }, samplesOf(row)));
           return comparison;
         }
-        case "fit":
+        case "fit": {
+          const { fitToBudget } = await fetchPart("The fit to a budget", () => import("../load/fitToBudget.ts"), run.signal);
           return fitToBudget(call.source, { ...call.options, ...watching });
+        }
         case "plan":
           return planModel(call.source, { ...call.options, signal: run.signal });
       }
