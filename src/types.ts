@@ -453,7 +453,7 @@ export interface Model {
   generate(prompt: string | readonly number[], options?: GenerateOptions): Generation;
   /** Runs generate() to its end and joins the text. */
   complete(prompt: string | readonly number[], options?: GenerateOptions): Promise<Completion>;
-  /** f32 [V]: logits after the last of `tokens` (1 ≤ length ≤ contextLength). @throws RangeError for another length or an id outside the vocabulary */
+  /** f32 [V]: logits after the last of `tokens` (1 ≤ length ≤ contextLength). @throws RangeError for another length or an id outside the vocabulary; EngineError `shader` where a logit is not finite */
   logits(tokens: readonly number[], options?: { signal?: AbortSignal }): Promise<Float32Array>;
   /** f32 [T − 1]: ln p(tokens[i + 1] | tokens[0…i]), nats; `tokens` as for logits(). */
   tokenLogProbs(tokens: readonly number[], options?: { signal?: AbortSignal }): Promise<Float32Array>;

@@ -1,7 +1,8 @@
-import { EngineError, throwIfAborted } from "../errors.ts";
+import { throwIfAborted } from "../errors.ts";
 import type { ModelBackend } from "../model/backend.ts";
 import type { Tokenizer } from "../tokenizer/types.ts";
 import type { PerplexityProgress, PerplexityReport } from "../types.ts";
+import { checkFinite } from "./checkFinite.ts";
 import type { WindowPlan } from "./protocols.ts";
 import { perplexityOf, Sum } from "./statistics.ts";
 
@@ -101,16 +102,6 @@ export class NllCollector {
     }
     this.#onProgress?.({ scoredTokens: this.#count, totalTokens: this.values.length, perplexity: Math.exp(this.#sum.value / this.#count) });
   }
-}
-
-/** values: f32 [rows of a block]; throws `shader` with the index in the text of the first token whose value is NaN or infinite. */
-export function checkFinite(quantity: string, values: Float32Array, firstTarget: number): void {
-  const i = values.findIndex((value) => !Number.isFinite(value));
-  if (i < 0) return;
-  throw new EngineError("shader", `${quantity} of token ${firstTarget + i} of the text is ${values[i]}; expected a finite number.`, {
-    token: firstTarget + i,
-    value: values[i],
-  });
 }
 
 /** UTF-8 bytes of each token, u32 [tokens.length]; a character split over several tokens counts where it ends, so that the sum is the text's length. */

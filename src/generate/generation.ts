@@ -45,14 +45,15 @@ export function createGeneration({ backend, sample, tokenizer, config, contextLe
     let firstTokenMs = NaN;
     let lastTokenMs = NaN;
     let release: (() => void) | undefined;
+    let leave = (): void => undefined;
     try {
       throwIfAborted(signal);
       if (promptTokens.length > contextLength) throw promptTooLong(promptTokens.length, contextLength);
+      release = await acquire(signal);
       if (maxTokens === 0) {
         finishReason = "maxTokens";
         return;
       }
-      release = await acquire(signal);
       const decoder = tokenizer.stream();
       const matcher = new StopMatcher(stop);
       const rest = (): string => matcher.push(decoder.flush()) + matcher.flush();
@@ -61,7 +62,13 @@ export function createGeneration({ backend, sample, tokenizer, config, contextLe
 
       startMs = performance.now();
       let sampled = 0;
-      for await (const { id, logProb, top } of sampleTokens(promptTokens, sampling, Math.min(maxTokens, contextLength - promptTokens.length + 1), signal)) {
+      const samples = sampleTokens(promptTokens, sampling, Math.min(maxTokens, contextLength - promptTokens.length + 1), signal);
+      let isPaused = false;
+      leave = () => {
+        if (isPaused) void samples.return().catch(() => undefined).then(release); // who aborts need not come for another token
+      };
+      signal?.addEventListener("abort", leave);
+      for await (const { id, logProb, top } of samples) {
         sampled++;
         if (sampled === 1) firstTokenMs = lastTokenMs = performance.now();
         const ready: GeneratedToken[] = waiting ? [waiting] : [];
@@ -85,7 +92,9 @@ export function createGeneration({ backend, sample, tokenizer, config, contextLe
         }
         for (const token of ready) {
           newTokens++;
+          isPaused = true;
           yield token;
+          isPaused = false;
         }
         if (finishReason) return;
         throwIfAborted(signal);
@@ -101,6 +110,7 @@ export function createGeneration({ backend, sample, tokenizer, config, contextLe
         prefillMs: firstTokenMs - startMs || 0, // NaN where it never came to that
         decodeMs: newTokens > 1 ? lastTokenMs - firstTokenMs : 0,
       };
+      signal?.removeEventListener("abort", leave);
       release?.();
     }
   }

@@ -1,5 +1,5 @@
-import { EngineError } from "../errors.ts";
 import type { RankedToken, SampledToken } from "../model/backend.ts";
+import { requireFiniteLogits } from "./finiteLogits.ts";
 import type { ResolvedGenerateOptions } from "./options.ts";
 import { CounterRandom, GUMBEL_MAX, gumbel } from "./random.ts";
 
@@ -96,14 +96,9 @@ export class Sampler {
 
 /** ln Σ exp(logits) in f64; every logit must be finite. */
 function logSumExp(logits: Float32Array): number {
+  requireFiniteLogits(logits);
   let maximum = -Infinity;
-  for (let id = 0; id < logits.length; id++) {
-    const logit = logits[id]!;
-    if (!Number.isFinite(logit)) {
-      throw new EngineError("shader", `Logits hold ${logit} at id ${id}; expected finite numbers.`, { id, value: logit });
-    }
-    if (logit > maximum) maximum = logit;
-  }
+  for (let id = 0; id < logits.length; id++) if (logits[id]! > maximum) maximum = logits[id]!;
   let sum = 0;
   for (let id = 0; id < logits.length; id++) sum += Math.exp(logits[id]! - maximum);
   return maximum + Math.log(sum);

@@ -115,7 +115,10 @@ export class Gpu implements BufferMaker {
       const { maxStorageBufferBindingSize, maxBufferSize } = device.limits;
       return new Gpu(device, false, info, isFallbackAdapter(info), { maxStorageBufferBindingSize, maxBufferSize }, gpu);
     }
-    const adapter = await findAdapter(gpu);
+    const adapter = await findAdapter(gpu).catch((cause: unknown) => {
+      if (cause instanceof TypeError) throw cause; // what was given is no GPU
+      throw new EngineError("unsupported", `The search for a WebGPU adapter failed: ${(cause as Error).message}`, {}, { cause });
+    });
     if (!adapter) throw new EngineError("unsupported", "No WebGPU adapter was found; expected navigator.gpu or the gpu option to give one.", { available: (gpu ?? globalThis.navigator?.gpu) !== undefined });
     const wanted = Math.ceil(largestTensorBytes / 256) * 256;
     const requiredLimits = {

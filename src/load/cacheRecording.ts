@@ -81,6 +81,7 @@ export class Recording {
     await this.#write({ quantization, versions: await this.#parts.versions() } satisfies CachedEnding);
     await this.#unlessEnded(this.#writer.close());
     await this.#ended;
+    throwIfAborted(this.#parts.signal);
   }
 
   /** The cache is to keep nothing of it. */

@@ -58,8 +58,8 @@ interface Bench {
  * @throws TypeError or RangeError for wrong options; EngineError as loadModel; signal.reason on abort. Leaving the loop frees everything.
  */
 export async function* compareQuantizations(source: ModelSource, options: CompareOptions): AsyncGenerator<ComparisonRow, Comparison> {
-  const { signal, hub, fetch, integrity, shard = null, samples: keepsSamples = shard !== null } = options;
   checkLoadOptions(options);
+  const { signal, hub, fetch, integrity, shard = null, samples: keepsSamples = shard !== null } = options;
   signal?.throwIfAborted();
   const entries = namedEntries(options);
   for (const { recipe } of entries) requireCalibration(recipe, options.calibration);
@@ -118,7 +118,7 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
         onProgress: ({ scoredTokens, totalTokens, perplexity }) =>
           meter.report({ stage: "score", scoredTokens, perplexity, fraction: LOAD_SHARE + ((1 - LOAD_SHARE) * scoredTokens) / totalTokens }),
       });
-      const speed = await measureSpeed(backend, tokens.slice(0, Math.min(TIMED_PREFILL_TOKENS, contextLength - TIMED_DECODE_TOKENS - 1)), signal);
+      const speed = await measureSpeed(backend, tokens.slice(0, Math.max(0, Math.min(TIMED_PREFILL_TOKENS, contextLength - TIMED_DECODE_TOKENS - 1))), signal);
       const { bytes, bitsPerWeight, quantizeMs, tensors } = report;
       return { name, recipe, bytes, bitsPerWeight, ...measuresOf(samples, scoredBytes), quantizeMs, ...speed, tensors, ...(keepsSamples ? { samples } : {}) };
     } catch (error) {

@@ -1,5 +1,7 @@
 import { EngineError } from "../errors.ts";
+import { checkFinite } from "../evaluate/checkFinite.ts";
 import { planWindows } from "../evaluate/protocols.ts";
+import { requireFiniteLogits } from "../generate/finiteLogits.ts";
 import { complete, createGeneration, type GenerationSetup } from "../generate/generation.ts";
 import { checkedTokens, checkWatching, tokensOf } from "../generate/options.ts";
 import { Turnstile } from "../generate/queue.ts";
@@ -73,16 +75,22 @@ export class LoadedModel implements Model {
   }
 
   async logits(tokens: readonly number[], { signal }: { signal?: AbortSignal } = {}): Promise<Float32Array> {
+    checkWatching({ signal });
     const window = this.#checkedWindow(tokens);
-    return this.inTurn(signal, () => this.#parts.backend.forward(window, 0, signal));
+    const logits = await this.inTurn(signal, () => this.#parts.backend.forward(window, 0, signal));
+    requireFiniteLogits(logits);
+    return logits;
   }
 
   async tokenLogProbs(tokens: readonly number[], { signal }: { signal?: AbortSignal } = {}): Promise<Float32Array> {
+    checkWatching({ signal });
     const window = this.#checkedWindow(tokens);
-    if (window.length === 1) return new Float32Array(0);
     return this.inTurn(signal, async () => {
+      if (window.length === 1) return new Float32Array(0);
       await this.#parts.backend.encodeWindow(window, signal);
-      return this.#parts.backend.score(0, window.slice(1), signal);
+      const logProbs = await this.#parts.backend.score(0, window.slice(1), signal);
+      checkFinite("Log-probability", logProbs, 1);
+      return logProbs;
     });
   }
 

@@ -5,8 +5,15 @@ import { calibratedField } from "../quantize/recipes.ts";
 import type { Gpt2Config, LoadOptions, ModelCache, QuantizationRecipe } from "../types.ts";
 
 /** Checks the options that do not depend on the checkpoint. Throws TypeError or RangeError naming the option. */
-export function checkLoadOptions(options: Pick<LoadOptions, "backend" | "kvCache" | "cache" | "quantizer" | "signal"> & { onProgress?: unknown }): void {
+export function checkLoadOptions(options: Pick<LoadOptions, "backend" | "kvCache" | "cache" | "quantizer" | "signal" | "fetch" | "hub"> & { onProgress?: unknown }): void {
+  if (typeof options !== "object" || options === null) throw new TypeError(`options is ${show(options)}; expected an object.`);
   checkWatching(options);
+  const { fetch, hub = {} } = options;
+  if (fetch !== undefined && typeof fetch !== "function") throw new TypeError(`fetch is ${show(fetch)}; expected a function.`);
+  if (typeof hub !== "object" || hub === null) throw new TypeError(`hub is ${show(hub)}; expected an object.`);
+  for (const name of ["endpoint", "revision", "token"] as const) {
+    if (hub[name] !== undefined && typeof hub[name] !== "string") throw new TypeError(`hub.${name} is ${show(hub[name])}; expected a string.`);
+  }
   oneOf("backend", options.backend, ["auto", "webgpu", "cpu"]);
   oneOf("quantizer", options.quantizer, ["workers", "inline"]);
   oneOf("kvCache", options.kvCache, ["f32", "f16", "int8"]);
@@ -22,6 +29,7 @@ export function requireCalibration(recipe: QuantizationRecipe, calibration: Load
 /** contextLength within the model's positions. */
 export function resolveContextLength(contextLength: number | undefined, { nPositions }: Gpt2Config): number {
   if (contextLength === undefined) return nPositions;
+  if (typeof contextLength !== "number") throw new TypeError(`contextLength is ${show(contextLength)}; expected an integer in 1…${nPositions} (nPositions).`);
   if (!Number.isInteger(contextLength) || contextLength < 1 || contextLength > nPositions) throw new RangeError(`contextLength is ${show(contextLength)}; expected an integer in 1…${nPositions} (nPositions).`);
   return contextLength;
 }

@@ -70,7 +70,8 @@ export class WeightCache {
 
   /** What `load` makes of the cached weights; null where there are none that are whole, of the present version and for this device. */
   async restore<T>(load: (cached: CachedCheckpoint) => Promise<T>, signal: AbortSignal | undefined): Promise<T | null> {
-    const entry = await this.#trying(() => this.#cache.match(this.#key));
+    const entry = await this.#trying(() => this.#cache.match(this.#key), signal);
+    throwIfAborted(signal);
     if (!entry?.body) return null;
     const reader = new RecordReader(readPieces(entry.body, signal, (cause) => cause), signal);
     try {
@@ -82,7 +83,8 @@ export class WeightCache {
       if (error instanceof StaleEntry) return null;
       if (!(error instanceof DamagedRecord)) throw error;
       this.#notices.add(`The cached model was damaged and has been deleted: ${error.message}`);
-      await this.#trying(() => this.#cache.delete(this.#key));
+      await this.#trying(() => this.#cache.delete(this.#key), signal);
+      throwIfAborted(signal);
       return null;
     } finally {
       await reader.close();
@@ -102,7 +104,7 @@ export class WeightCache {
     const tensorBytes = tensors.map((tensor) => (isMatrix(tensor) ? storedBytes(formatOf(recipe, tensor.name, tensor.kind), tensor.shape) : 4 * tensor.shape[0] * tensor.shape[1]));
     const bytes = Math.ceil(EXPECTED_OVERHEAD * tensorBytes.reduce((sum, bytes) => sum + bytes));
     const put = async (entry: Response): Promise<void> => {
-      await this.#trying(() => this.#cache.put(this.#key, entry, { source: description, recipe: recipe.name ?? null, bytes }));
+      await this.#trying(() => this.#cache.put(this.#key, entry, { source: description, recipe: recipe.name ?? null, bytes }), signal);
     };
     const recording = new Recording({ builder, put, versions: () => this.#versions(files, signal), signal });
     try {
@@ -156,12 +158,19 @@ export class WeightCache {
     }
   }
 
-  async #trying<T>(work: () => Promise<T>): Promise<T | null> {
+  /** What the cache answers; null where it fails, or has no answer when the signal fires, of which it does not know. */
+  async #trying<T>(work: () => Promise<T>, signal: AbortSignal | undefined): Promise<T | null> {
+    let abort = (): void => undefined;
+    const aborted = new Promise<null>((resolve) => (abort = () => resolve(null)));
+    if (signal?.aborted) abort();
+    signal?.addEventListener("abort", abort);
     try {
-      return await work();
+      return await Promise.race([work(), aborted]);
     } catch (error) {
       this.#notices.add(notCached(error));
       return null;
+    } finally {
+      signal?.removeEventListener("abort", abort);
     }
   }
 }

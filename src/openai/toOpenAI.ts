@@ -26,6 +26,7 @@ const others = ["model", "prompt", "n", "stop", "seed", "logit_bias", "echo", "s
  * under OpenAI's names. Source: https://platform.openai.com/docs/api-reference/completions
  */
 export function toOpenAI(model: Model): OpenAICompletions {
+  if (typeof (model as Partial<Model> | null | undefined)?.generate !== "function") throw new TypeError(`model is ${show(model)}; expected a loaded model.`);
   async function create(request: CompletionRequest, { signal }: { signal?: AbortSignal } = {}): Promise<never> {
     const runs = planRuns(model, request, signal);
     const head = { id: `cmpl-${Math.random().toString(36).slice(2)}`, object: "text_completion" as const, created: Math.floor(Date.now() / 1000), model: request.model ?? "gpt2" };
@@ -105,6 +106,7 @@ function planRuns(model: Model, request: CompletionRequest, signal: AbortSignal 
   }
   const { logprobs, seed, echo, stop } = request;
   const n = request.n ?? 1;
+  if (typeof n !== "number") throw new TypeError(`n is ${show(n)}; expected an integer from 1 to ${MAX_COMPLETIONS}.`);
   if (!Number.isInteger(n) || n < 1 || n > MAX_COMPLETIONS) throw new RangeError(`n is ${show(n)}; expected an integer from 1 to ${MAX_COMPLETIONS}.`);
   if (seed !== undefined && seed !== null && !Number.isSafeInteger(seed + n - 1)) throw new RangeError(`seed is ${show(seed)}; expected a safe integer.`);
   const options: GenerateOptions = { maxTokens: DEFAULT_MAX_TOKENS, logitBias: request.logit_bias ?? undefined, stop: typeof stop === "string" ? [stop] : (stop ?? undefined), signal };

@@ -1,3 +1,5 @@
+import { show } from "../errors.ts";
+
 /** How far restored weights are from the original ones, all sums in f64. */
 export interface QuantizationError {
   /** mean (w − w')² */
@@ -14,9 +16,10 @@ export interface QuantizationError {
  * Compares restored weights with the original ones.
  * @param original f32 [n], n ≥ 1
  * @param restored f32 [n]
- * @throws RangeError where the lengths differ or are 0
+ * @throws TypeError for what is no Float32Array; RangeError where the lengths differ or are 0
  */
 export function quantizationError(original: Float32Array, restored: Float32Array): QuantizationError {
+  for (const [name, values] of Object.entries({ original, restored })) if (!(values instanceof Float32Array)) throw new TypeError(`${name} is ${show(values)}; expected a Float32Array.`);
   if (original.length !== restored.length) throw new RangeError(`restored has ${restored.length} values; expected ${original.length} as original has.`);
   if (original.length === 0) throw new RangeError("original has 0 values; expected at least one.");
   const tally = new ErrorTally();

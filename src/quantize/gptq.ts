@@ -2,8 +2,9 @@ import { EngineError } from "../errors.ts";
 import type { QuantizedTensor, TensorFormat } from "../types.ts";
 import { type Block, dot, factorUpper, subtractProducts } from "./linearAlgebra.ts";
 import { groupLayout, groupOf, type ScaledFormat } from "./formats.ts";
+import { firstNonFinite } from "./finite.ts";
 import { gridOf } from "./grid.ts";
-import { badWeight, emptyGroups, firstNonFinite, fitGroup, forEachGroup, quantizeTensor, assembleTensor, validateWeights, withNestedScales } from "./nearest.ts";
+import { badWeight, emptyGroups, fitGroup, forEachGroup, quantizeTensor, assembleTensor, validateWeights, withNestedScales } from "./nearest.ts";
 import { pausing } from "./pause.ts";
 
 export interface GptqOptions {

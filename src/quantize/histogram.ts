@@ -18,6 +18,7 @@ const MAX_BINS = 65_536;
  */
 export function weightHistogram(values: Float32Array, { bins = 100, range }: HistogramOptions = {}): { edges: Float64Array; counts: Uint32Array } {
   if (!(values instanceof Float32Array)) throw new TypeError(`values is ${show(values)}; expected a Float32Array.`);
+  if (typeof bins !== "number") throw new TypeError(`bins is ${show(bins)}; expected an integer from 1 to ${MAX_BINS}.`);
   if (!Number.isInteger(bins) || bins < 1 || bins > MAX_BINS) throw new RangeError(`bins is ${show(bins)}; expected an integer from 1 to ${MAX_BINS}.`);
   if (values.length === 0) throw new RangeError("values has 0 elements; expected at least one.");
   if (range !== undefined && !(Array.isArray(range) && typeof range[0] === "number" && typeof range[1] === "number")) throw new TypeError(`range is ${show(range)}; expected two finite numbers, the smaller first.`);

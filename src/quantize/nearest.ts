@@ -2,6 +2,7 @@ import { EngineError, show } from "../errors.ts";
 import type { QuantizedTensor, TensorFormat } from "../types.ts";
 import { findNearest, nearestCode } from "./codebook.ts";
 import { DYNAMIC_MAP_SIGNED, type GroupLayout, groupLayout, groupOf, NESTED_BLOCK, type ScaledFormat, scaleCount, storedBytes, validateTensorFormat } from "./formats.ts";
+import { firstNonFinite } from "./finite.ts";
 import { absMax, type Grid, gridOf, MIN_NORMAL } from "./grid.ts";
 import { fromHalfBits, toHalfBits } from "./half.ts";
 
@@ -211,11 +212,6 @@ export function forEachGroup({ lineCount, lineLength, groupLength }: GroupLayout
 function largestIndex(values: Float32Array, start: number, end: number): number {
   const largest = absMax(values, start, end);
   return start + values.subarray(start, end).findIndex((value) => Math.abs(value) === largest);
-}
-
-export function firstNonFinite(values: Float32Array): number {
-  for (let i = 0; i < values.length; i++) if (!Number.isFinite(values[i])) return i;
-  return -1;
 }
 
 /** firstRow: of a tensor, where values are a range of its rows. */

@@ -31,7 +31,8 @@ export class Client {
       const cancel = after(stallMs, () => silence.abort(new Fault(`sent nothing for ${stallMs / 1000} s`)));
       return answer.finally(cancel);
     };
-    const response = await watch(this.fetch(url, { headers, signal: either })).catch((cause: unknown) => {
+    const { fetch } = this; // a page's own refuses to be called as a method of anything else
+    const response = await watch((async () => fetch(url, { headers, signal: either }))()).catch((cause: unknown) => {
       throwIfAborted(either);
       throw new Fault(`could not be reached: ${cause instanceof Error ? cause.message : String(cause)}`, { cause, isUnreachable: true });
     });

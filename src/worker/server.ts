@@ -91,7 +91,8 @@ export function serve(port: ServerPort): void {
   port.addEventListener("message", ({ data: message }) => {
     switch (message.type) {
       case "hello":
-        void holdLock(message.lock).then((holdsLock) => post({ type: "hello", version: ENGINE_VERSION, holdsLock }));
+        // Before any answer, so that the page that has one watches the lock.
+        turn = holdLock(message.lock).then((holdsLock) => post({ type: "hello", version: ENGINE_VERSION, holdsLock }));
         break;
       case "call": {
         const run = new Run();

@@ -190,6 +190,18 @@ describe("the cache of loadModel", () => {
     await expect(bodies[0]).rejects.toThrow();
   });
 
+  test.each(["match", "put", "delete"] as const)("rejects with signal.reason while %s() has no answer", async (silent) => {
+    const controller = new AbortController();
+    const reason = new Error("enough");
+    const cache = new MapCache();
+    if (silent === "delete") cache.match = async () => new Response("damaged");
+    cache[silent] = () => {
+      setTimeout(() => controller.abort(reason));
+      return new Promise<never>(() => undefined);
+    };
+    await expect(outcome(files, { cache, signal: controller.signal })).rejects.toBe(reason);
+  });
+
   test("caches nothing of which the server gives no version, and says so", async () => {
     const server = new TinyServer(files);
     server.headers = () => ({});

@@ -63,6 +63,16 @@ describe("compareQuantizations", () => {
     expect((await compare({ text: text.slice(0, 3) })).rows[1]!.standardError).toBeGreaterThan(0); // control case
   });
 
+  test("measures the same in a context too short to time", async () => {
+    const options = { windowTokens: 2, strideTokens: 1 };
+    const expected = (await compare(options)).rows;
+    for (const contextLength of [2, 4, 5, 6]) {
+      const { rows } = await compare({ ...options, contextLength });
+      expect(rows.map(({ perplexity, klDivergence, error }) => [perplexity, klDivergence, error])).toEqual(expected.map(({ perplexity, klDivergence, error }) => [perplexity, klDivergence, error]));
+      expect(rows.every(({ prefillTokensPerSecond, decodeTokensPerSecond }) => prefillTokensPerSecond > 0 && decodeTokensPerSecond > 0)).toBe(contextLength === 6);
+    }
+  });
+
   test("gives bits per byte where there is text", async () => {
     const full = seededCheckpoint({ ...shape, vocabSize: 50257 });
     const { rows, scoredBytes } = await compare({ text: "One day a fox found a bell.", recipes: [] }, full);

@@ -110,6 +110,10 @@ describe("toOpenAI", () => {
     expect((await toOpenAI(model).completions.create(greedy({ max_tokens: 2 }))).choices[0]!.text).toBe("cd");
   });
 
+  test("refuses what is no model", () => {
+    expect(() => toOpenAI(undefined as unknown as Model)).toThrow(new TypeError("model is undefined; expected a loaded model."));
+  });
+
   test("rejects with the signal's reason", async () => {
     const reason = new Error("enough");
     await expect(toOpenAI(scripted("c").model).completions.create(greedy({}), { signal: AbortSignal.abort(reason) })).rejects.toBe(reason);
@@ -121,6 +125,7 @@ describe("toOpenAI", () => {
     [{ logprobs: 21 }, RangeError, "logprobs is 21"],
     [{ logit_bias: { 999: 1 } }, RangeError, 'logit_bias has the key "999"'],
     [{ n: 0 }, RangeError, "n is 0"],
+    [{ n: "2" }, TypeError, 'n is "2"'],
     [{ seed: 0.5 }, RangeError, "seed is 0.5"],
     [{ best_of: 2 }, TypeError, "best_of is 2; this engine does not serve it"],
     [{ prompt: [] }, TypeError, "prompt is []"],

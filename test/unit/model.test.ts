@@ -53,7 +53,10 @@ describe("loadModel", () => {
   });
 
   test("rejects with `unsupported` where WebGPU was asked for and there is none", async () => {
-    await expect(loadModel(files, { backend: "webgpu", gpu: { requestAdapter: async () => null } as unknown as GPU })).rejects.toMatchObject({ code: "unsupported" });
+    const refusals = [async () => null, () => Promise.reject(new Error("no driver"))];
+    for (const requestAdapter of refusals) {
+      await expect(loadModel(files, { backend: "webgpu", gpu: { requestAdapter } as unknown as GPU })).rejects.toMatchObject({ code: "unsupported" });
+    }
   });
 
   test("reports progress whose fraction never falls and ends at 1", async () => {
@@ -89,6 +92,10 @@ describe("loadModel", () => {
     ["a backend of another name", { backend: "gpu" }, TypeError],
     ["a context beyond the model's positions", { contextLength: 65 }, RangeError],
     ["a context of no tokens", { contextLength: 0 }, RangeError],
+    ["a context that is text", { contextLength: "8" }, TypeError],
+    ["a fetch that is no function", { fetch: "https://example.com" }, TypeError],
+    ["a hub that is no object", { hub: "https://example.com" }, TypeError],
+    ["a revision that is no text", { hub: { revision: 1 } }, TypeError],
     ["an override that matches nothing", { quantization: { linear: { type: "f16" }, overrides: { "h.9.*": { type: "f32" } } } }, RangeError],
   ])("rejects %s, having accepted none", async (_, options, error) => {
     await expect(loadModel(files, { backend: "cpu", ...options })).rejects.toThrow(error);
@@ -181,6 +188,21 @@ describe.each(ways)("a model %s", (_, loadModel) => {
     for (const call of [() => loadModel(files, { backend: "cpu", ...options }), () => model.perplexity(tokens, options), () => readTensor(files, "ln_f.bias", options)]) {
       await expect(call()).rejects.toThrow(expect.objectContaining({ name: "TypeError", message: expect.stringContaining(`${option} is `) as string }));
     }
+    const signal = {} as AbortSignal;
+    for (const call of [() => model.logits(tokens, { signal }), () => model.tokenLogProbs(tokens, { signal })]) await expect(call()).rejects.toThrow(new TypeError("signal is an object; expected an AbortSignal."));
+  });
+
+  test("rejects with `shader` where weights that are finite give no finite number", async () => {
+    const huge = seededCheckpoint({ ...tinyCheckpoints.width100, outliers: { channels: [3], gain: 3e38 } });
+    using model = await loadModel(huge, { backend: "cpu", quantization: "f32" });
+    for (const call of [model.logits(tokens), model.tokenLogProbs(tokens), model.complete(tokens), model.perplexity(tokens)]) await expect(call).rejects.toMatchObject({ name: "EngineError", code: "shader" });
+  });
+
+  test("rejects with signal.reason where there is nothing to compute, too", async () => {
+    using model = await load();
+    const reason = new Error("enough");
+    const signal = AbortSignal.abort(reason);
+    for (const call of [model.tokenLogProbs([1], { signal }), model.tokenLogProbs(tokens, { signal }), model.logits(tokens, { signal }), model.complete(tokens, { maxTokens: 0, signal })]) await expect(call).rejects.toBe(reason);
   });
 
   test("lets calls made together take turns", async () => {
@@ -213,12 +235,24 @@ describe.each(ways)("a model %s", (_, loadModel) => {
     expect((await model.complete(tokens, { maxTokens: 2 })).newTokens).toBe(2);
   });
 
+  test("is free again after the abort of a loop that nobody goes on with", async () => {
+    using model = await load();
+    const controller = new AbortController();
+    const reason = new Error("enough");
+    const iterator = model.generate(tokens, { signal: controller.signal })[Symbol.asyncIterator]();
+    await iterator.next();
+    const waiting = model.logits(tokens);
+    controller.abort(reason);
+    await expect(waiting).resolves.toHaveLength(V);
+    await expect(iterator.next().then(() => iterator.next())).rejects.toBe(reason);
+  });
+
   test("rejects with `disposed` after dispose, which may be called twice", async () => {
     const model = await load();
     model.dispose();
     model.dispose();
     expect(model.memory.total).toBe(0);
-    for (const call of [model.logits(tokens), model.tokenLogProbs(tokens), model.complete(tokens), model.perplexity(tokens, { windowTokens: 8 })]) {
+    for (const call of [model.logits(tokens), model.tokenLogProbs(tokens), model.tokenLogProbs([1]), model.complete(tokens), model.complete(tokens, { maxTokens: 0 }), model.perplexity(tokens, { windowTokens: 8 })]) {
       await expect(call).rejects.toMatchObject({ name: "EngineError", code: "disposed" });
     }
   });

@@ -37,6 +37,7 @@ describe("quantizationError", () => {
     quantizationError(Float32Array.of(1), Float32Array.of(1)); // control case
     expect(() => quantizationError(Float32Array.of(1, 2), Float32Array.of(1))).toThrow(new RangeError("restored has 1 values; expected 2 as original has."));
     expect(() => quantizationError(new Float32Array(0), new Float32Array(0))).toThrow(RangeError);
+    expect(() => quantizationError(Float32Array.of(1), [1] as unknown as Float32Array)).toThrow(new TypeError("restored is [1]; expected a Float32Array."));
   });
 });
 
@@ -105,6 +106,7 @@ describe("weightHistogram", () => {
   test("rejects what is no array of weights and no range as TypeError", () => {
     weightHistogram(Float32Array.of(0, 1), { range: [0, 1] }); // control case
     expect(() => weightHistogram([0, 1] as unknown as Float32Array)).toThrow(new TypeError("values is [0, 1]; expected a Float32Array."));
+    expect(() => weightHistogram(Float32Array.of(0, 1), { bins: "9" as unknown as number })).toThrow(new TypeError('bins is "9"; expected an integer from 1 to 65536.'));
     expect(() => weightHistogram(Float32Array.of(0, 1), { range: 5 as unknown as [number, number] })).toThrow(new TypeError("range is 5; expected two finite numbers, the smaller first."));
   });
 

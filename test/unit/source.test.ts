@@ -195,6 +195,24 @@ describe("openSource, from the hub", () => {
     expect(error.message).toMatch(/could not be reached: Failed to fetch \(3 attempts, 0 bytes loaded\)\.$/);
   });
 
+  test("calls a given fetch as a function, as a page's own must be", async () => {
+    const receivers: unknown[] = [];
+    const fetch = function (this: unknown): Promise<Response> {
+      receivers.push(this);
+      return Promise.resolve(new Response("{}"));
+    };
+    await openSource("a/b", { fetch, retry }).open("config.json");
+    expect(receivers).toEqual([undefined]);
+  });
+
+  test("takes a fetch that throws for one that rejects", async () => {
+    const cause = new Error("blocked");
+    const fetch = (): never => {
+      throw cause;
+    };
+    expect(await errorOf(openSource("a/b", { fetch, retry }).open("config.json"))).toMatchObject({ code: "network", cause });
+  });
+
   test("rejects a body shorter than its Content-Length, unless it was compressed", async () => {
     const answer = (headers: Record<string, string>) => fakeFetch(() => new Response(new Uint8Array(10), { headers: { "Content-Length": "12", ...headers } })).fetch;
     const file = await openSource("a/b", { fetch: answer({ "Content-Encoding": "gzip" }) }).open("config.json");

@@ -448,6 +448,22 @@ describe("a worker that ends", () => {
     await load;
   });
 
+  test("is noticed from the first answer on: none comes before the lock is held that tells of its end", async () => {
+    let grant = (): void => undefined;
+    const request = (_: string, hold: () => Promise<never>): Promise<never> => new Promise((resolve) => (grant = () => resolve(hold())));
+    vi.stubGlobal("navigator", { locks: { request } });
+    const types: string[] = [];
+    const worker = pairedWorker({ toPage: ({ type }) => types.push(type) });
+    worker.postMessage({ type: "hello", lock: "mine" }, []);
+    worker.postMessage({ type: "call", id: 0, call: { name: "readTensor", tensor: "wte.weight" } }, []);
+    const received = new Set<unknown>();
+    worker.inside.addEventListener("message", ({ data }) => received.add(data));
+    await vi.waitFor(() => expect(received.size).toBe(2)); // by then an answer would be on its way
+    grant();
+    await vi.waitFor(() => expect(types).toEqual(["hello", "failure"]));
+    worker.terminate();
+  });
+
   test("or whose device is lost for good says so", async () => {
     const { model, worker } = await open();
     worker.dispatchEvent(new MessageEvent("message", { data: { type: "lost", error: sendError(new EngineError("deviceLost", "gone")) } }));
