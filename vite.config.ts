@@ -205,7 +205,7 @@ const vocabulary = /gpt-tokenizer/;
 const library = packageBuild(
   "library",
   { index: "src/index.ts", safetensors: "src/safetensors/index.ts", panel: "demo/panel/index.ts", cli: "src/cli/main.ts" },
-  { vocabulary, parser: /src\/safetensors\/index\.ts$/, recipes: /src\/quantize\/recipes\.ts$/, calls: /src\/worker\/client\.ts$/, engine: /src\/load\/loadModel\.ts$/ },
+  { vocabulary, parser: /src\/(safetensors\/index|quantize\/finite)\.ts$/, recipes: /src\/quantize\/recipes\.ts$/, calls: /src\/worker\/client\.ts$/, engine: /src\/load\/loadModel\.ts$/ },
 );
 
 /** Built after it, into the same folder, what must do without import(): workers, each of which bundlers make one file, and the library for service workers. */
