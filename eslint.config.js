@@ -1,7 +1,7 @@
 import tseslint from "typescript-eslint";
 
 export default tseslint.config(
-  { ignores: ["dist/", "dist-page/", "node_modules/", "docs/api/", "test-results/", "coverage/", "test/package/app/"] },
+  { ignores: ["dist/", "dist-page/", "node_modules/", ".cache/", "docs/api/", "test-results/", "coverage/", "test/package/app/", "test/package/examples/", "test/package/extension/"] },
   ...tseslint.configs.recommendedTypeChecked,
   {
     languageOptions: { parserOptions: { projectService: { allowDefaultProject: ["eslint.config.js"] }, tsconfigRootDir: import.meta.dirname } },

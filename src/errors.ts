@@ -47,3 +47,13 @@ export function show(value: unknown): string {
 export function throwIfAborted(signal: AbortSignal | undefined): void {
   if (signal?.aborted) throw signal.reason;
 }
+
+/** values: f32, one for each token from `firstTarget` on; throws `shader` with the index in the text of the first whose value is NaN or infinite. */
+export function checkFinite(quantity: string, values: Float32Array, firstTarget: number): void {
+  const i = values.findIndex((value) => !Number.isFinite(value));
+  if (i < 0) return;
+  throw new EngineError("shader", `${quantity} of token ${firstTarget + i} of the text is ${values[i]}; expected a finite number.`, {
+    token: firstTarget + i,
+    value: values[i],
+  });
+}

@@ -1,8 +1,7 @@
 import type { EngineError } from "../errors.ts";
-import { throwIfAborted } from "../errors.ts";
+import { checkFinite, throwIfAborted } from "../errors.ts";
 import type { Backend } from "../model/backend.ts";
 import type { ComparisonRow, ComparisonSamples, QuantizationRecipe } from "../types.ts";
-import { checkFinite } from "./checkFinite.ts";
 import { bitsPerByte, measurePerplexity, type MeasureOptions, NllCollector, scoreBlocks, windowsAtOnce } from "./perplexity.ts";
 import type { WindowPlan } from "./protocols.ts";
 import { perplexityDifference, perplexityOf, perplexityRatio, proportion, summarizeDeltaP, summarizeKlDivergence } from "./statistics.ts";

@@ -1,8 +1,7 @@
-import { throwIfAborted } from "../errors.ts";
+import { checkFinite, throwIfAborted } from "../errors.ts";
 import type { ModelBackend } from "../model/backend.ts";
 import type { Tokenizer } from "../tokenizer/types.ts";
 import type { PerplexityProgress, PerplexityReport } from "../types.ts";
-import { checkFinite } from "./checkFinite.ts";
 import type { WindowPlan } from "./protocols.ts";
 import { perplexityOf, Sum } from "./statistics.ts";
 

@@ -1,5 +1,4 @@
-import { EngineError } from "../errors.ts";
-import { checkFinite } from "../evaluate/checkFinite.ts";
+import { checkFinite, EngineError } from "../errors.ts";
 import { planWindows } from "../evaluate/protocols.ts";
 import { requireFiniteLogits } from "../generate/finiteLogits.ts";
 import { complete, createGeneration, type GenerationSetup } from "../generate/generation.ts";

@@ -82,6 +82,8 @@ export class DecodeLoop {
   /** Measured over the last batches, of any generation. */
   private tokenMs = Infinity;
   private lastReadMs = 0;
+  /** Until what a loop that was left early had on its way has come back: a buffer that waits to be mapped cannot be copied to. */
+  private cleared: Promise<unknown> = Promise.resolve();
 
   private constructor(
     private readonly gpu: Gpu,
@@ -101,7 +103,7 @@ export class DecodeLoop {
     return fitsSampling(options, this.graph.wte);
   }
 
-  /** See Backend.decode. Leaving the iteration early frees all that is on its way. */
+  /** See Backend.decode. What is on its way when the iteration is left early, the next one waits for. */
   async *run(prompt: readonly number[], options: SamplingOptions, limit: number, signal: AbortSignal | undefined, drawn: readonly number[]): AsyncGenerator<SampledToken, void, undefined> {
     const { gpu, graph } = this;
     const { sampling, counts, samples, ring } = this.buffers;
@@ -136,6 +138,7 @@ export class DecodeLoop {
     };
 
     try {
+      await this.cleared;
       graph.assertUsable();
       queue.writeBuffer(sampling, 0, samplingWords(options, graph.vocabSize, prompt.length));
       if (hasPenalties(options)) queue.writeBuffer(counts, 0, tokenCounts(prompt, graph.vocabSize, drawn));
@@ -167,7 +170,8 @@ export class DecodeLoop {
         }
       }
     } finally {
-      if (inFlight.length > 0) for (const staging of ring) staging.unmap(); // a buffer that waits to be mapped could not be copied to again
+      // Not unmapped before that: Firefox 153 crashes where a buffer is mapped again, to another size, before it has noticed.
+      this.cleared = Promise.allSettled(inFlight.map(({ samples }) => samples));
     }
   }
 

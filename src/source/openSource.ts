@@ -2,6 +2,7 @@ import { show } from "../errors.ts";
 import type { LoadOptions, ModelSource } from "../types.ts";
 import { localSource } from "./local.ts";
 import { remoteSource } from "./remote.ts";
+import { showUrl } from "./request.ts";
 import type { RetryOptions } from "./retry.ts";
 import type { CheckpointSource } from "./types.ts";
 
@@ -31,7 +32,12 @@ export function openSource(source: ModelSource, options: SourceOptions = {}): Ch
 
 /** An address as it is understood anywhere: a path becomes that of the page. A hub id, and what is neither, stays as it is. */
 export function absoluteAddress(source: string): string {
-  return (hasScheme(source) || isPath(source) ? parseUrl(source)?.href : undefined) ?? source;
+  return hasScheme(source) || isPath(source) ? absoluteUrl(source) : source;
+}
+
+/** The same for what can only be an address. What is no URL stays as it is. */
+export function absoluteUrl(url: string): string {
+  return parseUrl(url)?.href ?? url;
 }
 
 function hasScheme(source: string): boolean {
@@ -55,7 +61,8 @@ function openString(source: string, options: SourceOptions): CheckpointSource {
 }
 
 function openUrl(url: URL, options: SourceOptions): CheckpointSource {
-  if (url.protocol !== "https:" && url.protocol !== "http:") throw new TypeError(`source ${url.href} has the scheme ${url.protocol}; expected http: or https:.`);
+  const isOwn = url.href.startsWith(`${globalThis.origin}/`); // an extension's files, or those of an application with a scheme of its own
+  if (!isOwn && url.protocol !== "https:" && url.protocol !== "http:") throw new TypeError(`source ${url.href} has the scheme ${url.protocol}; expected http: or https:, or an address of the page's own origin.`);
   const endpoint = hubEndpoint(options);
   const [, owner, name, revision] = (url.origin === endpoint.origin && hubPagePath.exec(url.pathname)) || [];
   if (owner && name) return openHub(owner, name, revision && decodeURIComponent(revision), options);
@@ -68,7 +75,7 @@ function openUrl(url: URL, options: SourceOptions): CheckpointSource {
   folder.pathname = isFile ? url.pathname.slice(0, slash) : url.pathname.replace(/\/*$/, "/");
   return remoteSource(
     {
-      description: folder.origin + folder.pathname + (isFile ? lastSegment : ""),
+      description: showUrl(folder) + (isFile ? lastSegment : ""),
       fileUrl: (file) => {
         const target = new URL(folder);
         target.pathname += isFile && file === decodeSegment(lastSegment) ? lastSegment : encodeURIComponent(file);

@@ -34,6 +34,7 @@ export class Client {
     const { fetch } = this; // a page's own refuses to be called as a method of anything else
     const response = await watch((async () => fetch(url, { headers, signal: either }))()).catch((cause: unknown) => {
       throwIfAborted(either);
+      if (!/^https?:/.test(url.protocol)) return new Response(null, { status: 404 }); // no server: of an extension's files, the fetch of one that is not there fails
       throw new Fault(`could not be reached: ${cause instanceof Error ? cause.message : String(cause)}`, { cause, isUnreachable: true });
     });
     const cancel = (): void => void response.body?.cancel().catch(() => undefined); // what is being read, its reader cancels
@@ -57,5 +58,5 @@ function anyOf(...signals: (AbortSignal | undefined)[]): AbortSignal {
 
 /** Without query and credentials, which may hold secrets. */
 export function showUrl(url: URL): string {
-  return url.origin + url.pathname;
+  return `${url.protocol}//${url.host}${url.pathname}`; // not its origin, which is "null" for an extension's files in Firefox
 }

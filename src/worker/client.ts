@@ -4,7 +4,7 @@ import { LoadedModel, type ModelParts } from "../load/model.ts";
 import { checkLoadOptions } from "../load/options.ts";
 import { readTokenizer } from "../load/readTokenizer.ts";
 import type { ModelBackend } from "../model/backend.ts";
-import { absoluteAddress, openSource } from "../source/openSource.ts";
+import { absoluteAddress, absoluteUrl, openSource } from "../source/openSource.ts";
 import type { Tokenizer } from "../tokenizer/types.ts";
 import type {
   AdapterSummary,
@@ -37,7 +37,7 @@ const TOKENS_AHEAD = 16;
  * What it reports of itself at once (`memory`, `adapter`) is as of the last call that ended. encode() and decode() run on the page, which has the vocabulary, too.
  * While a generation runs, the worker draws up to 16 tokens ahead of the loop that takes them, then waits. dispose() terminates the worker.
  * Within the worker, recovery from a lost device and everything else is as loadModel() has it. When the worker itself ends, calls at work and later ones
- * reject with `worker`, and `lost` resolves.
+ * reject with `worker`, and `lost` resolves; that others terminated it goes unnoticed in a page that is no secure context, where there are no locks to tell.
  * @throws as loadModel(); TypeError for options that cannot be sent to a worker; EngineError `worker` where it does not start, `unsupported` where there are no workers
  */
 export async function loadModelInWorker(source: ModelSource, options: WorkerLoadOptions = {}): Promise<Model> {
@@ -164,12 +164,18 @@ function start<Options extends (WorkerLoadOptions | WorkerCompareOptions | Worke
   if (typeof transfer !== "boolean") throw new TypeError(`transfer is ${show(transfer)}; expected a boolean.`);
   signal?.throwIfAborted();
   const crossing = sendSource(source, transfer);
-  const connection = new Connection(startWorker(worker));
+  const connection = new Connection(startWorker(worker), typeof worker === "string" || worker instanceof URL ? absoluteUrl(String(worker)) : null);
   return {
     connection,
-    sent: { source: crossing.source, options: sent },
+    sent: { source: crossing.source, options: absoluteHub(sent) },
     watching: { signal: signal as Options["signal"], onProgress: onProgress as Options["onProgress"], transfer: crossing.transfer },
   };
+}
+
+/** Options whose mirror is where the page has it: the worker's own addresses are relative to its script. */
+function absoluteHub<Options extends Pick<LoadOptions, "hub">>(options: Options): Options {
+  const { hub } = options;
+  return hub?.endpoint === undefined ? options : { ...options, hub: { ...hub, endpoint: absoluteUrl(hub.endpoint) } };
 }
 
 /** Throws TypeError for an option that cannot cross; types keep such from TypeScript only. */
@@ -212,7 +218,7 @@ function launch(script: string | URL | undefined): WorkerPort {
     if (script === undefined) return new Worker(new URL("./engineWorker.ts", import.meta.url), { type: "module" });
     return new Worker(script, { type: "module" });
   } catch (cause) {
-    throw new EngineError("worker", `The worker could not be started: ${(cause as Error).message} Its script must come from the page's own origin; \`worker\` can name a copy.`, {}, { cause });
+    throw new EngineError("worker", `The worker could not be started: ${(cause as Error).message} Its script must come from the page's own origin; \`worker\` can name a copy.`, { script: script === undefined ? null : String(script) }, { cause });
   }
 }
 

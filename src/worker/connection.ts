@@ -44,15 +44,17 @@ export class Connection {
   #failure: EngineError | null = null;
   #state: BackendState | null = null;
 
-  constructor(worker: WorkerPort) {
+  /** script: address of the worker's, where it is known, for messages. */
+  constructor(worker: WorkerPort, script: string | null) {
     this.#worker = worker;
     this.lost = new Promise((resolve) => (this.#resolveLost = resolve));
     worker.addEventListener("message", (event) => this.#receive((event as MessageEvent<unknown>).data));
     worker.addEventListener("messageerror", () => this.#crash("The worker sent a message that could not be read."));
     worker.addEventListener("error", (event) => {
       event.preventDefault(); // whoever calls gets to know
-      const { message } = event as Partial<ErrorEvent>;
-      this.#crash(message ? `The worker failed: ${message}` : "The worker could not be started; its script is missing, blocked or no JavaScript.");
+      const { message, filename, lineno: line } = event as Partial<ErrorEvent>;
+      if (message) this.#crash(`The worker failed: ${message}`, { message, filename, line });
+      else this.#crash(`The worker could not be started; its script ${script === null ? "" : `${show(script)} `}is missing, blocked or no JavaScript.`, { script });
     });
     this.#startLimit = setTimeout(() => this.#crash(`The worker did not answer within ${START_LIMIT_MS / 1000} s; expected a script that imports "nibble-webgpu/worker".`), START_LIMIT_MS);
     this.#post({ type: "hello", lock: this.#lock });
@@ -137,8 +139,8 @@ export class Connection {
     for (const call of this.#pending.values()) call.failed(error);
   }
 
-  #crash(message: string): void {
-    const error = new EngineError("worker", message);
+  #crash(message: string, details?: EngineError["details"]): void {
+    const error = new EngineError("worker", message, details);
     this.#resolveLost(error);
     this.close(error);
   }
@@ -159,7 +161,7 @@ export class Connection {
     switch (received.type) {
       case "hello":
         clearTimeout(this.#startLimit);
-        if (received.version !== ENGINE_VERSION) this.#crash(`The worker is of version ${show(received.version)}; expected ${ENGINE_VERSION}, as the page's.`);
+        if (received.version !== ENGINE_VERSION) this.#crash(`The worker is of version ${show(received.version)}; expected ${ENGINE_VERSION}, as the page's.`, { found: received.version, expected: ENGINE_VERSION });
         else if (received.holdsLock) this.#watchLock();
         break;
       case "lost":

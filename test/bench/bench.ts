@@ -1,15 +1,16 @@
 import type { DeviceCounts } from "../fixtures/watchDevice.ts";
 import { cpuCopyBandwidth, gpuCopyBandwidth } from "./bandwidth.ts";
-import { measureSubjects, promptTokens, type Result, type Sample, type Subject } from "./measure.ts";
-import { type Engine, modelFiles, nibbleSubject } from "./nibbleSubject.ts";
-import { type BenchOptions, pairsOf } from "./options.ts";
-import { type Ort, ortSubject, type OrtSubjectOptions } from "./peers/ortSubject.ts";
+import { measureSubjects, type Result, type Sample, type Subject } from "./measure.ts";
+import { type Engine, type ModelFiles, modelFiles, nibbleSubject } from "./nibbleSubject.ts";
+import { type BenchOptions, pairsOf, type RivalFormat } from "./options.ts";
 import { type Environment, jsonLines, markdown } from "./report.ts";
 import { median } from "./statistics.ts";
 
-/** onnxruntime in one of its builds. */
-export interface Rival extends Pick<OrtSubjectOptions, "label" | "provider" | "cacheOnGpu"> {
-  ort: Ort;
+/** Another engine, which takes the same weights in formats of its own. */
+export interface Rival {
+  /** What goes before the format in its subjects' names: "ort-web wasm". */
+  label: string;
+  load(model: { shape: string; files: ModelFiles; format: RivalFormat }): Promise<Subject>;
 }
 
 export interface BenchSetup {
@@ -33,6 +34,8 @@ export interface BenchReport {
 
 /** Rivals round their weights otherwise, so on a model of noise the logits differ; those of another model would have a cosine near 0. */
 const SAME_MODEL_COSINE = 0.9;
+/** "Once upon a time, there was a" */
+const SAME_MODEL_PROMPT = [7454, 2402, 257, 640, 11, 612, 373, 257];
 
 /** Loads all subjects of one model after the other, measures them together, and goes on to the next model. */
 export async function bench({ engine, options, gpu, counts, rival, environment, read, onLine }: BenchSetup): Promise<BenchReport> {
@@ -50,7 +53,7 @@ export async function bench({ engine, options, gpu, counts, rival, environment, 
     };
     const files = await modelFiles(shape, read);
     for (const quantization of presets) loaded(await nibbleSubject(engine, { shape, files, quantization, backend, gpu }));
-    for (const format of rival ? rivals : []) loaded(await ortSubject(rival!.ort, { ...rival!, shape, files, format }));
+    for (const format of rival ? rivals : []) loaded(await rival!.load({ shape, files, format }));
     await assertSameModel(subjects);
     results.push(...(await measureSubjects(subjects, plan, { counts, onSample, beforeRound })));
     for (const subject of subjects) await subject.dispose();
@@ -63,20 +66,23 @@ export async function bench({ engine, options, gpu, counts, rival, environment, 
 /** A rival that computes something else is no rival. */
 async function assertSameModel([first, ...others]: readonly Subject[]): Promise<void> {
   if (!first || others.length === 0) return;
-  const prompt = promptTokens(8, first.vocabSize);
-  const expected = (await first.logits(prompt)).slice();
+  const expected = (await first.logits(SAME_MODEL_PROMPT)).slice();
   for (const other of others) {
-    const similarity = cosine(expected, await other.logits(prompt));
+    const similarity = cosine(expected, await other.logits(SAME_MODEL_PROMPT));
     if (!(similarity > SAME_MODEL_COSINE)) throw new Error(`The logits of ${first.name} and ${other.name} have a cosine of ${similarity.toFixed(4)}; expected more than ${SAME_MODEL_COSINE} of one model.`);
   }
 }
 
+/** Of what differs from the mean, since a rival may give ln p instead of logits. */
 function cosine(a: Float32Array, b: Float32Array): number {
+  const mean = (values: Float32Array): number => values.reduce((sum, value) => sum + value, 0) / values.length;
+  const [meanA, meanB] = [mean(a), mean(b)];
   let [ab, aa, bb] = [0, 0, 0];
   for (let i = 0; i < a.length; i++) {
-    ab += a[i]! * b[i]!;
-    aa += a[i]! ** 2;
-    bb += b[i]! ** 2;
+    const [x, y] = [a[i]! - meanA, b[i]! - meanB];
+    ab += x * y;
+    aa += x ** 2;
+    bb += y ** 2;
   }
   return ab / Math.sqrt(aa * bb);
 }

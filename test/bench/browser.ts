@@ -10,7 +10,7 @@ import type { BenchReport } from "./bench.ts";
 import type { BenchPage } from "./index.ts";
 
 const POLL_MS = 500;
-const mimeTypes: Readonly<Record<string, string>> = { ".mjs": "text/javascript", ".wasm": "application/wasm" };
+const mimeTypes: Readonly<Record<string, string>> = { ".js": "text/javascript", ".mjs": "text/javascript", ".wasm": "application/wasm" };
 
 export const browserNames = ["chromium", "firefox"] as const;
 export type BrowserName = (typeof browserNames)[number];

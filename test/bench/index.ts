@@ -3,7 +3,9 @@ import * as engine from "nibble-webgpu";
 import { watchGpu } from "../fixtures/watchDevice.ts";
 import { bench, type BenchReport, type Rival } from "./bench.ts";
 import { type BenchOptions, readOptions } from "./options.ts";
-import type { Ort } from "./peers/ortSubject.ts";
+import { type GgufFormat, isGgufFormat } from "./peers/gpt2Gguf.ts";
+import { type Ort, ortRival } from "./peers/ortSubject.ts";
+import { type WllamaModule, wllamaSubject } from "./peers/wllamaSubject.ts";
 
 /** What the page found so far; browser.ts reads it, and a person can open the page in any browser. */
 export interface BenchPage {
@@ -12,7 +14,10 @@ export interface BenchPage {
   error: string | null;
 }
 
-const ORT_FOLDER = "/onnxruntime-web/"; // served by peers.ts
+// Served by peers.ts.
+const ORT_FOLDER = "/onnxruntime-web/";
+const WLLAMA_FOLDER = "/wllama/";
+const importServed = (path: string): Promise<unknown> => import(/* @vite-ignore */ new URL(path, location.href).href);
 
 const state: BenchPage = { lines: [], report: null, error: null };
 Object.assign(globalThis, { bench: state });
@@ -24,11 +29,15 @@ const print = (line: string): void => {
 
 async function loadRival({ backend, rivals }: BenchOptions): Promise<Rival | undefined> {
   if (rivals.length === 0) return undefined;
+  if (rivals.every(isGgufFormat)) {
+    const wllama = (await importServed(`${WLLAMA_FOLDER}index.min.js`)) as WllamaModule;
+    return { label: "wllama", load: ({ format, ...model }) => wllamaSubject(wllama, { ...model, format: format as GgufFormat, wasm: `${WLLAMA_FOLDER}wasm/wllama.wasm` }) };
+  }
   const provider = backend === "cpu" ? "wasm" : "webgpu";
-  const ort = (await import(/* @vite-ignore */ new URL(`${ORT_FOLDER}ort.${provider}.bundle.min.mjs`, location.href).href)) as Ort;
+  const ort = (await importServed(`${ORT_FOLDER}ort.${provider}.bundle.min.mjs`)) as Ort;
   ort.env.wasm.numThreads = 1;
   ort.env.wasm.wasmPaths = ORT_FOLDER;
-  return { ort, label: `ort-web ${provider}`, provider, cacheOnGpu: provider === "webgpu" };
+  return ortRival(ort, { label: `ort-web ${provider}`, provider, cacheOnGpu: provider === "webgpu" });
 }
 
 try {

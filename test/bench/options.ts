@@ -1,15 +1,18 @@
 import type { PresetName } from "nibble-webgpu";
 import type { Plan } from "./measure.ts";
 import { type ShapeName, shapeNames } from "./nibbleSubject.ts";
+import { type GgufFormat, ggufFormats } from "./peers/gpt2Gguf.ts";
 import { type OnnxFormat, onnxFormats } from "./peers/gpt2Onnx.ts";
 import type { Pair } from "./report.ts";
+
+export type RivalFormat = OnnxFormat | GgufFormat;
 
 export interface BenchOptions {
   shapes: ShapeName[];
   presets: PresetName[];
   backend: "webgpu" | "cpu";
-  /** Formats of the models that onnxruntime runs beside us; none measures our engine alone. */
-  rivals: OnnxFormat[];
+  /** Formats of the models that a rival runs beside us; none measures our engine alone. */
+  rivals: RivalFormat[];
   plan: Plan;
 }
 
@@ -45,7 +48,7 @@ export function readOptions(given: Readonly<Record<string, string | undefined>>)
     shapes: list("shapes").map((word) => oneOf("shapes", word, shapeNames)),
     presets: list("presets") as PresetName[], // loadModel names the one that it does not know
     backend: oneOf("backend", words.backend, ["webgpu", "cpu"]),
-    rivals: list("rivals").map((word) => oneOf("rivals", word, onnxFormats)),
+    rivals: list("rivals").map((word) => oneOf("rivals", word, [...onnxFormats, ...ggufFormats])),
     plan: {
       rounds: count("rounds", words.rounds),
       prefillTokens: list("prefill").map((word) => count("prefill", word)),
@@ -56,12 +59,12 @@ export function readOptions(given: Readonly<Record<string, string | undefined>>)
   };
 }
 
-/** Which of onnxruntime's formats a preset of ours is held against: as many bits; its fastest 8 bits against all of ours. */
-const rivalFormats: Readonly<Partial<Record<PresetName, readonly OnnxFormat[]>>> = {
-  int8: ["q8", "q8-dynamic"],
-  "int8-dynamic": ["q8", "q8-dynamic"],
-  int4: ["q4"],
-  nf4: ["q4"],
+/** Which of a rival's formats a preset of ours is held against: as many bits; its fastest 8 bits against all of ours. */
+const rivalFormats: Readonly<Partial<Record<PresetName, readonly RivalFormat[]>>> = {
+  int8: ["q8", "q8-dynamic", "q8_0"],
+  "int8-dynamic": ["q8", "q8-dynamic", "q8_0"],
+  int4: ["q4", "q4_0"],
+  nf4: ["q4", "q4_0"],
 };
 
 /** All pairs that the options lead to; `rivalLabel` is what stands before the format in the rival's name. */

@@ -1,4 +1,5 @@
-import { type ConformanceResult, runConformance } from "./suite.ts";
+import type { ConformanceResult } from "./bench.ts";
+import { runConformance } from "./suite.ts";
 
 /** What the page found so far; firefox.mjs reads it, and a person can open the page in any browser. */
 export interface ConformancePage {

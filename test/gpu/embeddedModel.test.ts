@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { loadModel, presets, type GeneratedToken, type GenerateOptions, type Generation, type Model } from "../../src/index.ts";
 import { embeddedModel, evaluationText, expectGolden, golden, type GoldenPerplexity, type GoldenPrompt, type GoldenWindow } from "../fixtures/embeddedModel.ts";
 import { adapterName, requireGpu } from "../gpu.ts";
-import { floatPresets } from "../conformance/modelCases.ts";
+import { floatPresets } from "../conformance/backendCases.ts";
 import { referenceLogits } from "../reference/gpt2.ts";
 import { dequantizedWeights, referenceCheckpoint } from "../reference/weights.ts";
 import { maxAbsError } from "../reference/metrics.ts";

@@ -14,6 +14,8 @@ import { build as viteBuild } from "vite";
 import { chromiumFlags, findChromium } from "../setup/locate.mjs";
 import { builds } from "./builds.mjs";
 import { budgets } from "./budgets.mjs";
+import { exampleChecks } from "./examples.mjs";
+import { extensionChecks } from "./extension.mjs";
 
 const root = resolve(import.meta.dirname, "../..");
 const home = mkdtempSync(join(tmpdir(), "nibble-package-"));
@@ -22,6 +24,11 @@ const installed = join(project, "node_modules/nibble-webgpu");
 const model = join(root, "models/stories-12m");
 /** Greedy, from test/fixtures/golden: the embedded model's own words. */
 const story = ", there was a little girl named Lily. She loved to";
+/**
+ * @typedef {{ home: string, installed: string, model: string, story: string }} Paths a folder to work in; the installed package; the embedded model, and its words
+ * @typedef {{ name: string, act: () => Promise<unknown> }} Check
+ */
+const paths = { home, installed, model, story };
 
 /** @type {{ name: string, error: string | null }[]} */
 const results = [];
@@ -32,7 +39,8 @@ async function check(name, check) {
   try {
     await check();
   } catch (reason) {
-    error = reason instanceof Error ? reason.message : String(reason);
+    const { stdout = "" } = /** @type {{ stdout?: string }} */ (reason); // of a command that failed
+    error = (reason instanceof Error ? reason.message : String(reason)) + stdout;
   }
   results.push({ name, error });
   console.log(`${error === null ? "ok    " : "FAILED"} ${name} (${Math.round(performance.now() - startMs)} ms)${error === null ? "" : `\n${error}`}`);
@@ -43,8 +51,8 @@ function expect(holds, message) {
   if (!holds) throw new Error(message);
 }
 
-/** @param {string} command @param {string[]} args @param {string} cwd */
-const run = (command, args, cwd) => execFileSync(command, args, { cwd, encoding: "utf8", stdio: ["ignore", "pipe", "pipe"], shell: process.platform === "win32" });
+/** What it prints. @param {string} command @param {string[]} args @param {string} cwd @param {Record<string, string>} [env] */
+const run = (command, args, cwd, env) => execFileSync(command, args, { cwd, env: { ...process.env, ...env }, encoding: "utf8", stdio: ["ignore", "pipe", "pipe"], timeout: 300_000, shell: process.platform === "win32" });
 
 /** Serves the pages under /NAME/ and the embedded model under /model/. @returns {Promise<{ address: string, close: () => void }>} */
 async function serve() {
@@ -174,6 +182,7 @@ try {
       }),
     ),
   );
+  for (const { name, act } of [...extensionChecks(paths), ...exampleChecks({ ...paths, run, browser, address: server.address })]) await check(name, act);
 } finally {
   await browser.close();
   server.close();

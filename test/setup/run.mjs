@@ -73,7 +73,7 @@ const tiers = [
     env: { PLAYWRIGHT_JSON_OUTPUT_NAME: reportPath("e2e") },
     count: countPlaywright,
   },
-  { name: "package", lane: "b", needs: ["chromium"], commands: [[join(root, "test/package/run.mjs"), "--report", reportPath("package")]], count: countConformance },
+  { name: "package", lane: "b", needs: ["chromium", "lavapipe"], commands: [[join(root, "test/package/run.mjs"), "--report", reportPath("package")]], count: countConformance },
   { name: "gpu-swiftshader", lane: "a", needs: ["swiftshader"], commands: [vitest("gpu", "gpu-swiftshader")], env: { NIBBLE_GPU: "swiftshader" }, count: countVitest },
   { name: "browser", lane: "b", needs: ["chromium"], commands: [vitest("browser")], count: countVitest },
   {

@@ -4,6 +4,7 @@ import * as engine from "../../src/index.ts";
 import { bench } from "../bench/bench.ts";
 import { measureSubjects, type Plan, promptTokens, type Subject } from "../bench/measure.ts";
 import { pairsOf, readOptions } from "../bench/options.ts";
+import { gpt2Merges, quantizeGgml } from "../bench/peers/gpt2Gguf.ts";
 import { gpt2Onnx, type OnnxFormat, onnxFormats, quantizeBlocks } from "../bench/peers/gpt2Onnx.ts";
 import { OnnxGraph } from "../bench/peers/onnx.ts";
 import { type Environment, jsonLines, markdown, ratios, show, table } from "../bench/report.ts";
@@ -193,6 +194,33 @@ describe("pairsOf", () => {
       { ours: "nibble cpu int8", rival: "rival q8-dynamic" },
       { ours: "nibble cpu nf4", rival: "rival q4" },
     ]);
+  });
+});
+
+describe("quantizeGgml", () => {
+  const values = Float32Array.from({ length: 64 }, (_, i) => (i < 32 ? i - 16 : 0)); // the second block is all zeros
+
+  test("writes a half and 32 codes a block in q8_0", () => {
+    const bytes = quantizeGgml(values.map((value) => value * (127 / 16)), "q8_0");
+    expect(bytes).toHaveLength(2 * 34);
+    expect([...new Uint16Array(bytes.slice(0, 2).buffer)]).toEqual([0x3c00]); // 1
+    expect([...new Int8Array(bytes.buffer, 2, 32)].slice(0, 3)).toEqual([-127, -119, -111]);
+    expect(bytes.subarray(34)).toEqual(new Uint8Array(34));
+  });
+  test("offsets 4-bit codes by 8 in q4_0, the first half of a block in the low nibbles", () => {
+    const bytes = quantizeGgml(values, "q4_0");
+    expect(bytes).toHaveLength(2 * 18);
+    expect([bytes[2]! & 15, bytes[2]! >> 4, bytes[17]! & 15, bytes[17]! >> 4]).toEqual([1, 8, 8, 15]); // −16, 0, −1, 15
+    expect(bytes.subarray(20)).toEqual(new Uint8Array(16).fill(0x88));
+  });
+});
+
+describe("gpt2Merges", () => {
+  test("are the 50,000 lines of GPT-2's merges.txt, rebuilt from the ranks of its tokens", () => {
+    const merges = gpt2Merges();
+    expect(merges).toHaveLength(50_000);
+    expect(merges.slice(0, 4)).toEqual(["Ġ t", "Ġ a", "h e", "i n"]);
+    expect(merges.at(-1)).toBe("Ġg azed");
   });
 });
 

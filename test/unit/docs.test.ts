@@ -55,15 +55,16 @@ function snippetsOf(path: string, text: string): Snippet[] {
 }
 
 const snippets = documents.flatMap((path) => snippetsOf(path, read(path)));
-const modules = snippets.filter(({ language }) => language === "ts" || language === "js");
+const written = snippets.filter(({ language }) => language === "ts" || language === "js");
+/** test/package has their packages. */
+const examples = written.filter(({ code }) => [...code.matchAll(/ from "([^"]+)"/g)].some(([, name]) => !/^(nibble-webgpu|webgpu|node:.*)$/.test(name!)));
+const modules = written.filter((snippet) => !examples.includes(snippet));
 
 describe("snippets", () => {
-  const react = "declare module 'react' { export function useState<T>(initial: T): [T, (next: T) => void]; export function useEffect(effect: () => () => void, on: unknown[]): void }";
-
   /** The errors of the compiler in modules, in one program over all of them. */
   function compile(codes: Readonly<Record<string, string>>): string[] {
     const { options } = ts.parseJsonConfigFileContent(ts.readConfigFile(join(root, "tsconfig.json"), (path) => readFileSync(path, "utf8")).config, ts.sys, root);
-    const files = new Map(Object.entries({ ...codes, react }).map(([name, code]) => [join(root, `${name}.snippet.ts`), code]));
+    const files = new Map(Object.entries(codes).map(([name, code]) => [join(root, `${name}.snippet.ts`), code]));
     const disk = ts.createCompilerHost(options);
     const host: ts.CompilerHost = {
       ...disk,
@@ -85,6 +86,13 @@ describe("snippets", () => {
     const errors = compile({ ...Object.fromEntries(modules.map((snippet) => [snippet.place.replaceAll(/[/:.]/g, "_"), declared(snippet)])), wrong });
     expect(errors).toEqual([expect.stringMatching(/^wrong.snippet.ts, line 2: .*quantisation/)]); // the control case alone
   }, 120_000);
+
+  test("that import other packages are tried by test/package", () => {
+    const names = examples.map(({ code }) => /^export function (\w+)/m.exec(code)?.[1]);
+    const tried = [...read("test/package/examples.mjs").matchAll(/"(\w+)"/g)].map(([, name]) => name);
+    expect(names).toContain("useModel");
+    expect(names.filter((name) => !tried.includes(name))).toEqual([]);
+  });
 
   describe("run in Node, on a small model of GPT-2's vocabulary", () => {
     const source = seededCheckpoint(tinyCheckpoints.fullVocabulary);

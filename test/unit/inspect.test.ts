@@ -115,6 +115,7 @@ describe("readTensor", () => {
 
   test("throws TypeError for a name that is none, and signal.reason after an abort", async () => {
     await expect(readTensor(files, "")).rejects.toThrow(TypeError);
+    for (const [option, value] of [["signal", {}], ["onProgress", 5]] as const) await expect(readTensor(files, "ln_f.bias", { [option]: value })).rejects.toThrow(new RegExp(`^${option} is `));
     await expect(readTensor(files as ModelSource, "wpe.weight", { signal: AbortSignal.abort("enough") })).rejects.toBe("enough");
   });
 });

@@ -261,6 +261,30 @@ describe("openSource, from a URL", () => {
   });
 });
 
+describe("openSource, from an extension's own files", () => {
+  const page = "chrome-extension://abcdef";
+  const { fetch } = fakeFetch((url) => {
+    if (url === `${page}/model/config.json`) return new Response("{}");
+    throw new TypeError("Failed to fetch");
+  });
+  beforeEach(() => void vi.stubGlobal("origin", page));
+  afterEach(() => vi.unstubAllGlobals());
+
+  test("reads them, and takes one that cannot be fetched for one that is not there", async () => {
+    const source = openSource(new URL(`${page}/model`), { fetch, retry });
+    expect(source.description).toBe(`${page}/model/`);
+    expect(await textOf(source, "config.json")).toBe("{}");
+    expect(await source.open("tokenizer.json")).toBeNull();
+    const served = openSource("https://host/model/", { fetch, retry }); // control case: a server would have answered 404
+    expect(await errorOf(served.open("tokenizer.json"))).toMatchObject({ code: "network" });
+  });
+
+  test("throws TypeError for those of another extension", () => {
+    openSource(`${page}/model/`); // control case
+    expect(() => openSource("chrome-extension://abcdefg/model/")).toThrow(TypeError);
+  });
+});
+
 describe("openSource, from files and buffers", () => {
   const config = new File(["{}"], "config.json");
   const model = new File([weights], "model.safetensors");
@@ -326,7 +350,7 @@ describe("openSource, from what is no source", () => {
     ["gpt2", 'source "gpt2" is neither a hub id nor a URL'],
     ["a/b/c", 'source "a/b/c" is neither a hub id nor a URL'],
     ["owner/name@", 'source "owner/name@" is neither a hub id nor a URL'],
-    ["ftp://host/a/", "source ftp://host/a/ has the scheme ftp:; expected http: or https:."],
+    ["ftp://host/a/", "source ftp://host/a/ has the scheme ftp:; expected http: or https:, or an address of the page's own origin."],
     ["https://", 'source "https://" is not a URL; expected an absolute http(s) URL.'],
     ["./models/", 'source "./models/" is not a URL (a path needs a page it is relative to); expected an absolute http(s) URL.'],
     [null, "source is null; expected a hub id"],

@@ -11,7 +11,6 @@ import {
   type Comparison,
   type ComparisonRow,
   type EngineErrorCode,
-  type LoadProgress,
   type Model,
   type ModelSource,
   planModel,
@@ -20,13 +19,12 @@ import {
   type WorkerLoadOptions,
 } from "../../src/index.ts";
 import { restoreError, sendError } from "../../src/worker/sentError.ts";
+import { byteVocabulary } from "../fixtures/byteTokenizer.ts";
 import { seededCheckpoint } from "../fixtures/seededCheckpoint.ts";
 import { PairedWorker, pairedWorker, type Tap } from "../fixtures/workerPair.ts";
 
-/** A vocabulary of its own: bytes, and "th". */
-const vocabulary = { "vocab.json": bytesOf(JSON.stringify({ ...byteVocabulary(), th: 256 })), "merges.txt": bytesOf("t h\n") };
 const V = 257;
-const files = { ...seededCheckpoint({ nLayer: 1, nHead: 2, nEmbd: 8, nPositions: 64, vocabSize: V, seed: 77 }), ...vocabulary };
+const files = { ...seededCheckpoint({ nLayer: 1, nHead: 2, nEmbd: 8, nPositions: 64, vocabSize: V, seed: 77 }), ...byteVocabulary };
 const tokens = [46, 111, 37, 46, 13, 31, 32, 256];
 const text = "the dog ran over the hill";
 
@@ -53,13 +51,6 @@ afterEach(() => {
 
 function bytesOf(text: string): Uint8Array<ArrayBuffer> {
   return new TextEncoder().encode(text);
-}
-
-/** The 256 characters that stand for bytes in vocab.json, as ids. */
-function byteVocabulary(): Record<string, number> {
-  const shown = (byte: number): boolean => (byte > 32 && byte < 127) || (byte > 160 && byte !== 173);
-  let next = 256;
-  return Object.fromEntries(Array.from({ length: 256 }, (_, byte) => [String.fromCharCode(shown(byte) ? byte : next++), byte]));
 }
 
 describe("a model in a worker", () => {
@@ -113,25 +104,9 @@ describe("a model in a worker", () => {
     const bytes = async (model: Model): Promise<Uint8Array> => new Uint8Array(await new Response(exportSafetensors(model) as ReadableStream<Uint8Array<ArrayBuffer>>).arrayBuffer());
     expect(Buffer.compare(await bytes(opened.model), await bytes(direct))).toBe(0);
   });
-
-  test("serves two models in two workers at once, each its own", async () => {
-    using a = await open();
-    using b = await open({ quantization: "nf4" });
-    const [one, other] = await Promise.all([a.model.logits(tokens), b.model.logits(tokens)]);
-    expect(one).not.toEqual(other);
-    expect(one).toEqual(await a.model.logits(tokens));
-  });
 });
 
 describe("loadModelInWorker", () => {
-  test("reports progress that never falls and ends at 1", async () => {
-    const seen: LoadProgress[] = [];
-    using _ = await open({ onProgress: (progress) => seen.push(progress) });
-    expect(seen.map(({ stage }) => stage)).toEqual(expect.arrayContaining(["download", "quantize", "compile"]));
-    expect(seen.map(({ fraction }) => fraction)).toEqual(seen.map(({ fraction }) => fraction).sort((a, b) => a - b));
-    expect(seen.at(-1)!.fraction).toBe(1);
-  });
-
   test("rejects with signal.reason, the very object, when aborted before or while it loads, and ends the worker", async () => {
     const reason = { because: "enough" };
     const worker = pairedWorker();
@@ -211,7 +186,7 @@ describe("loadModelInWorker", () => {
     vi.stubGlobal("Worker", function () {
       throw refusal;
     });
-    await expect(loadModelInWorker(files, { worker: "https://elsewhere.test/worker.js" })).rejects.toMatchObject({ name: "EngineError", code: "worker", cause: refusal });
+    await expect(loadModelInWorker(files, { worker: "https://elsewhere.test/worker.js" })).rejects.toMatchObject({ name: "EngineError", code: "worker", cause: refusal, details: { script: "https://elsewhere.test/worker.js" } });
   });
 
   test("moves buffers where `transfer` is true, copies them where it is not, and leaves alone what is around a view", async () => {
@@ -229,6 +204,20 @@ describe("loadModelInWorker", () => {
     expect(whole.byteLength).toBe(files["config.json"].length + 8);
   });
 
+  /** The first call of a load on a page at http://page.test/app/, which then ends. */
+  const firstCall = async (source: ModelSource, options: WorkerLoadOptions = {}): Promise<{ source: unknown; options: WorkerLoadOptions }> => {
+    vi.stubGlobal("document", { baseURI: "http://page.test/app/index.html" });
+    const controller = new AbortController();
+    const seen: unknown[] = [];
+    const toWorker = (message: object): void => {
+      if (!("call" in message)) return;
+      seen.push(message.call);
+      controller.abort();
+    };
+    await expect(loadModelInWorker(source, { ...options, worker: new PairedWorker({ toWorker }) as Worker & PairedWorker, signal: controller.signal })).rejects.toThrow();
+    return seen[0] as { source: unknown; options: WorkerLoadOptions };
+  };
+
   test.each<[given: string | URL, sent: string]>([
     ["models/mine/", "http://page.test/app/models/mine/"],
     ["/models/mine.safetensors", "http://page.test/models/mine.safetensors"],
@@ -236,16 +225,17 @@ describe("loadModelInWorker", () => {
     ["https://a.test/b/", "https://a.test/b/"],
     ["openai-community/gpt2@main", "openai-community/gpt2@main"],
   ])("sends %s as %s, since a worker has another base", async (given, sent) => {
-    vi.stubGlobal("document", { baseURI: "http://page.test/app/index.html" });
-    const controller = new AbortController();
-    const seen: unknown[] = [];
-    const toWorker = (message: object): void => {
-      if (!("call" in message)) return;
-      seen.push((message.call as { source: unknown }).source);
-      controller.abort();
-    };
-    await expect(loadModelInWorker(given, { worker: new PairedWorker({ toWorker }) as Worker & PairedWorker, signal: controller.signal })).rejects.toThrow();
-    expect(seen).toEqual([sent]);
+    expect((await firstCall(given)).source).toBe(sent);
+  });
+
+  test.each<[given: string, sent: string]>([
+    ["mirror", "http://page.test/app/mirror"],
+    ["/mirror/", "http://page.test/mirror/"],
+    ["https://mirror.test", "https://mirror.test/"],
+    ["http://[", "http://["], // the worker says what is wrong with it, as loadModel() does
+  ])("sends hub.endpoint %s as %s, with what else the hub needs", async (endpoint, sent) => {
+    const hub = { endpoint, revision: "v1", token: "secret" };
+    expect((await firstCall("owner/name", { hub })).options.hub).toEqual({ ...hub, endpoint: sent });
   });
 });
 
@@ -326,63 +316,20 @@ describe("a generation in a worker", () => {
     for await (const _ of generation);
     expect(() => generation[Symbol.asyncIterator]()).toThrow(TypeError);
   });
-
-  test("waits for the one before it, and calls take their turns", async () => {
-    using opened = await open();
-    const order: string[] = [];
-    const run = async (name: string): Promise<number[]> => {
-      const { tokens } = await opened.model.complete(text, { maxTokens: 8, seed: 9 });
-      order.push(name);
-      return tokens;
-    };
-    const [first, logits, second] = await Promise.all([run("first"), opened.model.logits(tokens).then(() => order.push("logits")), run("second")]);
-    expect(order).toEqual(["first", "logits", "second"]);
-    expect(logits).toBe(2);
-    expect(first).toEqual(second);
-  });
-
-  test("rejects a prompt that is too long with its numbers, and the next is none the worse", async () => {
-    using opened = await open();
-    await expect(opened.model.complete(new Array<number>(65).fill(5))).rejects.toMatchObject({ code: "promptTooLong", details: { promptTokens: 65, contextLength: 64 } });
-    await expect(opened.model.complete(tokens, { maxTokens: 60 })).resolves.toMatchObject({ finishReason: "contextFull", newTokens: 57 });
-  });
 });
 
-describe("other calls in a worker", () => {
-  test.each<[what: string, call: (model: Model, signal: AbortSignal) => Promise<unknown>]>([
-    ["logits", (model, signal) => model.logits(tokens, { signal })],
-    ["tokenLogProbs", (model, signal) => model.tokenLogProbs(tokens, { signal })],
-    ["perplexity", (model, signal) => model.perplexity(text.repeat(20), { signal })],
-  ])("%s rejects with signal.reason when aborted, and the next call works", async (_, call) => {
-    using opened = await open();
-    const expected = await opened.model.logits(tokens);
-    const controller = new AbortController();
-    const reason = { because: "enough" };
-    const running = call(opened.model, controller.signal);
-    controller.abort(reason);
-    await expect(running).rejects.toBe(reason);
-    expect(await opened.model.logits(tokens)).toEqual(expected);
-  });
-
-  test("perplexity reports progress up to all tokens, and ends with what onProgress throws", async () => {
-    using opened = await open();
-    const seen: PerplexityProgress[] = [];
-    const report = await opened.model.perplexity(text.repeat(20), { onProgress: (progress) => seen.push(progress) });
-    expect(seen.at(-1)).toEqual({ scoredTokens: report.scoredTokens, totalTokens: report.scoredTokens, perplexity: expect.closeTo(report.perplexity, 9) as number });
-    const thrown = new Error("mine");
-    const onProgress = (): void => {
-      throw thrown;
-    };
-    await expect(opened.model.perplexity(text.repeat(20), { onProgress })).rejects.toBe(thrown);
-    await expect(opened.model.perplexity(text, { protocol: "none" as "strided" })).rejects.toThrow(RangeError);
-    await expect(opened.model.perplexity(tokens)).resolves.toMatchObject({ scoredTokens: tokens.length - 1 });
-  });
-
-  test("logits rejects tokens that are none, with the error of the direct one", async () => {
-    using opened = await open();
-    await expect(opened.model.logits([])).rejects.toThrow("tokens has length 0; expected 1…64 (contextLength).");
-    await expect(opened.model.logits([-1])).rejects.toThrow(RangeError);
-  });
+test("perplexity in a worker reports progress up to all tokens, and ends with what onProgress throws", async () => {
+  using opened = await open();
+  const seen: PerplexityProgress[] = [];
+  const report = await opened.model.perplexity(text.repeat(20), { onProgress: (progress) => seen.push(progress) });
+  expect(seen.at(-1)).toEqual({ scoredTokens: report.scoredTokens, totalTokens: report.scoredTokens, perplexity: expect.closeTo(report.perplexity, 9) as number });
+  const thrown = new Error("mine");
+  const onProgress = (): void => {
+    throw thrown;
+  };
+  await expect(opened.model.perplexity(text.repeat(20), { onProgress })).rejects.toBe(thrown);
+  await expect(opened.model.perplexity(text, { protocol: "none" as "strided" })).rejects.toThrow(RangeError);
+  await expect(opened.model.perplexity(tokens)).resolves.toMatchObject({ scoredTokens: tokens.length - 1 });
 });
 
 describe("dispose()", () => {
@@ -397,12 +344,6 @@ describe("dispose()", () => {
     for (const result of await results) expect(result).toMatchObject({ status: "rejected", reason: { name: "EngineError", code: "disposed" } });
     await expect(model.logits(tokens)).rejects.toMatchObject({ code: "disposed" });
     expect(worker.terminations).toBe(1);
-  });
-
-  test("does not count as a loss", async () => {
-    const { model } = await open();
-    model.dispose();
-    expect(await Promise.race([model.lost, Promise.resolve("not lost")])).toBe("not lost");
   });
 });
 
@@ -436,7 +377,7 @@ describe("a worker that ends", () => {
 
   test("before the model is loaded rejects the load", async () => {
     const { worker, say } = puppet();
-    const load = expect(loadModelInWorker(files, { worker })).rejects.toMatchObject({ code: "worker", message: expect.stringContaining('"0.0.1"') as string });
+    const load = expect(loadModelInWorker(files, { worker })).rejects.toMatchObject({ code: "worker", message: expect.stringContaining('"0.0.1"') as string, details: { found: "0.0.1" } });
     say({ type: "hello", version: "0.0.1", holdsLock: false });
     await load;
   });

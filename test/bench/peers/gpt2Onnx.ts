@@ -121,7 +121,7 @@ export function gpt2Onnx(files: ModelFiles, format: OnnxFormat): Uint8Array<Arra
 }
 
 /** [columns, rows] of a matrix [rows, columns]. */
-function transpose(values: Float32Array, rows: number, columns: number): Float32Array {
+export function transpose(values: Float32Array, rows: number, columns: number): Float32Array {
   const turned = new Float32Array(values.length);
   const STEP = 32; // rows at a time, so that what is written stays in the processor's cache
   for (let begin = 0; begin < rows; begin += STEP) {

@@ -1,3 +1,4 @@
+import type { Rival } from "../bench.ts";
 import type { Subject } from "../measure.ts";
 import type { ModelFiles } from "../nibbleSubject.ts";
 import { gpt2Onnx, type OnnxFormat, readShape } from "./gpt2Onnx.ts";
@@ -29,8 +30,13 @@ export interface OrtSubjectOptions {
   cacheOnGpu: boolean;
 }
 
+/** onnxruntime in one of its builds. */
+export function ortRival(ort: Ort, options: Pick<OrtSubjectOptions, "label" | "provider" | "cacheOnGpu">): Rival {
+  return { label: options.label, load: ({ format, ...model }) => ortSubject(ort, { ...options, ...model, format: format as OnnxFormat }) };
+}
+
 /** onnxruntime, used as transformers.js uses it: the last position's logits come back, and the program picks the largest. */
-export async function ortSubject(ort: Ort, { label, shape, files, format, provider, cacheOnGpu }: OrtSubjectOptions): Promise<Subject> {
+async function ortSubject(ort: Ort, { label, shape, files, format, provider, cacheOnGpu }: OrtSubjectOptions): Promise<Subject> {
   const { n_layer: L, n_head: H, n_embd: C, n_positions, vocab_size: V } = readShape(files);
   const parts = Array.from({ length: L }, (_, i) => [`${i}.key`, `${i}.value`]).flat();
   const model = gpt2Onnx(files, format);
