@@ -212,7 +212,7 @@ const library = packageBuild(
 const whole = packageBuild(
   "whole",
   { static: "src/index.ts", ...workers },
-  { vocabulary, quantizing: /src\/quantize\/matrixQuantizer\.ts$/, whole: /src\/(load\/(loadModel|compareQuantizations|fitToBudget)|worker\/sentError)\.ts$/ },
+  { vocabulary, quantizing: /src\/quantize\/matrixQuantizer\.ts$/, whole: /src\/(load\/(loadModel|compareQuantizations|fitToBudget|inspectTensor)|worker\/sentError)\.ts$/ },
 );
 
 /** Which Vulkan driver Dawn uses in Node: NIBBLE_GPU=lavapipe (default), swiftshader, or system (whatever the machine has). */

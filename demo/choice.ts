@@ -1,5 +1,6 @@
 import type { LoadOptions, ModelSource, PresetName } from "nibble-webgpu";
 import { registry, type RegisteredModel } from "../models/registry.ts";
+import { modelName } from "./panel/modelName.ts";
 
 /** A model that the lists offer. */
 export interface Offered {
@@ -32,6 +33,11 @@ function sourceOf({ id, source }: RegisteredModel): ModelSource {
 export function typedSource(text: string): ModelSource {
   const isAddress = /^(https?:|[./])/i.test(text) && URL.canParse(text, document.baseURI);
   return isAddress ? new URL(text, document.baseURI) : text;
+}
+
+/** What the panel's links call so: a model of the lists, or one from elsewhere. */
+export function modelNamed(name: string): Offered {
+  return registered.find(({ source }) => modelName(source) === name) ?? { label: name, source: typedSource(name), downloadBytes: null };
 }
 
 export function pickedFiles(files: readonly File[]): Offered {

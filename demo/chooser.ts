@@ -1,7 +1,7 @@
 import { presets, type PresetName } from "nibble-webgpu";
 import { pickedFiles, registered, typedSource, type Choice, type Offered } from "./choice.ts";
 import { acceptDrops } from "./droppedFiles.ts";
-import { element } from "./element.ts";
+import { element, hide } from "./element.ts";
 import { formatNote, megabytes } from "./panel/format.ts";
 import { uncalibratedPresets } from "./panel/recipes.ts";
 import { storedSettings, storeSettings } from "./settingsStore.ts";
@@ -88,8 +88,9 @@ export class Chooser {
   }
 
   private setOpen(isOpen: boolean): void {
-    form.hidden = !isOpen;
     openButton.ariaExpanded = String(isOpen);
-    if (isOpen) address.focus();
+    if (!isOpen) return hide(form, openButton);
+    form.hidden = false;
+    address.focus();
   }
 }

@@ -13,6 +13,12 @@ export function textElement<K extends keyof HTMLElementTagNameMap>(tag: K, text:
   return created;
 }
 
+/** Hides an element. Where it holds the focus, that goes to `next`: a browser would leave it nowhere. */
+export function hide(hidden: HTMLElement, next: HTMLElement): void {
+  if (hidden.contains(document.activeElement)) next.focus({ preventScroll: true });
+  hidden.hidden = true;
+}
+
 /** One readable line for whatever was thrown. */
 export function errorLine(error: unknown): string {
   return error instanceof Error ? error.message : String(error);

@@ -1,5 +1,6 @@
 import { EngineError, type AdapterSummary, type EngineErrorCode, type LoadProgress, type Model } from "nibble-webgpu";
-import { element, errorLine } from "./element.ts";
+import { element, errorLine, hide } from "./element.ts";
+import { FileRows } from "./fileRows.ts";
 import { clock, megabytes } from "./panel/format.ts";
 
 const line = element("status", HTMLSpanElement);
@@ -7,6 +8,7 @@ const detail = element("loadDetail", HTMLSpanElement);
 const action = element("loadAction", HTMLButtonElement);
 const bar = element("loadProgress", HTMLProgressElement);
 const alertLine = element("alert", HTMLParagraphElement);
+const modelSelect = element("model", HTMLSelectElement);
 
 /** Rates are shown once a file has been under way for so long. */
 const settlingMs = 400;
@@ -38,6 +40,8 @@ export function showError(error: unknown): void {
 export class LoadStatus {
   /** Of the file under way: when it began, and with how many bytes. */
   private start = { file: "", ms: 0, bytes: 0 };
+  private isReading = false;
+  private readonly files = new FileRows();
 
   /** `act` is called by the button: "Cancel", or "Try again" where there is no model. */
   constructor(act: () => void) {
@@ -48,6 +52,9 @@ export class LoadStatus {
     showError(null);
     line.textContent = text;
     detail.textContent = "";
+    this.files.clear();
+    this.start.file = ""; // the same file may come again
+    this.isReading = false;
     action.textContent = "Cancel";
     action.hidden = false;
     bar.value = 0;
@@ -57,16 +64,23 @@ export class LoadStatus {
   showProgress(progress: LoadProgress): void {
     bar.value = progress.fraction;
     const { stage, file, loaded, total, unit } = progress;
+    if (stage === "quantize" && this.isReading) return; // tensors are quantized between the pieces of their file
+    this.isReading = stage === "download" && loaded !== total;
     const amount = unit === "bytes" ? `${megabytes(loaded)}${total === null ? "" : ` of ${megabytes(total)}`} MB` : `${loaded}${total === null ? "" : ` of ${total}`} ${unit}`;
-    const parts = [`${stageNames[stage]}${file === undefined ? "" : ` ${file}`}`, amount, ...this.pace(progress)];
-    detail.textContent = navigator.onLine || stage !== "download" ? parts.join(", ") : "this browser is offline";
+    const parts = [amount, ...this.pace(progress)].join(", ");
+    const place = file === undefined ? null : this.files.show(file, parts);
+    if (stage === "download" && !navigator.onLine) detail.textContent = "this browser is offline";
+    else if (place) detail.textContent = `${stageNames[stage]} file ${place.number} of ${place.count}`;
+    else detail.textContent = `${stageNames[stage]}${file === undefined ? "" : ` ${file}`}, ${parts}`;
   }
 
   /** Where no load is under way: what `model` runs on. */
   showIdle(model: Model | null): void {
     bar.classList.add("done");
     detail.textContent = "";
-    action.hidden = model !== null;
+    this.files.clear();
+    if (model) hide(action, modelSelect);
+    else action.hidden = false;
     line.textContent = model ? describeAdapter(model.adapter) : "No model is loaded.";
     action.textContent = "Try again";
   }
@@ -77,14 +91,14 @@ export class LoadStatus {
     if (file !== this.start.file || loaded < this.start.bytes) this.start = { file, ms: nowMs, bytes: loaded };
     const seconds = (nowMs - this.start.ms) / 1000;
     const bytesPerSecond = (loaded - this.start.bytes) / seconds;
-    if (unit !== "bytes" || seconds * 1000 < settlingMs || bytesPerSecond === 0) return [];
+    if (unit !== "bytes" || loaded === total || seconds * 1000 < settlingMs || bytesPerSecond === 0) return [];
     return [`${megabytes(bytesPerSecond)} MB/s`, ...(total === null ? [] : [`${clock((total - loaded) / bytesPerSecond)} left`])];
   }
 }
 
 /** Which backend runs, and why: "CPU · The only WebGPU adapter is software (…); running on the CPU." */
 function describeAdapter({ backend, vendor, architecture, description, isFallback, notices }: AdapterSummary): string {
-  if (backend === "cpu") return `CPU · ${notices.join(" ") || description}`;
+  if (backend === "cpu") return `CPU · ${notices.join(" ") || description.replace(/ on the CPU$/, "")}`;
   const parts = ["WebGPU", description || `${vendor} ${architecture}`.trim() || "unnamed adapter", isFallback ? "software, so slow" : "", ...notices];
   return parts.filter((part) => part !== "").join(" · ");
 }

@@ -1,5 +1,5 @@
 import type { Model } from "nibble-webgpu";
-import type { Choice } from "./choice.ts";
+import { type Choice, modelNamed } from "./choice.ts";
 import { Chooser } from "./chooser.ts";
 import { offer } from "./downloadOffer.ts";
 import { backend } from "./engine.ts";
@@ -20,9 +20,9 @@ const session = new ModelSession(chooser.first, {
     chooser.show(choice);
     status.showStart(`Loading as ${choice.preset}:`);
   },
-  agree: (choice, signal) => {
+  agree: (choice, mayBeKept, signal) => {
     status.showStart(`Looking at ${choice.label}.`);
-    return offer(choice, signal);
+    return offer(choice, mayBeKept, signal);
   },
   progress: (progress) => status.showProgress(progress),
   release: async () => {
@@ -54,6 +54,11 @@ function showInPanel(model: Model, { source, hub, integrity }: Choice): void {
   panel.source = source;
 }
 
+// A link of the panel's may name another model: the page takes it, as if it had been chosen from the list.
+panel.addEventListener("model", (event) => {
+  event.preventDefault();
+  void session.load({ ...modelNamed((event as CustomEvent<string>).detail), preset: chooser.preset });
+});
 panel.backend = backend;
 panel.text = new URL("models/texts/stories-eval.txt", document.baseURI);
 panel.textLabel = "the bundled stories";

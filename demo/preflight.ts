@@ -18,7 +18,7 @@ export interface Verdict {
 export async function verdict(choice: Choice, signal: AbortSignal): Promise<Verdict | null> {
   const { source, preset, hub, downloadBytes } = choice;
   const isLocal = downloadBytes === 0;
-  if ((!isLocal && downloadBytes !== null && downloadBytes < largeBytes) || (await isKept(choice))) return null;
+  if (!isLocal && downloadBytes !== null && downloadBytes < largeBytes) return null;
   const plan = await planModel(source, { quantization: preset, backend, hub, signal });
   if (plan.shortages.length > 0) return refusal(choice, plan);
   if (isLocal || (plan.downloadBytes ?? plan.memory.total) < largeBytes) return null;
@@ -34,8 +34,8 @@ function refusal({ label, preset }: Choice, { shortages, fittingPresets, backend
   return { text: `${found} ${fitting.length > 0 ? `What would fit: ${fitting.join(", ")}.` : "No other weights would fit either."}`, preset: fitting[0] ?? null };
 }
 
-/** Whether the browser keeps it as asked for, so that it needs no download. */
-async function isKept({ source, preset, hub }: Choice): Promise<boolean> {
+/** Whether the browser keeps it under that name. What it keeps may still be of another backend, or of files that have changed since. */
+export async function isKept({ source, preset, hub }: Choice): Promise<boolean> {
   if (typeof source !== "string") return false;
   const kept = await caches.list().catch(() => []); // storage may be shut
   const name = `hub ${source.includes("@") ? source : `${source}@${hub?.revision ?? "main"}`}`;

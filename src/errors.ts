@@ -43,6 +43,19 @@ export function show(value: unknown): string {
   return typeof value === "function" ? "a function" : String(value);
 }
 
+/** Settles as `work` does, or rejects with `signal.reason` where the signal fires first; the work then goes on unheard. */
+export async function orAborted<T>(work: T | Promise<T>, signal: AbortSignal | undefined): Promise<T> {
+  throwIfAborted(signal);
+  let abort = (): void => undefined;
+  const aborted = new Promise<never>((_, reject) => (abort = () => reject(signal?.reason)));
+  signal?.addEventListener("abort", abort);
+  try {
+    return await Promise.race([work, aborted]);
+  } finally {
+    signal?.removeEventListener("abort", abort);
+  }
+}
+
 /** Throws `signal.reason`, untouched, when the signal has fired. */
 export function throwIfAborted(signal: AbortSignal | undefined): void {
   if (signal?.aborted) throw signal.reason;

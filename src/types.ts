@@ -556,6 +556,10 @@ export interface CompareOptions extends PerplexityOptionsWithoutProgress, Omit<L
   signal?: AbortSignal;
   /** Called often; its fraction starts anew with each row. */
   onProgress?: (progress: CompareProgress) => void;
+  /** Called before each window is read (or the few that are read together), and waited for: a run rests until it settles, and ends where it fails. */
+  beforeWindow?: () => void | Promise<void>;
+  /** Called once, before the first row is given: what all rows have in common, for a use of rows whose run does not end. */
+  onStart?: (run: ComparisonRun) => void;
 }
 /** One of `count` parts of a comparison: window j of the text belongs to the part whose index is j % count. A part may have no window. */
 export interface Shard {
@@ -668,7 +672,12 @@ export interface Comparison {
   /** Version of the package. */
   engineVersion: string;
   adapter: AdapterSummary;
+  /** Present where the run has not ended: how many rows there were to be. */
+  plannedRows?: number;
 }
+
+/** What the rows of one comparison have in common. */
+export type ComparisonRun = Omit<Comparison, "rows">;
 
 /** What tells one text from another. */
 export interface TokensIdentity {

@@ -12,8 +12,8 @@ export interface Column {
   readonly sortBy: (row: ComparisonRow) => number;
   /** Against the baseline, of which there is nothing to say. */
   readonly isPaired?: true;
-  /** Shown when more columns are asked for. */
-  readonly isMore?: true;
+  /** When it is shown: always, where the panel is wide, or when more columns are asked for. */
+  readonly rank: "main" | "wide" | "more";
 }
 
 /** The figures of a row, in the order of the table; its name stands before them. */
@@ -25,6 +25,7 @@ export const columns: readonly Column[] = [
     caption: (rows) => `What one weight of the blocks takes, its share of the scales included; the embedding is not in it.${about(last(rows), (row) => ` ${row.name} comes to ${figure(row.bitsPerWeight)}: what is above the bits of a code are scales and zero points.`)}`,
     text: ({ bitsPerWeight }) => figure(bitsPerWeight),
     sortBy: ({ bitsPerWeight }) => bitsPerWeight,
+    rank: "wide",
   },
   {
     id: "bytes",
@@ -33,6 +34,7 @@ export const columns: readonly Column[] = [
     caption: (rows) => `Everything stored: blocks, embedding, scales, biases.${about(last(rows), ({ name, bytes }) => ` Of ${name}'s ${megabytes(bytes.total)} MB the embedding takes ${megabytes(bytes.embedding)}, scales and small vectors ${megabytes(bytes.scales)}.`)}`,
     text: ({ bytes }) => megabytes(bytes.total),
     sortBy: ({ bytes }) => bytes.total,
+    rank: "main",
   },
   {
     id: "perplexity",
@@ -42,6 +44,7 @@ export const columns: readonly Column[] = [
       `How many equally likely next tokens the model's surprise amounts to; lower is better.${about(rows[0], ({ name, perplexity, standardError }) => ` ${name} hesitates as if between ${figure(perplexity, 1)}. The ± of ${figure(standardError, 1)} is one standard error: another text of this kind and length would land within it two times in three.`)}`,
     text: ({ perplexity, standardError }) => `${figure(perplexity)} ± ${figure(standardError)}`,
     sortBy: ({ perplexity }) => perplexity,
+    rank: "main",
   },
   {
     id: "ratio",
@@ -52,6 +55,7 @@ export const columns: readonly Column[] = [
     text: ({ ratio, ratioError }) => change(ratio, ratioError),
     sortBy: ({ ratio }) => ratio,
     isPaired: true,
+    rank: "main",
   },
   {
     id: "kl",
@@ -62,6 +66,7 @@ export const columns: readonly Column[] = [
     text: ({ klDivergence: { mean, error } }) => `${smallFigure(mean)} ± ${smallFigure(error, 1)}`,
     sortBy: ({ klDivergence }) => klDivergence.mean,
     isPaired: true,
+    rank: "main",
   },
   ...(
     [
@@ -78,7 +83,7 @@ export const columns: readonly Column[] = [
       text: ({ klDivergence }) => smallFigure(klDivergence[field]),
       sortBy: ({ klDivergence }) => klDivergence[field],
       isPaired: true,
-      isMore: true,
+      rank: "more",
     }),
   ),
   {
@@ -90,6 +95,7 @@ export const columns: readonly Column[] = [
     text: ({ sameTopToken: { fraction, error } }) => `${percent(fraction)} ± ${figure(100 * error, 1)}`,
     sortBy: ({ sameTopToken }) => sameTopToken.fraction,
     isPaired: true,
+    rank: "wide",
   },
   {
     id: "deltaP",
@@ -99,7 +105,7 @@ export const columns: readonly Column[] = [
     text: ({ deltaP: { mean, error } }) => `${signed(100 * mean)} ± ${figure(100 * error)}`,
     sortBy: ({ deltaP }) => deltaP.mean,
     isPaired: true,
-    isMore: true,
+    rank: "more",
   },
   {
     id: "deltaPRms",
@@ -109,7 +115,7 @@ export const columns: readonly Column[] = [
     text: ({ deltaP }) => figure(100 * deltaP.rms),
     sortBy: ({ deltaP }) => deltaP.rms,
     isPaired: true,
-    isMore: true,
+    rank: "more",
   },
   {
     id: "quantizeMs",
@@ -118,7 +124,7 @@ export const columns: readonly Column[] = [
     caption: () => "What it took to quantize the checkpoint here, calibration not counted.",
     text: ({ quantizeMs }) => figure(quantizeMs, 0),
     sortBy: ({ quantizeMs }) => quantizeMs,
-    isMore: true,
+    rank: "more",
   },
   {
     id: "prefill",
@@ -127,7 +133,7 @@ export const columns: readonly Column[] = [
     caption: () => "Tokens per second on this device when reading a prompt, many tokens at once.",
     text: ({ prefillTokensPerSecond }) => rate(prefillTokensPerSecond),
     sortBy: ({ prefillTokensPerSecond }) => prefillTokensPerSecond,
-    isMore: true,
+    rank: "more",
   },
   {
     id: "decode",
@@ -136,6 +142,7 @@ export const columns: readonly Column[] = [
     caption: () => "Tokens per second on this device when writing, one at a time. Every weight is read for every token: fewer bytes, more speed, where memory is what limits.",
     text: ({ decodeTokensPerSecond }) => rate(decodeTokensPerSecond),
     sortBy: ({ decodeTokensPerSecond }) => decodeTokensPerSecond,
+    rank: "wide",
   },
 ];
 

@@ -1,4 +1,4 @@
-import { compareQuantizationsInWorker, loadModelInWorker, openTokenizer, readTensor } from "nibble-webgpu";
+import { compareQuantizationsInWorker, inspectTensorInWorker, loadModelInWorker, openTokenizer } from "nibble-webgpu";
 
 /** All that the panel asks of the engine. To run it elsewhere, name other functions of the same signatures here. */
-export const engine = { compare: compareQuantizationsInWorker, load: loadModelInWorker, openTokenizer, readTensor };
+export const engine = { compare: compareQuantizationsInWorker, load: loadModelInWorker, openTokenizer, inspect: inspectTensorInWorker };

@@ -1,5 +1,6 @@
-import { type ModelSource, type QuantizationRecipe, validateRecipe } from "nibble-webgpu";
-import { protocols, type Settings } from "./settings.ts";
+import { type QuantizationRecipe, validateRecipe } from "nibble-webgpu";
+import { protocols, type Settings, type TextChoice } from "./settings.ts";
+import { sha256 } from "./textReader.ts";
 
 /** Texts up to this length travel in the link; of longer ones the hash. */
 const LONGEST_TEXT = 2000;
@@ -7,28 +8,33 @@ const PREFIX = "#panel=";
 
 /** What a link says. */
 export interface LinkedRun {
-  /** Hub id or address; null where the model came from files. */
+  /** As modelName() has it. */
   model: string | null;
   /** As hex, of the text's UTF-8; null in a page that is no secure context. */
   textSha256: string | null;
+  /** As that; null where no recipe had a use for it, too. */
+  calibrationSha256: string | null;
   settings: Settings;
 }
 
-/** What a link can say of a model: nothing of files. Addresses below this page stay relative, so that a copy of the page takes its own. */
-export function modelName(source: ModelSource | null): string | null {
-  if (!(typeof source === "string" || source instanceof URL)) return null;
-  const base = new URL(".", document.baseURI).href;
-  return String(source).startsWith(base) ? String(source).slice(base.length) : String(source);
-}
-
 /** The address of this page with the run in its fragment. */
-export async function linkTo({ model, settings }: Omit<LinkedRun, "textSha256">, text: string): Promise<string> {
-  const { kind } = settings.text;
-  const linkedText = kind === "offered" ? settings.text : text.length <= LONGEST_TEXT ? { kind: "pasted", text } : { kind: "file" };
-  const run = { ...settings, text: linkedText, model, textSha256: await sha256(text) };
+export async function linkTo(model: string | null, settings: Settings, text: string, calibration: string): Promise<string> {
+  const run = {
+    ...settings,
+    model,
+    text: linkedChoice(settings.text, text),
+    textSha256: await sha256(text),
+    calibration: linkedChoice(settings.calibration, calibration),
+    calibrationSha256: calibration === "" ? null : await sha256(calibration),
+  };
   const bytes = new TextEncoder().encode(JSON.stringify(run));
   const base64 = btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join("")).replaceAll("+", "-").replaceAll("/", "_").replaceAll("=", "");
   return `${location.href.split("#")[0]}${PREFIX}${base64}`;
+}
+
+function linkedChoice(choice: TextChoice, text: string): TextChoice {
+  if (choice.kind === "offered") return choice;
+  return text.length <= LONGEST_TEXT ? { kind: "pasted", text } : { kind: "file", file: null };
 }
 
 /** Reads a fragment; what it does not say is as in `defaults`. null where it is no link of ours. @throws Error for one that is damaged */
@@ -43,22 +49,17 @@ export function readLink(fragment: string, defaults: Settings): LinkedRun | null
   }
 }
 
-/** SHA-256 of UTF-8, hex; null where the page may not hash. */
-export async function sha256(text: string): Promise<string | null> {
-  if (!globalThis.isSecureContext) return null;
-  const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", new TextEncoder().encode(text)));
-  return Array.from(hash, (byte) => byte.toString(16).padStart(2, "0")).join("");
-}
-
 /** Takes over what has the right type, field by field: anybody can write a link. */
 function checkedRun(value: unknown, defaults: Settings): LinkedRun {
-  const { model, textSha256, text, protocol, windowTokens, strideTokens, tokenLimit, chosen, own, continuation } = record(value);
+  const { model, textSha256, calibrationSha256, text, calibration, protocol, windowTokens, strideTokens, tokenLimit, chosen, own, continuation } = record(value);
   const { prompt, maxTokens, temperature, seed } = record(continuation ?? {});
   return {
     model: optional(model, isString) ?? null,
     textSha256: optional(textSha256, isString) ?? null,
+    calibrationSha256: optional(calibrationSha256, isString) ?? null,
     settings: {
       text: text === undefined ? defaults.text : checkedText(record(text)),
+      calibration: calibration === undefined ? defaults.calibration : checkedText(record(calibration)),
       protocol: optional(protocol, (word): word is Settings["protocol"] => isString(word) && Object.hasOwn(protocols, word)) ?? defaults.protocol,
       windowTokens: optional(windowTokens, isNumber) ?? null,
       strideTokens: optional(strideTokens, isNumber) ?? null,
@@ -75,7 +76,7 @@ function checkedRun(value: unknown, defaults: Settings): LinkedRun {
   };
 }
 
-function checkedText({ kind, label, text }: Record<string, unknown>): Settings["text"] {
+function checkedText({ kind, label, text }: Record<string, unknown>): TextChoice {
   if (kind === "offered" && isString(label)) return { kind, label };
   if (kind === "pasted" && isString(text)) return { kind, text };
   if (kind === "file") return { kind, file: null };

@@ -13,7 +13,8 @@ export type PanelLoadOptions = Pick<WorkerCompareOptions, "backend" | "hub" | "i
 /**
  * `<perplexity-panel>`: measures recipes of one model on one text, row by row, and shows what they did to it. All properties may change between runs.
  * Fires `row` (detail: ComparisonRow) for each one measured, then `done` (Comparison) or `error` (whatever ended the run; not an abort). None of them bubbles.
- * A page whose address ends in a link of the panel's takes its settings from there.
+ * A page whose address ends in a link of the panel's takes its settings from there; for a link made with another model it has a button, which fires `model`
+ * (detail: the hub id or address) and, unless that is prevented, sets `source`.
  * Custom properties that set its looks: --card, --ink, --soft, --line, --control (borders of what can be pressed), --accent, --on-accent (text on it),
  * --accent-soft, --warn, --mono (font of figures). What is not set follows the system's light or dark.
  */
@@ -44,7 +45,7 @@ export interface PerplexityPanelElement extends HTMLElement {
   start(): Promise<void>;
   /** Ends the run; the rows that were measured stay. */
   cancel(): void;
-  /** Takes effect when the row at work is done. */
+  /** Takes effect after the window at work. */
   pause(): void;
   /** Goes on after pause(). */
   resume(): void;

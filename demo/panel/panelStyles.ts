@@ -49,6 +49,12 @@ export const partStyles = css`
   tr > .left, tr > :first-child { text-align: left; }
   tr > :first-child { padding-left: 0; }
   tbody th { color: inherit; font-weight: 400; }
+  .cards { font-size: 0.79rem; }
+  .cards, .cards :is(thead, tbody) { display: block; }
+  .cards tr { display: grid; grid-template-columns: repeat(auto-fill, minmax(8.2rem, 1fr)); gap: 3px 12px; align-content: start; padding: 10px 0; border-bottom: 1px solid var(--line-color); }
+  .cards :is(td, tbody th) { display: block; padding: 0; border: 0; text-align: left; }
+  .cards td[data-label]::before { content: attr(data-label) / ""; display: block; color: var(--soft-color); font: 0.78rem/17px system-ui, sans-serif; }
+  .cards .line { grid-column: 1 / -1; }
 `;
 
 /** Takes the colours of the page around it where that page sets them as custom properties. */

@@ -6,7 +6,8 @@ import { partStyles } from "./panelStyles.ts";
 import "./recipeEditor.ts";
 import type { RecipeEditor } from "./recipeEditor.ts";
 import { activationNote, nameOf, needsCalibration, type Recipe, recipeNote, recipeOf } from "./recipes.ts";
-import type { Settings } from "./settings.ts";
+import type { Settings, TextChoice } from "./settings.ts";
+import "./textChoice.ts";
 
 /** Which recipes are measured, and the user's own. Fires `change` (detail: what of the settings is new). */
 @customElement("perplexity-recipes")
@@ -18,7 +19,7 @@ export class RecipeControls extends LitElement {
       .recipe { display: grid; grid-template-columns: auto minmax(0, 1fr) auto; gap: 8px; align-items: baseline; line-height: 1.3; }
       .recipe label { display: grid; grid-template-columns: subgrid; grid-column: span 2; cursor: pointer; color: inherit; align-items: baseline; }
       .recipe small { display: block; }
-      .caption { margin: 12px 0; }
+      .caption, perplexity-text-choice { margin: 12px 0; }
     `,
   ];
 
@@ -26,6 +27,9 @@ export class RecipeControls extends LitElement {
   @property({ attribute: false }) own: readonly QuantizationRecipe[] = [];
   @property({ attribute: false }) chosen: readonly string[] = [];
   @property() baseline = "";
+  /** Text for the recipes that need it; what is offered, what is chosen, and whether there is any. */
+  @property({ attribute: false }) calibrationLabels: readonly string[] = [];
+  @property({ attribute: false }) calibration!: TextChoice;
   @property({ type: Boolean }) calibrated = false;
   @property({ type: Boolean }) disabled = false;
   @state() private editing = false;
@@ -40,6 +44,15 @@ export class RecipeControls extends LitElement {
         <div class="recipes">${all.map((recipe) => this.renderRecipe(recipe))}</div>
       </fieldset>
       <p class="caption">${recipeCaption(all.find((recipe) => nameOf(recipe) === this.latest) ?? null)}</p>
+      <perplexity-text-choice
+        label="Calibrate on"
+        own-label="Text to calibrate on"
+        note="For recipes that look at the inputs first: text like that the model will meet, but not the one it is measured on."
+        .offered=${this.calibrationLabels}
+        .choice=${this.calibration}
+        .disabled=${this.disabled}
+        @change=${({ detail }: CustomEvent<TextChoice>) => this.fire({ calibration: detail })}
+      ></perplexity-text-choice>
       ${this.editing
         ? html`<perplexity-recipe-editor
             .taken=${all.map(nameOf)}

@@ -13,6 +13,7 @@ interface Draft {
   observer: NonNullable<QuantizationRecipe["observer"]>;
   outlierThreshold: string;
   rounding: NonNullable<QuantizationRecipe["rounding"]>;
+  activationOrder: "no" | "yes";
   equalization: NonNullable<QuantizationRecipe["equalization"]>;
   smoothing: string;
   overrides: readonly { glob: string; format: string }[];
@@ -65,6 +66,7 @@ export class RecipeEditor extends LitElement {
           ${draft.activations === "static" ? this.words("observer", "Range found by", { minmax: "largest magnitude", percentile: "99.99th percentile", mse: "least squared error" }) : nothing}
           ${this.text("outlierThreshold", "Outlier threshold, LLM.int8()", "none", "Inputs at least this large stay float, beside int8 inputs.")}
           ${this.words("rounding", "Rounding", { nearest: "to nearest", gptq: "GPTQ, calibrated" })}
+          ${draft.rounding === "gptq" ? this.words("activationOrder", "Columns are rounded", { no: "in their order", yes: "those with the largest inputs first" }) : nothing}
           ${this.words("equalization", "Equalization", { none: "none", smoothquant: "SmoothQuant, calibrated", awq: "AWQ, calibrated" })}
           ${draft.equalization === "smoothquant" ? this.text("smoothing", "Smoothing α", "0.5", "0 to 1, or search") : nothing}
         </div>
@@ -107,7 +109,7 @@ export class RecipeEditor extends LitElement {
     </label>`;
   }
 
-  private words<F extends "activations" | "observer" | "rounding" | "equalization">(field: F, label: string, words: Readonly<Record<Draft[F], string>>): TemplateResult {
+  private words<F extends "activations" | "observer" | "rounding" | "activationOrder" | "equalization">(field: F, label: string, words: Readonly<Record<Draft[F], string>>): TemplateResult {
     return html`<label>${label}
       <select aria-invalid=${this.problem?.field === field} @change=${(event: Event) => this.change(field, valueOf(event) as Draft[F])}>
         ${Object.entries<string>(words).map(([value, text]) => html`<option value=${value} .selected=${value === this.draft[field]}>${text}</option>`)}
@@ -153,7 +155,7 @@ export class RecipeEditor extends LitElement {
   }
 }
 
-const fields: readonly Field[] = ["linear", "embedding", "activations", "observer", "outlierThreshold", "rounding", "equalization", "smoothing", "overrides"];
+const fields: readonly Field[] = ["linear", "embedding", "activations", "observer", "outlierThreshold", "rounding", "activationOrder", "equalization", "smoothing", "overrides"];
 
 /** The field that a message of the engine begins with. */
 function fieldOf(message: string): Field {
@@ -161,7 +163,7 @@ function fieldOf(message: string): Field {
 }
 
 function recipeFrom(draft: Draft): QuantizationRecipe {
-  const { activations, observer, outlierThreshold, rounding, equalization, smoothing } = draft;
+  const { activations, observer, outlierThreshold, rounding, activationOrder, equalization, smoothing } = draft;
   return {
     name: draft.name.trim(),
     linear: formatNamed(draft.linear),
@@ -170,6 +172,7 @@ function recipeFrom(draft: Draft): QuantizationRecipe {
     ...(activations === "static" ? { observer } : {}),
     ...(outlierThreshold.trim() === "" ? {} : { outlierThreshold: Number(outlierThreshold) }),
     ...(rounding === "nearest" ? {} : { rounding }),
+    ...(rounding === "gptq" && activationOrder === "yes" ? { activationOrder: true } : {}),
     ...(equalization === "none" ? {} : { equalization }),
     ...(equalization === "smoothquant" && smoothing.trim() !== "" ? { smoothing: smoothing.trim() === "search" ? "search" : Number(smoothing) } : {}),
     ...(draft.overrides.length === 0 ? {} : { overrides: Object.fromEntries(draft.overrides.map(({ glob, format }) => [glob.trim(), formatNamed(format)])) }),
@@ -177,7 +180,7 @@ function recipeFrom(draft: Draft): QuantizationRecipe {
 }
 
 function draftOf(recipe: QuantizationRecipe, name: string): Draft {
-  const { linear, embedding = { type: "f16" }, activations = "float", observer = "minmax", outlierThreshold, rounding = "nearest", equalization = "none", smoothing, overrides = {} } = recipe;
+  const { linear, embedding = { type: "f16" }, activations = "float", observer = "minmax", outlierThreshold, rounding = "nearest", activationOrder = false, equalization = "none", smoothing, overrides = {} } = recipe;
   return {
     name,
     linear: describeFormat(linear),
@@ -186,6 +189,7 @@ function draftOf(recipe: QuantizationRecipe, name: string): Draft {
     observer,
     outlierThreshold: outlierThreshold === undefined ? "" : String(outlierThreshold),
     rounding,
+    activationOrder: activationOrder ? "yes" : "no",
     equalization,
     smoothing: smoothing === undefined ? "" : String(smoothing),
     overrides: Object.entries(overrides).map(([glob, format]) => ({ glob, format: describeFormat(format) })),

@@ -11,6 +11,11 @@ export function needsCalibration(recipe: Recipe): boolean {
   return calibratedField(recipeOf(recipe)) !== null;
 }
 
+/** LLM.int8() finds its columns in calibration text, and does without where there is none. */
+export function usesCalibration(recipe: Recipe): boolean {
+  return needsCalibration(recipe) || recipeOf(recipe).outlierThreshold !== undefined;
+}
+
 export function recipeOf(recipe: Recipe): QuantizationRecipe {
   return typeof recipe === "string" ? presets[recipe] : recipe;
 }

@@ -2,10 +2,14 @@ import type { PerplexityOptions, QuantizationRecipe } from "nibble-webgpu";
 
 export type Protocol = NonNullable<PerplexityOptions["protocol"]>;
 
+/** The label of an offered text; or a text of the user's. */
+export type TextChoice = { kind: "offered"; label: string } | { kind: "pasted"; text: string } | { kind: "file"; file: File | null };
+
 /** What the user can choose: all that a link must hold to repeat a run. */
 export interface Settings {
-  /** The label of an offered text; or a text of the user's. */
-  text: { kind: "offered"; label: string } | { kind: "pasted"; text: string } | { kind: "file"; file: File | null };
+  text: TextChoice;
+  /** For the recipes that need it. */
+  calibration: TextChoice;
   protocol: Protocol;
   /** null: the engine's default for the model. */
   windowTokens: number | null;

@@ -1,4 +1,4 @@
-import { describeFormat, type ComparisonRow, inspectQuantization, type NamedTensor, type QuantizationInspection, type TensorReport } from "nibble-webgpu";
+import { describeFormat, type ComparisonRow, type LoadProgress, type TensorInspection, type TensorReport } from "nibble-webgpu";
 import { css, html, LitElement, nothing, type PropertyValues, type TemplateResult } from "lit";
 import { customElement, property, state } from "lit/decorators.js";
 import { tensorCaption, tensorNote } from "./captions.ts";
@@ -6,18 +6,15 @@ import type { Draw } from "./charts/chartFigure.ts";
 import "./charts/chartFigure.ts";
 import type { MapCell } from "./charts/plots.ts";
 import { engine } from "./engine.ts";
+import { percent } from "./format.ts";
 import type { Measurement } from "./measurement.ts";
 import { partStyles } from "./panelStyles.ts";
-import { needsCalibration } from "./recipes.ts";
 
-/** Rows of a tensor beyond this are left out of its histogram, which is made in the page's own thread. */
-const MOST_VALUES = 2 ** 22;
 const BINS = 120;
 
 interface Inspected {
   tensor: TensorReport;
-  inspection: QuantizationInspection;
-  shape: NamedTensor["shape"];
+  inspection: TensorInspection;
 }
 
 /** Where a recipe's error sits, layer by layer, and what it did to the weights of one tensor. */
@@ -28,7 +25,6 @@ export class TensorView extends LitElement {
     css`
       .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(24rem, 100%), 1fr)); gap: 18px 28px; margin-top: 14px; }
       .caption { margin-top: 14px; min-height: 4.8rem; }
-      perplexity-figure { --chart-height: 270px; }
     `,
   ];
 
@@ -42,6 +38,11 @@ export class TensorView extends LitElement {
   private controller: AbortController | null = null;
   private map: Draw | null = null;
   private histogram: Draw | null = null;
+
+  override disconnectedCallback(): void {
+    super.disconnectedCallback();
+    this.controller?.abort();
+  }
 
   protected override willUpdate(changed: PropertyValues): void {
     if (changed.has("measurement")) this.forget();
@@ -57,15 +58,14 @@ export class TensorView extends LitElement {
   override render(): TemplateResult {
     const candidates = this.candidates();
     const row = this.row();
-    if (!row) return html`<p class="hint">After a run this shows where the error of each recipe sits, matrix by matrix, and the weights of any of them before and after, with the levels they were rounded to.</p>`;
     const { inspected } = this;
     return html`
       <div class="row">
-        <label>Recipe <select @change=${(event: Event) => this.choose((event.target as HTMLSelectElement).value)}>${candidates.map(({ name }) => html`<option .selected=${name === row.name}>${name}</option>`)}</select></label>
+        <label>Recipe <select ?disabled=${!row} @change=${(event: Event) => this.choose((event.target as HTMLSelectElement).value)}>${candidates.map(({ name }) => html`<option .selected=${name === row?.name}>${name}</option>`)}</select></label>
         <span class="number soft" role="status">${this.status}</span>
       </div>
       <div class="charts">
-        <perplexity-figure .origin=${this.origin} name="tensor-errors" heading="Where the error sits" note="error beside the size of the weights; choose a square" .draw=${this.map}></perplexity-figure>
+        <perplexity-figure .origin=${this.origin} name="tensor-errors" heading="Where the error sits" note="error beside the size of the weights; choose a square" placeholder="one square per matrix, when a recipe is measured" .draw=${this.map}></perplexity-figure>
         <perplexity-figure
           .origin=${this.origin}
           name=${`weights-${inspected?.tensor.name ?? ""}`}
@@ -75,15 +75,16 @@ export class TensorView extends LitElement {
           .draw=${this.histogram}
         ></perplexity-figure>
       </div>
-      <p class="caption">${inspected ? this.describe(inspected, row) : "Each square is one matrix of one layer. Errors are alike where weights are bell-shaped; a matrix with a few huge weights stands out, for they set the step of all that share their scale."}</p>
+      <p class="caption">${inspected && row ? this.describe(inspected, row) : "Each square is one matrix of one layer. Errors are alike where weights are bell-shaped; a matrix with a few huge weights stands out, for they set the step of all that share their scale."}</p>
     `;
   }
 
-  private describe({ tensor, inspection, shape }: Inspected, row: ComparisonRow): TemplateResult {
-    const [shown, all] = [inspection.shape[0], shape[0]];
+  private describe({ tensor, inspection }: Inspected, { recipe }: ComparisonRow): TemplateResult {
+    const { rounding = "nearest", equalization = "none" } = recipe;
+    const differs = rounding !== inspection.rounding || equalization !== "none";
     return html`<b>${tensor.name}</b>, ${tensorNote(tensor.format, tensor.sqnrDb)}. ${tensorCaption(inspection)}
-      ${shown < all ? html` Shown are the first ${shown.toLocaleString("en")} of ${all.toLocaleString("en")} rows.` : nothing}
-      ${needsCalibration(row.recipe) ? " The picture rounds to nearest; the recipe's calibrated rounding differs a little." : nothing}`;
+      ${inspection.rounding === "gptq" ? " These are GPTQ's codes: not always the nearest, since each makes up for the errors before it." : nothing}
+      ${differs ? " The picture shows the weights of the file rounded to nearest; what the recipe moved between matrices before is not in it." : nothing}`;
   }
 
   private candidates(): readonly ComparisonRow[] {
@@ -107,7 +108,7 @@ export class TensorView extends LitElement {
     this.status = "";
   }
 
-  /** Reads the tensor from the checkpoint again, which may be a download, and rounds it as the recipe does. */
+  /** Reads the tensor from the checkpoint again, which may be a download, and rounds it as the recipe does; for GPTQ the model is loaded. */
   private async inspect(tensor: TensorReport): Promise<void> {
     const { source, load } = this.measurement!;
     this.controller?.abort();
@@ -115,12 +116,10 @@ export class TensorView extends LitElement {
     const { signal } = this.controller;
     this.status = `Reading ${tensor.name}…`;
     try {
-      const { values, shape } = await engine.readTensor(source, tensor.name, { hub: load.hub, signal });
-      const [rows, columns] = shape;
-      const shownRows = Math.min(rows, Math.max(1, Math.floor(MOST_VALUES / columns)));
-      const inspection = inspectQuantization(values.subarray(0, shownRows * columns), [shownRows, columns], tensor.format, { bins: BINS });
-      this.inspected = { tensor, inspection, shape };
-      this.status = `${tensor.name}, ${rows} × ${columns}, ${describeFormat(tensor.format)}`;
+      const onProgress = ({ stage, fraction }: LoadProgress): void => void (this.status = `${tensor.name}: ${stage}, ${percent(fraction)}`);
+      const inspection = await engine.inspect(source, tensor.name, { ...load, quantization: this.row()!.recipe, bins: BINS, signal, onProgress });
+      this.inspected = { tensor, inspection };
+      this.status = `${tensor.name}, ${inspection.shape.join(" × ")}, ${describeFormat(tensor.format)}`;
     } catch (error) {
       if (!signal.aborted) this.status = (error as Error).message;
     }

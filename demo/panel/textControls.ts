@@ -1,7 +1,8 @@
 import { css, html, LitElement, nothing, type TemplateResult } from "lit";
 import { customElement, property } from "lit/decorators.js";
 import { partStyles } from "./panelStyles.ts";
-import { type Protocol, protocols, type Settings } from "./settings.ts";
+import { type Protocol, protocols, type Settings, type TextChoice } from "./settings.ts";
+import "./textChoice.ts";
 
 /** What is measured, as far as it can be known before the run. */
 export interface TextOutlook {
@@ -22,9 +23,6 @@ export class TextControls extends LitElement {
     partStyles,
     css`
       fieldset { display: grid; gap: 14px; }
-      .given label { display: block; margin-bottom: 4px; }
-      .given input { width: 100%; }
-      label[hidden] { visibility: hidden; }
     `,
   ];
 
@@ -36,19 +34,20 @@ export class TextControls extends LitElement {
   override render(): TemplateResult {
     const { text, tokenLimit, protocol, windowTokens, strideTokens } = this.settings;
     const { textTokens, plan } = this.outlook;
-    const choice = text.kind === "offered" ? text.label : text.kind;
     return html`
       <fieldset ?disabled=${this.disabled}>
-        <legend class="visually-hidden">Text to measure on</legend>
+        <legend class="visually-hidden">Text and protocol</legend>
+        <perplexity-text-choice
+          label="Read"
+          own-label="Text to measure on"
+          .offered=${this.labels}
+          .choice=${text}
+          .note=${textTokens === null ? "tokens are counted when the model's tokenizer is here" : `${textTokens.toLocaleString("en")} tokens`}
+          .disabled=${this.disabled}
+          @change=${({ detail }: CustomEvent<TextChoice>) => this.fire({ text: detail })}
+        ></perplexity-text-choice>
+        ${this.error("text")}
         <div class="fields">
-          <label>Read
-            <select id="text" @change=${(event: Event) => this.chooseText(valueOf(event))}>
-              ${this.labels.map((label) => html`<option value=${label} .selected=${label === choice}>${label}</option>`)}
-              <option value="pasted" .selected=${choice === "pasted"}>pasted text</option>
-              <option value="file" .selected=${choice === "file"}>a text file</option>
-            </select>
-            <small>${textTokens === null ? "tokens are counted when the model's tokenizer is here" : `${textTokens.toLocaleString("en")} tokens`}</small>
-          </label>
           <label>Length
             <select id="length" @change=${(event: Event) => this.fire({ tokenLimit: JSON.parse(valueOf(event)) as number | null })}>
               ${[...new Set([...lengths.slice(0, -1), tokenLimit, null])].map((length) => html`<option value=${String(length)} .selected=${length === tokenLimit}>${length === null ? "all tokens" : `first ${length.toLocaleString("en")} tokens`}</option>`)}
@@ -63,15 +62,6 @@ export class TextControls extends LitElement {
           ${this.number("windowTokens", "Window, tokens", windowTokens, plan?.windowTokens)}
           ${protocol === "strided" ? this.number("strideTokens", "Stride, tokens", strideTokens, plan?.strideTokens) : nothing}
         </div>
-        <div class="given" ?hidden=${text.kind !== "pasted"}>
-          <label for="pasted">Text to measure on</label>
-          <textarea id="pasted" rows="5" spellcheck="false" .value=${text.kind === "pasted" ? text.text : ""} @input=${(event: Event) => this.fire({ text: { kind: "pasted", text: valueOf(event) } })}></textarea>
-        </div>
-        <div class="given" ?hidden=${text.kind !== "file"}>
-          <label for="file">Plain text, UTF-8</label>
-          <input id="file" type="file" accept="text/plain,.txt,.md,.raw" @change=${(event: Event) => this.fire({ text: { kind: "file", file: (event.target as HTMLInputElement).files?.[0] ?? null } })} />
-        </div>
-        ${this.error("text")}
         <p class="caption">${protocols[protocol].caption}</p>
       </fieldset>
     `;
@@ -98,12 +88,6 @@ export class TextControls extends LitElement {
   private error(field: string): TemplateResult | typeof nothing {
     const { problem } = this.outlook;
     return problem?.field === field ? html`<small class="warn" role="alert">${problem.message}</small>` : nothing;
-  }
-
-  private chooseText(value: string): void {
-    if (value === "pasted") this.fire({ text: { kind: "pasted", text: "" } });
-    else if (value === "file") this.fire({ text: { kind: "file", file: null } });
-    else this.fire({ text: { kind: "offered", label: value } });
   }
 
   private fire(detail: Partial<Settings>): void {

@@ -5,6 +5,7 @@ import { engine } from "./engine.ts";
 import { figure, percent } from "./format.ts";
 import { type Measurement, type ScoredToken, scoredTokens, wholeCharacters } from "./measurement.ts";
 import { partStyles } from "./panelStyles.ts";
+import { Room } from "./room.ts";
 
 const PAGE_TOKENS = 600;
 const WORST_COUNT = 8;
@@ -51,11 +52,17 @@ export class TokenView extends LitElement {
       .legend i { width: 16px; height: 12px; border-radius: 3px; display: inline-block; }
       .detail { min-height: 1.9rem; margin: 8px 0 14px; }
       .list { margin: 8px -18px 0; padding: 0 18px; }
-      td.context { max-width: 24rem; min-width: 12rem; text-align: left; overflow: hidden; text-overflow: ellipsis; direction: rtl; }
+      td.context { max-width: 24rem; text-align: left; overflow: hidden; text-overflow: ellipsis; direction: rtl; }
       td.context bdi { direction: ltr; unicode-bidi: isolate; }
       td b { font-weight: 600; color: var(--ink-color); }
       td.context { color: var(--soft-color); }
-      td.left { white-space: normal; min-width: 11rem; }
+      td.left { white-space: normal; }
+      table:not(.cards) td.context { min-width: 12rem; }
+      table:not(.cards) td.left { min-width: 11rem; }
+      td.left:not(.context) { height: 4.9rem; } /* three lines, from the moment that they are asked for */
+      .cards thead { display: none; }
+      .cards tr { grid-template-columns: 5rem 5rem 1fr; }
+      .cards td.left:not(.context) { height: auto; min-height: 3.7rem; grid-column: 1 / -1; }
       .caption { margin-top: 14px; }
       table { width: 100%; }
       @media (max-width: 760px) { .list { margin: 8px -14px 0; padding: 0 14px; } }
@@ -72,6 +79,7 @@ export class TokenView extends LitElement {
   @state() private current: number | null = null;
   @state() private expectations: ReadonlyMap<number, Expectation> = new Map();
   @state() private status = "";
+  private readonly room = new Room(this);
   private controller: AbortController | null = null;
   private texts: readonly string[] = [];
   private losses: ReadonlyMap<number, Loss> = new Map();
@@ -103,6 +111,7 @@ export class TokenView extends LitElement {
     const row = this.row();
     if (!row || !this.measurement) return html`<p class="hint">After a run this shows the text itself: each token shaded by how much more, or less, the recipe was surprised by it than the baseline, and the tokens that it hurt most.</p>`;
     const baseline = this.rows[0]!.name;
+    const labels = [baseline, row.name, "times less likely", ...(this.controller || this.expectations.size > 0 ? [`${baseline} expected`, `${row.name} expected`] : [])];
     return html`
       <div class="row">
         <label>Recipe <select @change=${(event: Event) => (this.recipe = (event.target as HTMLSelectElement).value)}>${this.candidates().map(({ name }) => html`<option .selected=${name === row.name}>${name}</option>`)}</select></label>
@@ -127,9 +136,9 @@ export class TokenView extends LitElement {
         <span class="number soft" role="status">${this.status}</span>
       </div>
       <div class="scroll list" role="region" aria-label="Tokens that lost most" tabindex="0">
-        <table>
-          <thead><tr><th scope="col" class="left">token in its place</th><th scope="col">${baseline}</th><th scope="col">${row.name}</th><th scope="col">times less likely</th>${this.expectations.size === 0 ? nothing : html`<th scope="col" class="left">${baseline} expected</th><th scope="col" class="left">${row.name} expected</th>`}</tr></thead>
-          <tbody>${this.worst.map((loss) => this.renderWorst(loss))}</tbody>
+        <table role="table" class=${this.room.tableClass}>
+          <thead role="rowgroup"><tr role="row"><th scope="col" role="columnheader" class="left">token in its place</th>${labels.map((label, i) => html`<th scope="col" role="columnheader" class=${i < 3 ? "" : "left"}>${label}</th>`)}</tr></thead>
+          <tbody role="rowgroup">${this.worst.map((loss) => this.renderWorst(loss, labels))}</tbody>
         </table>
       </div>
       <p class="caption">${this.caption(row)}</p>
@@ -156,17 +165,14 @@ export class TokenView extends LitElement {
     return this.texts.slice(from, to).map((text, i) => html`<span data-index=${from + i} class=${`${this.shadeOf(from + i)}${from + i === this.current ? " current" : ""}`}>${text}</span>`);
   }
 
-  private renderWorst(loss: Loss): TemplateResult {
-    const { position, contextStart, nll, baselineNll } = loss;
-    const expected = this.expectations.get(position);
+  private renderWorst({ position, contextStart, nll, baselineNll }: Loss, labels: readonly string[]): TemplateResult {
+    const expected = this.expectations.get(position) ?? { baseline: [], recipe: [] };
     const lead = this.texts.slice(Math.max(contextStart, position - LEAD_TOKENS), position).join("");
-    const list = (alternatives: readonly TokenAlternative[]): TemplateResult => html`<td class="left">${alternatives.map(({ text, logProb }) => `${visible(text)} ${percent(Math.exp(logProb))}`).join(", ")}</td>`;
-    return html`<tr>
-      <td class="context"><bdi>${lead.replaceAll(/\s+/g, " ")}<b>${visible(this.texts[position]!)}</b></bdi></td>
-      <td>${percent(Math.exp(-baselineNll))}</td>
-      <td>${percent(Math.exp(-nll))}</td>
-      <td>${figure(Math.exp(nll - baselineNll), 1)}</td>
-      ${expected ? [list(expected.baseline), list(expected.recipe)] : nothing}
+    const listed = (alternatives: readonly TokenAlternative[]): string => alternatives.map(({ text, logProb }) => `${visible(text)} ${percent(Math.exp(logProb))}`).join(", ");
+    const cells = [percent(Math.exp(-baselineNll)), percent(Math.exp(-nll)), figure(Math.exp(nll - baselineNll), 1), listed(expected.baseline), listed(expected.recipe)];
+    return html`<tr role="row">
+      <td role="cell" class="line context"><bdi>${lead.replaceAll(/\s+/g, " ")}<b>${visible(this.texts[position]!)}</b></bdi></td>
+      ${labels.map((label, i) => html`<td role="cell" class=${i < 3 ? "" : "left"} data-label=${label}>${cells[i]}</td>`)}
     </tr>`;
   }
 

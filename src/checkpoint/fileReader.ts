@@ -18,6 +18,10 @@ export class FileReader {
     this.pieces = file.stream({ signal })[Symbol.asyncIterator]();
   }
 
+  get sizeBytes(): number | null {
+    return this.file.sizeBytes;
+  }
+
   /**
    * u8 [length], the caller's own, in one of the spare buffers where one is large enough. Throws `checkpoint` where the file ends before it. Of a file of
    * unknown size it takes memory as the bytes come.

@@ -55,9 +55,9 @@ export async function* readBlocks(
   let earlierBytes = 0;
   for (const weightFile of files) {
     const { name: fileName, header, reader } = await weightFile.start(signal);
-    reader.onRead = (readBytes) => {
-      const loadedBytes = earlierBytes + readBytes;
-      onBytes?.({ file: fileName, loadedBytes, totalBytes: totalBytes && Math.max(totalBytes, loadedBytes) });
+    reader.onRead = (fileBytes) => {
+      const loadedBytes = earlierBytes + fileBytes;
+      onBytes?.({ file: fileName, fileBytes, fileTotalBytes: reader.sizeBytes, loadedBytes, totalBytes: totalBytes && Math.max(totalBytes, loadedBytes) });
     };
     try {
       const hashes = parseHashes(header.metadata, fileName);

@@ -11,10 +11,20 @@ export interface CheckpointTensor {
   readonly shape: readonly [rows: number, columns: number];
 }
 
+/** How far the weight files have been read, one after the other. */
+export interface BytesRead {
+  /** The one at work, and what has come of it. */
+  file: string;
+  fileBytes: number;
+  fileTotalBytes: number | null;
+  /** Over all files. */
+  loadedBytes: number;
+  totalBytes: number | null;
+}
+
 export interface ReadOptions {
   signal?: AbortSignal;
-  /** Bytes of weight files read so far, over all files. */
-  onBytes?: (progress: { file: string; loadedBytes: number; totalBytes: number | null }) => void;
+  onBytes?: (soFar: BytesRead) => void;
 }
 
 export interface ReadBlocksOptions extends ReadOptions {

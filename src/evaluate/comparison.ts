@@ -1,5 +1,5 @@
 import type { EngineError } from "../errors.ts";
-import { checkFinite, throwIfAborted } from "../errors.ts";
+import { checkFinite, orAborted, throwIfAborted } from "../errors.ts";
 import type { Backend } from "../model/backend.ts";
 import type { ComparisonRow, ComparisonSamples, QuantizationRecipe } from "../types.ts";
 import { bitsPerByte, measurePerplexity, type MeasureOptions, NllCollector, scoreBlocks, windowsAtOnce } from "./perplexity.ts";
@@ -67,7 +67,7 @@ async function compareRow(
   baseline: Backend,
   tokens: readonly number[],
   plan: WindowPlan,
-  { onProgress, signal }: MeasureOptions,
+  { onProgress, signal, beforeWindow }: MeasureOptions,
 ): Promise<ComparisonSamples> {
   const baselineNlls = new NllCollector(plan, undefined);
   const nlls = new NllCollector(plan, onProgress);
@@ -78,6 +78,7 @@ async function compareRow(
   for (const block of scoreBlocks(tokens, plan, together)) {
     throwIfAborted(signal);
     if (block.window) {
+      await orAborted(beforeWindow?.(), signal);
       await baseline.encodeWindow(block.window, signal, block.windowTokens);
       await candidate.encodeWindow(block.window, signal, block.windowTokens);
     }

@@ -1,9 +1,6 @@
 import { EngineError } from "../errors.ts";
-import type { Comparison, ComparisonRow } from "../types.ts";
+import type { ComparisonRow, ComparisonRun } from "../types.ts";
 import { emptyRow } from "./comparison.ts";
-
-/** What the rows of one comparison share. */
-export type ComparisonRun = Omit<Comparison, "rows">;
 
 /**
  * One line per row after a line of names (`klDivergenceP99`), RFC 4180: every number of a row in full precision, then the message of its error. A measure
@@ -20,9 +17,9 @@ export function comparisonCsv(rows: readonly ComparisonRow[], run?: ComparisonRu
   return [["name", ...names, "error", ...Object.keys(shared)], ...lines].map((fields) => `${fields.map(csvField).join(",")}\r\n`).join("");
 }
 
-function sharedFields({ protocol, windowTokens, strideTokens, scoredTokens, text, model, adapter, engineVersion }: ComparisonRun): Record<string, unknown> {
+function sharedFields({ protocol, windowTokens, strideTokens, scoredTokens, text, model, adapter, engineVersion, plannedRows }: ComparisonRun): Record<string, unknown> {
   const { backend, description } = adapter;
-  return { protocol, windowTokens, strideTokens, scoredTokens, textTokens: text.tokens, textSha256: text.sha256, model: model.source, modelSha256: model.sha256, backend, adapter: description, engineVersion };
+  return { protocol, windowTokens, strideTokens, scoredTokens, textTokens: text.tokens, textSha256: text.sha256, model: model.source, modelSha256: model.sha256, backend, adapter: description, engineVersion, ...(plannedRows === undefined ? {} : { plannedRows }) };
 }
 
 /** By column. */

@@ -205,6 +205,7 @@ const readComparison = object<Comparison>({
   kvCache: orNull(oneOf("f32", "f16", "int8")),
   engineVersion: text,
   adapter,
+  plannedRows: optional(count),
 });
 
 function toBase64(bytes: Uint8Array): string {

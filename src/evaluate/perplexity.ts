@@ -1,4 +1,4 @@
-import { checkFinite, throwIfAborted } from "../errors.ts";
+import { checkFinite, orAborted, throwIfAborted } from "../errors.ts";
 import type { ModelBackend } from "../model/backend.ts";
 import type { Tokenizer } from "../tokenizer/types.ts";
 import type { PerplexityProgress, PerplexityReport } from "../types.ts";
@@ -13,6 +13,8 @@ export interface MeasureOptions {
   /** After every block of rows; perplexity is the running value. */
   onProgress?: (progress: PerplexityProgress) => void;
   signal?: AbortSignal;
+  /** Before what is encoded together; the measurement waits for it. */
+  beforeWindow?: () => void | Promise<void>;
 }
 
 export interface PerplexityMeasurement {
@@ -31,12 +33,15 @@ export async function measurePerplexity(
   tokens: readonly number[],
   plan: WindowPlan,
   byteLengths: Uint32Array | null,
-  { onProgress, signal }: MeasureOptions = {},
+  { onProgress, signal, beforeWindow }: MeasureOptions = {},
 ): Promise<PerplexityMeasurement> {
   const nlls = new NllCollector(plan, onProgress);
   for (const block of scoreBlocks(tokens, plan, windowsAtOnce(backend, plan))) {
     throwIfAborted(signal);
-    if (block.window) await backend.encodeWindow(block.window, signal, block.windowTokens);
+    if (block.window) {
+      await orAborted(beforeWindow?.(), signal);
+      await backend.encodeWindow(block.window, signal, block.windowTokens);
+    }
     nlls.add(await backend.score(block.row, block.targets, signal), block.firstTarget);
   }
   return { report: reportOf(plan, nlls.values, byteLengths && scoredBytes(plan, byteLengths)), nlls: nlls.values };

@@ -94,9 +94,11 @@ function checkStop(stop: unknown): readonly string[] {
 }
 
 /** Checks what watches and stops a call. Throws TypeError naming it. */
-export function checkWatching({ signal, onProgress }: { signal?: unknown; onProgress?: unknown }): void {
+export function checkWatching({ signal, onProgress, beforeWindow, onStart }: { signal?: unknown; onProgress?: unknown; beforeWindow?: unknown; onStart?: unknown }): void {
   checkSignal(signal);
-  if (onProgress !== undefined && typeof onProgress !== "function") throw new TypeError(`onProgress is ${show(onProgress)}; expected a function.`);
+  for (const [name, callback] of Object.entries({ onProgress, beforeWindow, onStart })) {
+    if (callback !== undefined && typeof callback !== "function") throw new TypeError(`${name} is ${show(callback)}; expected a function.`);
+  }
 }
 
 function checkSignal(signal: unknown): AbortSignal | undefined {

@@ -48,7 +48,7 @@ export async function openFloat(builder: BackendBuilder, checkpoint: Checkpoint,
   const matrices: CheckpointTensor[] = [];
   const pacer = new Pacer();
   const fill = async (): Promise<void> => {
-    const read = checkpoint.read({ signal, onBytes: ({ file, loadedBytes, totalBytes }) => progress.downloaded(file, loadedBytes, totalBytes, READ_SHARE) });
+    const read = checkpoint.read({ signal, onBytes: (soFar) => progress.downloaded(soFar, READ_SHARE) });
     for await (const { tensor, values } of read) {
       await builder.add(tensor, isMatrix(tensor) ? packFor(builder.layout, quantizeTensor(values, tensor.shape, { type: tensor.kind === "linear" ? "f32" : "f16" })) : values);
       if (hasObservedInput(tensor, checkpoint)) matrices.push(tensor);

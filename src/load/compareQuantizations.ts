@@ -9,7 +9,7 @@ import type { Backend } from "../model/backend.ts";
 import { requireMatches, resolveRecipe } from "../quantize/recipes.ts";
 import { materialize } from "../source/materialize.ts";
 import { openSource } from "../source/openSource.ts";
-import type { CompareOptions, Comparison, ComparisonRow, CompareProgress, ModelSource, PresetName, QuantizationRecipe, QuantizationReport } from "../types.ts";
+import type { CompareOptions, Comparison, ComparisonRow, ComparisonRun, CompareProgress, ModelSource, PresetName, QuantizationRecipe, QuantizationReport } from "../types.ts";
 import { Calibration, calibrationWindows, type FloatModel, observable, openFloat } from "./calibration.ts";
 import { hashedWhileRead, identifyTokens } from "./identity.ts";
 import { build, chooseBackend, createBuilderBeside, disposeChoice } from "./openBackend.ts";
@@ -59,7 +59,7 @@ interface Bench {
  */
 export async function* compareQuantizations(source: ModelSource, options: CompareOptions): AsyncGenerator<ComparisonRow, Comparison> {
   checkLoadOptions(options);
-  const { signal, hub, fetch, integrity, shard = null, samples: keepsSamples = shard !== null } = options;
+  const { signal, hub, fetch, integrity, beforeWindow, shard = null, samples: keepsSamples = shard !== null } = options;
   signal?.throwIfAborted();
   const entries = namedEntries(options);
   for (const { recipe } of entries) requireCalibration(recipe, options.calibration);
@@ -115,6 +115,7 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
       const { backend, report } = row === 0 ? baseline : (candidate = await bench.open(recipe, progress));
       const samples = await sampleRow(backend, candidate && baseline.backend, tokens, plan, {
         signal,
+        beforeWindow,
         onProgress: ({ scoredTokens, totalTokens, perplexity }) =>
           meter.report({ stage: "score", scoredTokens, perplexity, fraction: LOAD_SHARE + ((1 - LOAD_SHARE) * scoredTokens) / totalTokens }),
       });
@@ -134,30 +135,32 @@ export async function* compareQuantizations(source: ModelSource, options: Compar
     }
   };
 
+  /** Once the baseline was measured. */
+  const describeRun = async (): Promise<ComparisonRun> => ({
+    protocol: plan.protocol,
+    windowTokens: plan.windowTokens,
+    strideTokens: plan.strideTokens,
+    windows: plan.windows.length,
+    scoredTokens: plan.scoredTokens,
+    scoredBytes,
+    shard,
+    model: { source: checkpoint.description, config, sha256: hashed.sha256()! },
+    text: await identifyTokens(tokens),
+    calibration: calibrationTokens && (await identifyTokens(calibrationTokens)),
+    kvCache: options.kvCache ?? null,
+    engineVersion: ENGINE_VERSION,
+    adapter: losses.noticed(bench!.baseline.backend.adapter),
+  });
+
   const rows: ComparisonRow[] = [];
   try {
     for (const row of entries.keys()) {
       meter.startRow(row, plan.scoredTokens);
       rows.push(await losses.retry(() => measure(row)));
+      if (row === 0) options.onStart?.({ ...(await describeRun()), plannedRows: entries.length });
       yield rows.at(-1)!;
     }
-    const { protocol, windowTokens, strideTokens, windows, scoredTokens } = plan;
-    return {
-      rows,
-      protocol,
-      windowTokens,
-      strideTokens,
-      windows: windows.length,
-      scoredTokens,
-      scoredBytes,
-      shard,
-      model: { source: checkpoint.description, config, sha256: hashed.sha256()! },
-      text: await identifyTokens(tokens),
-      calibration: calibrationTokens && (await identifyTokens(calibrationTokens)),
-      kvCache: options.kvCache ?? null,
-      engineVersion: ENGINE_VERSION,
-      adapter: losses.noticed(bench!.baseline.backend.adapter),
-    };
+    return { rows, ...(await describeRun()) };
   } finally {
     bench?.dispose();
   }

@@ -37,7 +37,7 @@ export function readCalibration(calibration: NonNullable<LoadOptions["calibratio
 /** How openVerified() downloads a checkpoint that is read several times. */
 export function downloadFirst(progress: ProgressMeter, signal: AbortSignal | undefined): (source: CheckpointSource) => Promise<CheckpointSource> {
   progress.spanTo(DOWNLOAD_END);
-  return (source) => materialize(source, { signal, onBytes: ({ file, loadedBytes, totalBytes }) => progress.downloaded(file, loadedBytes, totalBytes) });
+  return (source) => materialize(source, { signal, onBytes: ({ file, loadedBytes, totalBytes }) => progress.downloaded({ file, fileBytes: loadedBytes, fileTotalBytes: totalBytes, loadedBytes, totalBytes }) });
 }
 
 /** quantizeCalibrated() for one model. openBuilder: of a model in floats, where the other is */

@@ -1,3 +1,4 @@
+import type { BytesRead } from "../checkpoint/types.ts";
 import type { LoadProgress } from "../types.ts";
 
 /** Of the whole load, what reading and quantizing the weights takes; compiling the kernels takes the rest. */
@@ -17,9 +18,9 @@ export class ProgressMeter {
     this.#to = fraction;
   }
 
-  /** @param share of the span that all bytes take */
-  downloaded(file: string, loaded: number, total: number | null, share = WEIGHTS_SHARE): void {
-    this.#emit({ stage: "download", file, loaded, total, unit: "bytes" }, total ? (share * loaded) / total : 0);
+  /** @param share of the span that the bytes of all files take */
+  downloaded({ file, fileBytes, fileTotalBytes, loadedBytes, totalBytes }: BytesRead, share = WEIGHTS_SHARE): void {
+    this.#emit({ stage: "download", file, loaded: fileBytes, total: fileTotalBytes, unit: "bytes" }, totalBytes ? (share * loadedBytes) / totalBytes : 0);
   }
 
   tensorDone(loaded: number, total: number): void {

@@ -91,7 +91,7 @@ export async function quantizeInto(builder: BackendBuilder, prepared: Prepared, 
   const pending: Pending[] = [];
   let open: Awaited<ReturnType<Quantizers["open"]>> | null = null;
   try {
-    const read = checkpoint.readBlocks({ signal, spare: quantizers.spare, onBytes: ({ file, loadedBytes, totalBytes }) => progress.downloaded(file, loadedBytes, totalBytes) });
+    const read = checkpoint.readBlocks({ signal, spare: quantizers.spare, onBytes: (soFar) => progress.downloaded(soFar) });
     for await (const block of read) {
       const { tensor } = block;
       if (!isMatrix(tensor)) {

@@ -1,4 +1,5 @@
 import { openCheckpoint } from "../checkpoint/openCheckpoint.ts";
+import type { ReadTensor } from "../checkpoint/types.ts";
 import { EngineError, show } from "../errors.ts";
 import { checkWatching } from "../generate/options.ts";
 import { openSource } from "../source/openSource.ts";
@@ -28,7 +29,13 @@ const LISTED_NAMES = 3;
  * @param name as in the checkpoint, with or without `transformer.`: "h.0.attn.c_attn.weight"
  * @throws TypeError for a name that is none; EngineError network, checkpoint (an unknown name, with those that are close); signal.reason on abort
  */
-export async function readTensor(source: ModelSource, name: string, { hub, fetch, signal, onProgress }: ReadTensorOptions = {}): Promise<NamedTensor> {
+export async function readTensor(source: ModelSource, name: string, options: ReadTensorOptions = {}): Promise<NamedTensor> {
+  const { tensor, values } = await readOne(source, name, options);
+  return { name: tensor.name, shape: tensor.shape, values };
+}
+
+/** As readTensor(), with what kind of tensor it is. */
+export async function readOne(source: ModelSource, name: string, { hub, fetch, signal, onProgress }: ReadTensorOptions): Promise<ReadTensor> {
   if (typeof name !== "string" || name === "") throw new TypeError(`name is ${show(name)}; expected a tensor such as "h.0.attn.c_attn.weight".`);
   checkWatching({ signal, onProgress });
   signal?.throwIfAborted();
@@ -39,8 +46,8 @@ export async function readTensor(source: ModelSource, name: string, { hub, fetch
     const close = closestNames(wanted, names);
     throw new EngineError("checkpoint", `There is no tensor ${show(name)} in ${checkpoint.description}; close to it are ${close.join(", ")}.`, { tensor: name, close });
   }
-  for await (const { tensor, values } of checkpoint.read({ signal, onBytes: onProgress })) {
-    if (tensor.name === wanted) return { name: wanted, shape: tensor.shape, values };
+  for await (const read of checkpoint.read({ signal, onBytes: onProgress })) {
+    if (read.tensor.name === wanted) return read;
   }
   throw new EngineError("checkpoint", `Tensor "${name}" is in no file of ${checkpoint.description}.`, { tensor: name }); // read() itself finds it missing first
 }

@@ -74,10 +74,15 @@ export interface LineStatistics {
  * @param values f32 [rows, columns], row-major; only read
  * @throws as quantizeTensor and weightHistogram; TypeError or RangeError naming the option
  */
-export function inspectQuantization(values: Float32Array, shape: readonly [rows: number, columns: number], format: TensorFormat, { bins, outlierFactor = 3 }: InspectionOptions = {}): QuantizationInspection {
+export function inspectQuantization(values: Float32Array, shape: readonly [rows: number, columns: number], format: TensorFormat, options: InspectionOptions = {}): QuantizationInspection {
+  return inspectQuantized(values, quantizeTensor(values, shape, format), options);
+}
+
+/** The same of a matrix that was quantized in whatever way. values: f32, those before */
+export function inspectQuantized(values: Float32Array, tensor: QuantizedTensor, { bins, outlierFactor = 3 }: InspectionOptions): QuantizationInspection {
   if (typeof outlierFactor !== "number") throw new TypeError(`outlierFactor is ${show(outlierFactor)}; expected a number above 1.`);
   if (!(outlierFactor > 1)) throw new RangeError(`outlierFactor is ${outlierFactor}; expected a number above 1.`);
-  const tensor = quantizeTensor(values, shape, format);
+  const { format, shape } = tensor;
   const restored = dequantizeTensor(tensor);
   const [low, high] = valueRange(values);
   const [lowAfter, highAfter] = valueRange(restored);
@@ -85,7 +90,7 @@ export function inspectQuantization(values: Float32Array, shape: readonly [rows:
   const { edges, counts: before } = weightHistogram(values, { bins, range });
   return {
     format,
-    shape: tensor.shape,
+    shape,
     bitsPerWeight: (8 * tensor.storedBytes) / values.length,
     error: quantizationError(values, restored),
     histogram: { edges, before, after: weightHistogram(restored, { bins, range }).counts },

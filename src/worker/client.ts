@@ -1,5 +1,6 @@
 import { EngineError, show } from "../errors.ts";
 import { checkedTokens, checkWatching } from "../generate/options.ts";
+import type { TensorInspection, WorkerInspectTensorOptions } from "../load/inspectTensor.ts";
 import { LoadedModel, type ModelParts } from "../load/model.ts";
 import { checkLoadOptions } from "../load/options.ts";
 import { readTokenizer } from "../load/readTokenizer.ts";
@@ -54,13 +55,15 @@ export async function loadModelInWorker(source: ModelSource, options: WorkerLoad
 /** As compareQuantizations(), in a worker of its own, which rests between rows until the next is asked for. Leaving the loop terminates it. */
 export async function* compareQuantizationsInWorker(source: ModelSource, options: WorkerCompareOptions): AsyncGenerator<ComparisonRow, Comparison> {
   const { connection, sent, watching } = start(source, options);
+  const { beforeWindow, onStart } = options;
   const rows: ComparisonRow[] = [];
   try {
-    const stream = connection.stream({ name: "compare", ...sent }, { ...watching, ahead: 1 });
+    const stream = connection.stream({ name: "compare", ...sent, asks: beforeWindow !== undefined }, { ...watching, onAsk: beforeWindow, ahead: 1 });
     for (;;) {
       const { done, value } = await stream.next();
       if (done) return { ...value, rows };
-      const { error, ...row } = value;
+      const { error, ...row } = value.row;
+      if (rows.length === 0) onStart?.(value.run);
       rows.push(error ? { ...row, error: restoreError(error) as EngineError } : row);
       yield rows.at(-1)!;
     }
@@ -84,6 +87,16 @@ export async function planModelInWorker(source: ModelSource, options: WorkerPlan
   const { connection, sent, watching } = start(source, options);
   try {
     return await connection.call({ name: "plan", ...sent }, { ...watching, onProgress: undefined });
+  } finally {
+    connection.close(disposed());
+  }
+}
+
+/** As inspectTensor(), in a worker of its own: what takes long leaves the page free. */
+export async function inspectTensorInWorker(source: ModelSource, name: string, options: WorkerInspectTensorOptions = {}): Promise<TensorInspection> {
+  const { connection, sent, watching } = start(source, options);
+  try {
+    return await connection.call({ name: "inspect", tensor: name, ...sent }, watching);
   } finally {
     connection.close(disposed());
   }
@@ -157,10 +170,10 @@ function disposed(): EngineError {
 const taken = new WeakSet<object>();
 
 /** Starts the worker, having checked what must not cross, and splits the options into what is sent and what stays here. */
-function start<Options extends (WorkerLoadOptions | WorkerCompareOptions | WorkerFitOptions | WorkerPlanOptions) & { onProgress?: unknown }>(source: ModelSource, options: Options) {
+function start<Options extends (WorkerLoadOptions | WorkerCompareOptions | WorkerFitOptions | WorkerPlanOptions) & { onProgress?: unknown; beforeWindow?: unknown; onStart?: unknown }>(source: ModelSource, options: Options) {
   requireSendable(options);
   checkLoadOptions(options);
-  const { signal, onProgress, worker, transfer = false, ...sent } = options;
+  const { signal, onProgress, beforeWindow: _, onStart: __, worker, transfer = false, ...sent } = options;
   if (typeof transfer !== "boolean") throw new TypeError(`transfer is ${show(transfer)}; expected a boolean.`);
   signal?.throwIfAborted();
   const crossing = sendSource(source, transfer);

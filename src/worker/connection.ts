@@ -16,6 +16,8 @@ const START_LIMIT_MS = 60_000;
 export interface CallOptions<Progress> {
   signal?: AbortSignal;
   onProgress?: (progress: Progress) => void;
+  /** What a call that asks before it goes on waits for. */
+  onAsk?: () => void | Promise<void>;
   transfer?: Transferable[];
 }
 
@@ -23,6 +25,7 @@ export interface CallOptions<Progress> {
 interface Pending {
   progress(progress: unknown): void;
   item(item: unknown): void;
+  ask(): void;
   /** The worker's last word on it. */
   answered(end: { result: unknown } | { error: unknown }): void;
   /** The connection is gone. */
@@ -73,7 +76,7 @@ export class Connection {
    * A call that gives items. The worker works up to `ahead` items ahead of who takes them, and waits then. Leaving the loop ends the call, in the worker too.
    * Rejects with signal.reason at once, with the worker's own error, or with what ended the connection.
    */
-  async *stream<Name extends CallName>(call: Call & { name: Name }, { signal, onProgress, transfer = [], ahead = 0 }: CallOptions<Calls[Name]["progress"]> & { ahead?: number }): AsyncGenerator<Calls[Name]["item"], Calls[Name]["result"], undefined> {
+  async *stream<Name extends CallName>(call: Call & { name: Name }, { signal, onProgress, onAsk, transfer = [], ahead = 0 }: CallOptions<Calls[Name]["progress"]> & { ahead?: number }): AsyncGenerator<Calls[Name]["item"], Calls[Name]["result"], undefined> {
     signal?.throwIfAborted();
     if (this.#failure) throw this.#failure;
     const id = this.#callCount++;
@@ -98,6 +101,10 @@ export class Connection {
       item(item) {
         items.push(item);
         wake();
+      },
+      ask: () => {
+        const answer = async (): Promise<void> => onAsk?.();
+        answer().then(() => this.#pending.has(id) && this.#post({ type: "goOn", id }), fail);
       },
       answered(how) {
         isOver = true;
@@ -173,6 +180,9 @@ export class Connection {
       case "item":
         this.#pending.get(received.id)?.item(received.item);
         break;
+      case "ask":
+        this.#pending.get(received.id)?.ask();
+        break;
       case "result":
       case "failure":
         this.#state = received.state ?? this.#state;
@@ -193,5 +203,5 @@ function isWorkerMessage(message: unknown, callCount: number): message is Worker
   const hasError = typeof error === "object" && error !== null;
   if (type === "hello") return true;
   if (type === "lost") return hasError;
-  return ["progress", "item", "result", "failure"].includes(type as string) && typeof id === "number" && id >= 0 && id < callCount && (type !== "failure" || hasError);
+  return ["progress", "item", "ask", "result", "failure"].includes(type as string) && typeof id === "number" && id >= 0 && id < callCount && (type !== "failure" || hasError);
 }

@@ -1,12 +1,13 @@
 import type { EngineErrorCode } from "../errors.ts";
 import type { SampleTokens } from "../generate/generation.ts";
 import type { ModelParts } from "../load/model.ts";
+import type { TensorInspection, WorkerInspectTensorOptions } from "../load/inspectTensor.ts";
 import type { SampledToken } from "../model/backend.ts";
 import type {
   AdapterSummary,
   BudgetFit,
-  Comparison,
   ComparisonRow,
+  ComparisonRun,
   CompareProgress,
   FitProgress,
   LoadProgress,
@@ -25,7 +26,7 @@ import type {
 /** A source as it crosses: addresses are absolute, since the worker's own are relative to its script. */
 export type SentSource = string | readonly File[] | Readonly<Record<string, Blob | ArrayBuffer | Uint8Array>>;
 /** Options without what stays on the page. */
-export type Sent<Options> = Omit<Options, "signal" | "onProgress" | "worker" | "transfer">;
+export type Sent<Options> = Omit<Options, "signal" | "onProgress" | "beforeWindow" | "onStart" | "worker" | "transfer">;
 
 /** Every call: what is given, what comes while it runs, what comes at its end. */
 export interface Calls {
@@ -36,8 +37,10 @@ export interface Calls {
   readTensor: { given: { tensor: string }; progress: never; item: never; result: QuantizedTensor | Float32Array };
   sample: { given: { prompt: readonly number[]; sampling: Parameters<SampleTokens>[1]; limit: number }; progress: never; item: SampledToken; result: void };
   perplexity: { given: { text: string | readonly number[]; options: Sent<PerplexityOptions> }; progress: PerplexityProgress; item: never; result: PerplexityReport };
-  compare: { given: { source: SentSource; options: Sent<WorkerCompareOptions> }; progress: CompareProgress; item: SentRow; result: Omit<Comparison, "rows"> };
+  /** asks: before each window, whether to go on. */
+  compare: { given: { source: SentSource; options: Sent<WorkerCompareOptions>; asks: boolean }; progress: CompareProgress; item: { row: SentRow; run: ComparisonRun }; result: ComparisonRun };
   fit: { given: { source: SentSource; options: Sent<WorkerFitOptions> }; progress: FitProgress; item: never; result: BudgetFit };
+  inspect: { given: { source: SentSource; tensor: string; options: Sent<WorkerInspectTensorOptions> }; progress: LoadProgress; item: never; result: TensorInspection };
   plan: { given: { source: SentSource; options: Sent<WorkerPlanOptions> }; progress: never; item: never; result: ModelPlan };
 }
 export type CallName = keyof Calls;
@@ -71,6 +74,8 @@ export type PageMessage =
   | { type: "call"; id: number; call: Call }
   /** So many more items may come. */
   | { type: "pull"; id: number; count: number }
+  /** The answer to "ask". */
+  | { type: "goOn"; id: number }
   /** The page waits for nothing more of this call. */
   | { type: "end"; id: number };
 
@@ -78,6 +83,8 @@ export type WorkerMessage =
   | { type: "hello"; version: string; holdsLock: boolean }
   | { type: "progress"; id: number; progress: unknown }
   | { type: "item"; id: number; item: unknown }
+  /** The call rests until it may go on. */
+  | { type: "ask"; id: number }
   | { type: "result"; id: number; result: unknown; state: BackendState | null }
   | { type: "failure"; id: number; error: SentError; state: BackendState | null }
   /** The device is gone for good. */

@@ -5,7 +5,7 @@ import { adapterOf, LoadedModel, type ModelParts } from "../load/model.ts";
 import { planModel } from "../load/planModel.ts";
 import { ENGINE_VERSION } from "../load/version.ts";
 import { fetchPart } from "../parts.ts";
-import type { ComparisonRow } from "../types.ts";
+import type { ComparisonRow, ComparisonRun } from "../types.ts";
 import type { BackendState, Call, Calls, PageMessage, SentRow, WorkerMessage } from "./protocol.ts";
 import { sendError } from "./sentError.ts";
 
@@ -53,12 +53,19 @@ export function serve(port: ServerPort): void {
         }
         case "compare": {
           const { compareQuantizations } = await fetchPart("The comparison", () => import("../load/compareQuantizations.ts"), run.signal);
-          const { rows: _, ...comparison } = await give(compareQuantizations(call.source, { ...call.options, ...watching }), (row) => post({ type: "item", id, item: sendRow(row) }, samplesOf(row)));
+          let shared: ComparisonRun;
+          const beforeWindow = call.asks ? () => run.asked(() => post({ type: "ask", id })) : undefined;
+          const comparing = compareQuantizations(call.source, { ...call.options, ...watching, beforeWindow, onStart: (given) => (shared = given) });
+          const { rows: _, ...comparison } = await give(comparing, (row) => post({ type: "item", id, item: { row: sendRow(row), run: shared } }, samplesOf(row)));
           return comparison;
         }
         case "fit": {
           const { fitToBudget } = await fetchPart("The fit to a budget", () => import("../load/fitToBudget.ts"), run.signal);
           return fitToBudget(call.source, { ...call.options, ...watching });
+        }
+        case "inspect": {
+          const { inspectTensor } = await fetchPart("The inspection of a tensor", () => import("../load/inspectTensor.ts"), run.signal);
+          return inspectTensor(call.source, call.tensor, { ...call.options, ...watching });
         }
         case "plan":
           return planModel(call.source, { ...call.options, signal: run.signal });
@@ -103,6 +110,9 @@ export function serve(port: ServerPort): void {
       case "pull":
         runs.get(message.id)?.allow(message.count);
         break;
+      case "goOn":
+        runs.get(message.id)?.goOn();
+        break;
       case "end":
         runs.get(message.id)?.end();
     }
@@ -114,6 +124,7 @@ class Run {
   readonly #controller = new AbortController();
   #count = 0;
   #wake: () => void = () => undefined;
+  #goOn: () => void = () => undefined;
 
   get signal(): AbortSignal {
     return this.#controller.signal;
@@ -122,6 +133,16 @@ class Run {
   allow(count: number): void {
     this.#count += count;
     this.#wake();
+  }
+
+  /** Waits, having asked, until the page says to go on; whoever ends the call ends the waiting. */
+  asked(ask: () => void): Promise<void> {
+    ask();
+    return new Promise((resolve) => (this.#goOn = resolve));
+  }
+
+  goOn(): void {
+    this.#goOn();
   }
 
   end(): void {
@@ -150,7 +171,7 @@ function holdLock(name: string | null): Promise<boolean> {
 /** What need not be copied: logits, scores and codes are made for the one who asked. */
 function buffersOf(result: Calls[Call["name"]]["result"]): Transferable[] {
   if (result instanceof Float32Array) return [result.buffer as ArrayBuffer];
-  return typeof result === "object" && "codes" in result ? [result.codes.buffer as ArrayBuffer] : [];
+  return typeof result === "object" && "scales" in result ? [result.codes.buffer as ArrayBuffer] : [];
 }
 
 function sendRow({ error, ...row }: ComparisonRow): SentRow {

@@ -34,13 +34,13 @@ export async function open(page: Page, backend: "cpu" | "webgpu" = "webgpu"): Pr
   await ready(page);
 }
 
-/** Watches, from the next address on, how far things move by themselves: web vitals call a sum below 0.1 good. */
+/** Watches, from the next address on, how far things move by themselves, half a second after an input and later: web vitals call a sum below 0.1 good. */
 export async function watchShifts(page: Page): Promise<() => Promise<number>> {
   await page.addInitScript(() => {
     const shifts: number[] = [];
     Object.assign(window, { shifts });
     new PerformanceObserver((list) => {
-      for (const entry of list.getEntries() as (PerformanceEntry & { value: number })[]) shifts.push(entry.value);
+      for (const entry of list.getEntries() as (PerformanceEntry & { value: number; hadRecentInput: boolean })[]) if (!entry.hadRecentInput) shifts.push(entry.value);
     }).observe({ type: "layout-shift", buffered: true });
   });
   return () => page.evaluate(() => (window as unknown as { shifts: number[] }).shifts.reduce((sum, value) => sum + value, 0));
@@ -76,6 +76,14 @@ export async function fillSettings(page: Page, values: Record<string, string>): 
   for (const [label, value] of Object.entries(values)) await field(page, label).fill(value);
 }
 
+/** From the next address on, the engine's worker finds a browser that has no WebGPU. */
+export async function withoutWebGpu(page: Page): Promise<void> {
+  await page.route("**/engineWorker-*.js", async (route) => {
+    const response = await route.fetch();
+    await route.fulfill({ response, body: `delete WorkerNavigator.prototype.gpu;${await response.text()}` });
+  });
+}
+
 /** Answers for the hub with config.json and the start of the weights of GPT-2 124M and of a model that no browser holds in floats, and counts the bytes of weights that it was asked for. */
 export async function playLargeHub(page: Page): Promise<{ sentBytes: number }> {
   const sizes: Readonly<Record<string, object>> = { gpt2: { n_layer: 12, n_head: 12, n_embd: 768 }, huge: { n_layer: 1, n_head: 96, n_embd: 24576 } };
@@ -87,8 +95,9 @@ export async function playLargeHub(page: Page): Promise<{ sentBytes: number }> {
     if (file === "config.json") return route.fulfill({ headers, json: config });
     if (file !== "model.safetensors") return route.fulfill({ status: 404, headers });
     const { header, fileBytes } = startOfWeights(config);
-    count.sentBytes += header.length;
-    return route.fulfill({ headers: { ...headers, "content-length": String(fileBytes) }, body: header });
+    const body = Buffer.concat([header, Buffer.alloc(2 ** 16)]);
+    count.sentBytes += body.length;
+    return route.fulfill({ headers: { ...headers, "content-length": String(fileBytes) }, body });
   });
   return count;
 }

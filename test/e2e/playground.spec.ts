@@ -1,3 +1,4 @@
+import type { Page } from "@playwright/test";
 import { alertLine, expect, field, fillSettings, generateButton, generateGreedily, open, ready, test, written } from "./fixture.ts";
 
 test("the playground is worked by keyboard alone, and shows what each token's rivals were", async ({ page, context }) => {
@@ -56,8 +57,28 @@ test("penalties change the text, and a stop text ends it", async ({ page }) => {
   await expect(field(page, "Min-p")).toBeFocused(); // the browser names the wrong field, in a section that has opened for it
 });
 
-test("settings survive a reload; prompt, text and token are stored nowhere", async ({ page, context }) => {
+/** The names of all that the page has stored, wherever a page can; the service worker, which the other tests block, has a test of its own. */
+async function storedNames(page: Page): Promise<Record<string, string[]>> {
+  return page.evaluate(async () => {
+    const namesIn = async (folder: FileSystemDirectoryHandle): Promise<string[]> => {
+      const names: string[] = [];
+      for await (const [name, handle] of folder.entries()) names.push(...(handle instanceof FileSystemDirectoryHandle ? (await namesIn(handle)).map((inner) => `${name}/${inner}`) : [name]));
+      return [...new Set(names.map((name) => name.replace(/[0-9a-f]{64}(\.\w+(?=\.))?/, "KEY")))].sort();
+    };
+    return {
+      local: Object.keys(localStorage),
+      session: Object.keys(sessionStorage),
+      databases: (await indexedDB.databases()).map(({ name }) => name!),
+      caches: await caches.keys(),
+      files: await namesIn(await navigator.storage.getDirectory()),
+    };
+  });
+}
+
+test("settings survive a reload; beside them and the quantized weights nothing is stored: no prompt, text or token", async ({ page, context }) => {
   await open(page, "cpu");
+  const weights = { session: [], databases: [], caches: [], files: ["nibble-webgpu/KEY.json", "nibble-webgpu/KEY.weights"] };
+  expect(await storedNames(page)).toEqual({ local: [], ...weights });
   await page.getByRole("button", { name: "Open a model…" }).click();
   await page.getByText("Revision and access token").click();
   await page.getByLabel("Access token").fill("hf_secret");
@@ -73,9 +94,9 @@ test("settings survive a reload; prompt, text and token are stored nowhere", asy
   await expect(page.locator("#stop")).toHaveValue("the end");
   await expect(page.getByLabel("Weights")).toHaveValue("nf4");
   const { origins, cookies } = await context.storageState();
-  expect(origins.flatMap(({ localStorage }) => localStorage.map(({ name }) => name))).toEqual(["nibble-settings"]);
   expect(JSON.stringify(origins)).not.toMatch(/secret|upon/);
   expect(cookies).toEqual([]);
+  expect(await storedNames(page)).toEqual({ local: ["nibble-settings"], ...weights });
 
   await page.getByText("More settings").click();
   await page.getByRole("button", { name: "Defaults" }).click();

@@ -1,6 +1,7 @@
 import { defineConfig } from "@playwright/test";
 import { resolve } from "node:path";
 import { chromiumFlags, findChromium } from "../setup/locate.mjs";
+import { tolerances } from "../tolerances.ts";
 
 const root = resolve(import.meta.dirname, "../..");
 const address = "http://127.0.0.1:4273/";
@@ -14,11 +15,14 @@ export default defineConfig({
   timeout: 360_000,
   forbidOnly: !!process.env.CI,
   reporter: "list",
+  snapshotPathTemplate: "{testDir}/snapshots/{arg}{ext}", // the same pictures on every platform
+  updateSnapshots: process.env.CI ? "none" : "missing",
+  expect: { toHaveScreenshot: { maxDiffPixels: tolerances.differingPixels } },
   use: {
     baseURL: address,
     browserName: "chromium",
     serviceWorkers: "block", // what it keeps would hide what a test breaks
-    launchOptions: { executablePath: findChromium() ?? undefined, args: chromiumFlags },
+    launchOptions: { executablePath: findChromium() ?? undefined, args: [...chromiumFlags, "--disable-lcd-text"] },
     screenshot: "only-on-failure",
     trace: "off",
   },

@@ -3,15 +3,21 @@ import type { AxeResults } from "axe-core";
 import { readdirSync, readFileSync } from "node:fs";
 import { resolve } from "node:path";
 import { gzipSync } from "node:zlib";
+import { tolerances } from "../tolerances.ts";
 import { alertLine, expect, field, generateGreedily, open, playLargeHub, ready, root, test, watchShifts } from "./fixture.ts";
 
 const axe = readFileSync(resolve(root, "node_modules/axe-core/axe.min.js"), "utf8");
 
-/** What axe objects to, as "rule: element". The panel is examined by its own tests. */
+/** What axe objects to on a narrow and on a wide screen, as "rule: element". The panel is examined by its own tests. */
 async function objections(page: Page): Promise<string[]> {
   await page.evaluate(axe);
-  const { violations } = await page.evaluate(() => (window as unknown as { axe: { run(context: object): Promise<AxeResults> } }).axe.run({ exclude: [["perplexity-panel"]] }));
-  return violations.flatMap(({ id, nodes }) => nodes.map(({ target }) => `${id}: ${target.join(" ")}`));
+  const found: string[] = [];
+  for (const width of [360, 1440]) {
+    await page.setViewportSize({ width, height: 900 });
+    const { violations } = await page.evaluate(() => (window as unknown as { axe: { run(context: object): Promise<AxeResults> } }).axe.run({ exclude: [["perplexity-panel"]] }));
+    found.push(...violations.flatMap(({ id, nodes }) => nodes.map(({ target }) => `${width} px: ${id}: ${target.join(" ")}`)));
+  }
+  return found;
 }
 
 interface TraceEvent {
@@ -24,9 +30,12 @@ interface TraceEvent {
 }
 const sum = (values: readonly number[]): number => values.reduce((total, value) => total + value, 0);
 
-for (const colorScheme of ["light", "dark"] as const) {
-  test(`axe finds nothing in ${colorScheme} colours: loading, open, written, failed`, async ({ page, complaints }) => {
-    await page.emulateMedia({ colorScheme });
+/** How the page scrolls to its sections, and what moves on it by itself. */
+const motion = (page: Page): Promise<[scrolling: string, animations: number]> => page.evaluate(() => [getComputedStyle(document.documentElement).scrollBehavior, document.getAnimations().length]);
+
+for (const [colorScheme, reducedMotion, scrolling] of [["light", "reduce", "auto"], ["dark", "no-preference", "smooth"]] as const) {
+  test(`axe finds nothing in ${colorScheme} colours: loading, open, written, failed; motion: ${reducedMotion}`, async ({ page, complaints }) => {
+    await page.emulateMedia({ colorScheme, reducedMotion });
     await page.route("**/model.safetensors", () => undefined); // never answered
     await page.goto("./?backend=cpu");
     await expect(page.locator("#status")).toHaveText("Loading as int8:");
@@ -44,6 +53,7 @@ for (const colorScheme of ["light", "dark"] as const) {
     await page.locator("#output").focus();
     await expect(page.locator("#alternatives li")).toHaveCount(5);
     expect(await objections(page)).toEqual([]);
+    expect(await motion(page)).toEqual([scrolling, 0]);
 
     await page.getByLabel("Hub id, address").fill("./no-such-model/");
     await page.getByRole("button", { name: "Load", exact: true }).click();
@@ -53,7 +63,7 @@ for (const colorScheme of ["light", "dark"] as const) {
   });
 }
 
-test("the page is painted and can be written in before the weights arrive, and nothing moves when they do", async ({ page }) => {
+test("the page is painted and can be written in before the weights arrive, and nothing moves when they do, on any screen", async ({ page }) => {
   const shifts = await watchShifts(page);
   let answer = (): void => undefined;
   const asked = new Promise<void>((resolve) => (answer = resolve));
@@ -69,7 +79,14 @@ test("the page is painted and can be written in before the weights arrive, and n
   await ready(page);
   await expect(page.locator("#generate")).toBeEnabled();
   await expect(field(page, "Prompt")).toHaveValue("One day");
-  expect(await shifts()).toBeLessThan(0.1);
+  expect(await shifts()).toBeLessThan(tolerances.layoutShift);
+
+  await page.unrouteAll();
+  for (const width of [360, 768]) {
+    await page.setViewportSize({ width, height: 900 });
+    await open(page, "cpu");
+    expect(await shifts(), `${width} px`).toBeLessThan(tolerances.layoutShift);
+  }
 });
 
 test("the policy forbids inline scripts and other servers, and the page never runs into it by itself", async ({ page, complaints }) => {

@@ -32,7 +32,7 @@ async function take(name, page) {
   if (size > limitBytes) throw new Error(`${path} has ${size} bytes; expected at most ${limitBytes}.`);
 }
 
-const written = await openPage("light", 920);
+const written = await openPage("light", 820);
 await written.locator("#seed").fill("7");
 await written.locator("#maxTokens").fill("64");
 await written.locator("#generate").click();

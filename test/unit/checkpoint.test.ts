@@ -4,7 +4,7 @@ import { parseGpt2Config } from "../../src/checkpoint/config.ts";
 import { decodeBlock } from "../../src/checkpoint/decodeBlock.ts";
 import { isMatrix, transpose } from "../../src/checkpoint/gpt2Weights.ts";
 import { openCheckpoint } from "../../src/checkpoint/openCheckpoint.ts";
-import type { Checkpoint, CheckpointTensor, ReadOptions } from "../../src/checkpoint/types.ts";
+import type { BytesRead, Checkpoint, CheckpointTensor, ReadOptions } from "../../src/checkpoint/types.ts";
 import { EngineError } from "../../src/errors.ts";
 import { type Dtype, parseSafetensors, toFloat32 } from "../../src/safetensors/index.ts";
 import { openSource } from "../../src/source/openSource.ts";
@@ -318,9 +318,9 @@ describe("Checkpoint.read", () => {
     const checkpoint = await open(files);
     const totalBytes = files["model.safetensors"]!.length;
     for (let pass = 0; pass < 2; pass++) {
-      const reports: { file: string; loadedBytes: number; totalBytes: number | null }[] = [];
+      const reports: BytesRead[] = [];
       await readAll(checkpoint, { onBytes: (report) => reports.push(report) });
-      expect(reports.at(-1)).toEqual({ file: "model.safetensors", loadedBytes: totalBytes, totalBytes });
+      expect(reports.at(-1)).toEqual({ file: "model.safetensors", fileBytes: totalBytes, fileTotalBytes: totalBytes, loadedBytes: totalBytes, totalBytes });
       const loaded = reports.map(({ loadedBytes }) => loadedBytes);
       expect(loaded).toEqual(loaded.toSorted((x, y) => x - y));
     }
@@ -360,10 +360,12 @@ describe("shards", () => {
   test("are read with and without an index", async () => {
     const whole = await readAll(await open(small()));
     for (const files of [shards, indexed(weightMap)]) {
-      let loadedBytes = 0;
-      const read = await readAll(await open(files), { onBytes: (progress) => (loadedBytes = progress.loadedBytes) });
+      const last = new Map<string, BytesRead>();
+      const read = await readAll(await open(files), { onBytes: (report) => last.set(report.file, report) });
       expect(read).toEqual(whole);
-      expect(loadedBytes).toBe(shards[names[0]]!.length + shards[names[1]]!.length);
+      const bytes = names.map((name) => shards[name]!.length);
+      expect([...last.values()]).toMatchObject(names.map((file, i) => ({ file, fileBytes: bytes[i], fileTotalBytes: bytes[i] })));
+      expect(last.get(names[1])!.loadedBytes).toBe(bytes[0]! + bytes[1]!);
     }
   });
 

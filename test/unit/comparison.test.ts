@@ -1,6 +1,6 @@
 import { afterEach, describe, expect, test, vi } from "vitest";
 import { version } from "../../package.json";
-import { comparisonCsv, type CompareOptions, type Comparison, type ComparisonRow, compareQuantizations, decodeComparison, encodeComparison, EngineError, mergeComparisons } from "../../src/index.ts";
+import { comparisonCsv, type CompareOptions, type Comparison, type ComparisonRow, type ComparisonRun, compareQuantizations, decodeComparison, encodeComparison, EngineError, mergeComparisons } from "../../src/index.ts";
 import { presets, resolveRecipe } from "../../src/quantize/recipes.ts";
 import { outlierCheckpoint, seededCheckpoint } from "../fixtures/seededCheckpoint.ts";
 import { referenceMeasures, referenceSamples } from "../reference/comparison.ts";
@@ -107,6 +107,43 @@ describe("compareQuantizations", () => {
     const { model, text } = await compare({ recipes: [] });
     vi.stubGlobal("crypto", {});
     expect(await compare({ recipes: [] })).toMatchObject({ model: { sha256: model.sha256 }, text });
+  });
+
+  test("waits before each window as long as it is told to, and measures the same", async () => {
+    const scored: number[] = [];
+    let seenTokens = 0;
+    const beforeWindow = async (): Promise<void> => {
+      scored.push(seenTokens);
+      await Promise.resolve();
+    };
+    const paused = await compare({ recipes: ["int8"], protocol: "disjoint", beforeWindow, onProgress: ({ scoredTokens }) => (seenTokens = scoredTokens) });
+    const starts = [0, 15, 30, 45, 60, 75]; // 111 tokens in six windows of 16, the first token of each not scored
+    expect(scored).toEqual([...starts, ...starts]);
+    expect(withoutTimes(paused)).toEqual(withoutTimes(await compare({ recipes: ["int8"], protocol: "disjoint" })));
+  });
+
+  test("ends at once when aborted while it waits, and with what the waiting fails of", async () => {
+    const controller = new AbortController();
+    const reason = { because: "enough" };
+    const beforeWindow = (): Promise<void> => {
+      queueMicrotask(() => controller.abort(reason));
+      return new Promise(() => undefined);
+    };
+    await expect(compare({ beforeWindow, signal: controller.signal })).rejects.toBe(reason);
+    await expect(compare({ beforeWindow: () => Promise.reject(new Error("no more")) })).rejects.toThrow("no more");
+  });
+
+  test("says what all rows share before the first is given, and how many there are to be", async () => {
+    const given: unknown[] = [];
+    const comparing = compareQuantizations(files, { backend: "cpu", kvCache: "f32", text, recipes: ["int8", "nf4"], windowTokens: 16, onStart: (run) => given.push(run) });
+    const { value: row } = await comparing.next();
+    const [run] = given as [ComparisonRun];
+    await comparing.return(undefined as never);
+    const { rows: _, ...whole } = await compare();
+    expect(given).toEqual([{ ...whole, plannedRows: 3 }]);
+    const unfinished = { ...run, rows: [row as ComparisonRow] };
+    expect(decodeComparison(encodeComparison(unfinished))).toEqual(unfinished);
+    expect(comparisonCsv(unfinished.rows, run).split("\r\n").slice(0, 2)).toEqual([expect.stringMatching(/,plannedRows$/), expect.stringMatching(/,3$/)]);
   });
 
   test.each<[what: string, options: Partial<CompareOptions>, message: string]>([

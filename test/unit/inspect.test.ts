@@ -1,7 +1,9 @@
 import { describe, expect, test } from "vitest";
-import { inspectQuantization, type ModelSource, quantizationError, dequantizeTensor, quantizeTensor, readTensor, type TensorFormat } from "../../src/index.ts";
+import { inspectQuantization, inspectTensor, inspectTensorInWorker, loadModel, type ModelSource, quantizationError, dequantizeTensor, type QuantizationRecipe, type QuantizedTensor, quantizeTensor, readTensor, type TensorFormat } from "../../src/index.ts";
+import type { LoadedModel } from "../../src/load/model.ts";
 import { NF4_CODES } from "../../src/quantize/formats.ts";
 import { gaussian, seededCheckpoint, tinyCheckpoints } from "../fixtures/seededCheckpoint.ts";
+import { pairedWorker } from "../fixtures/workerPair.ts";
 import { referenceCheckpoint } from "../reference/weights.ts";
 
 const int4Channel: TensorFormat = { type: "int4", mode: "absmax", granularity: "channel" };
@@ -117,5 +119,41 @@ describe("readTensor", () => {
     await expect(readTensor(files, "")).rejects.toThrow(TypeError);
     for (const [option, value] of [["signal", {}], ["onProgress", 5]] as const) await expect(readTensor(files, "ln_f.bias", { [option]: value })).rejects.toThrow(new RegExp(`^${option} is `));
     await expect(readTensor(files as ModelSource, "wpe.weight", { signal: AbortSignal.abort("enough") })).rejects.toBe("enough");
+  });
+});
+
+describe("inspectTensor", () => {
+  const files = seededCheckpoint({ nLayer: 1, nHead: 2, nEmbd: 12, nPositions: 24, vocabSize: 97, seed: 800 });
+  const calibration = Array.from({ length: 120 }, (_, i) => (i * i * 13 + 7) % 97);
+  const name = "h.0.mlp.c_fc.weight";
+  const gptq: QuantizationRecipe = { linear: int4Channel, rounding: "gptq" };
+  const options = { backend: "cpu", quantizer: "inline", quantization: gptq, calibration } as const;
+
+  test("is inspectQuantization() of the tensor in the recipe's format for it", async () => {
+    const { values, shape } = await readTensor(files, name);
+    const recipe = { linear: { type: "f16" }, overrides: { "*.c_fc.weight": int4Channel } } as const;
+    expect(await inspectTensor(files, `transformer.${name}`, { quantization: recipe, bins: 9 })).toEqual({ name, rounding: "nearest", ...inspectQuantization(values, shape, int4Channel, { bins: 9 }) });
+    expect(await inspectTensor(files, "wte.weight", { quantization: recipe })).toMatchObject({ format: { type: "f16" }, grid: null });
+  });
+
+  test("shows the codes that GPTQ chose, where the recipe rounds by it alone, the same behind a worker", async () => {
+    using model = await loadModel(files, options);
+    const tensor = (await (model as LoadedModel).readTensor(name)) as QuantizedTensor;
+    const { values } = await readTensor(files, name);
+    const inspection = await inspectTensor(files, name, options);
+    expect(inspection).toMatchObject({ rounding: "gptq", format: int4Channel, error: quantizationError(values, dequantizeTensor(tensor)) });
+    expect(inspection.error.mse).toBeGreaterThan((await inspectTensor(files, name, { ...options, quantization: { linear: int4Channel } })).error.mse); // of the weights; of what they multiply it is less
+    const worker = pairedWorker();
+    expect(await inspectTensorInWorker(files, name, { ...options, worker })).toEqual(inspection);
+    expect(worker.terminations).toBe(1);
+    for (const [other, recipe] of [["wte.weight", gptq], [name, { ...gptq, equalization: "awq" }]] as const) {
+      expect(await inspectTensor(files, other, { ...options, quantization: recipe })).toMatchObject({ rounding: "nearest" });
+    }
+  });
+
+  test("refuses a vector, a recipe whose calibration is missing, and ends when aborted", async () => {
+    await expect(inspectTensor(files, "ln_f.weight", { quantization: "int8" })).rejects.toMatchObject({ code: "checkpoint", message: expect.stringContaining("is a vector") as string });
+    await expect(inspectTensor(files, name, { quantization: gptq })).rejects.toThrow("calibration is missing");
+    await expect(inspectTensor(files, name, { signal: AbortSignal.abort("enough") })).rejects.toBe("enough");
   });
 });

@@ -476,6 +476,31 @@ describe("compareQuantizationsInWorker", () => {
     expect(worker.terminations).toBe(1);
   });
 
+  test("waits before each window for the page, ends at once when aborted meanwhile, and says at the start what rows share", async () => {
+    const { comparison } = await collect(compareQuantizations(files, options));
+    const { rows: _, ...shared } = comparison;
+    const given: unknown[] = [];
+    let waits = 0;
+    const beforeWindow = async (): Promise<void> => void waits++;
+    const behind = await collect(compareQuantizationsInWorker(files, { ...options, worker: pairedWorker(), beforeWindow, onStart: (run) => given.push(run) }));
+    expect(behind.rows.map(untimed)).toEqual(comparison.rows.map(untimed));
+    expect(given).toEqual([{ ...shared, plannedRows: 3 }]);
+    expect(waits).toBeGreaterThan(comparison.windows);
+
+    const reason = { because: "enough" };
+    const controller = new AbortController();
+    const never = (): Promise<void> => {
+      queueMicrotask(() => controller.abort(reason));
+      return new Promise(() => undefined);
+    };
+    const worker = pairedWorker();
+    await expect(collect(compareQuantizationsInWorker(files, { ...options, worker, beforeWindow: never, signal: controller.signal }))).rejects.toBe(reason);
+    expect(worker.terminations).toBe(1);
+    const failing = (): Promise<void> => Promise.reject(new Error("no more"));
+    await expect(collect(compareQuantizationsInWorker(files, { ...options, worker: pairedWorker(), beforeWindow: failing }))).rejects.toThrow("no more");
+    await expect(collect(compareQuantizationsInWorker(files, { ...options, worker: pairedWorker(), beforeWindow: 1 as never }))).rejects.toThrow("beforeWindow is 1; expected a function.");
+  });
+
   test("rejects with signal.reason, reports progress, and throws for wrong options as the direct one", async () => {
     const controller = new AbortController();
     const reason = { because: "enough" };

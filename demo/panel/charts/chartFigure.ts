@@ -20,7 +20,7 @@ export class ChartFigure extends LitElement {
       figcaption b { font-weight: 600; overflow-wrap: anywhere; }
       figcaption small { grid-column: 1 / -1; }
       .row { gap: 4px; min-height: 1.9rem; }
-      #chart { min-height: var(--chart-height, 270px); --plot-background: var(--card-color); }
+      #chart { --plot-background: var(--card-color); }
       figure { position: relative; }
       .empty { position: absolute; inset: 50% 0 auto; text-align: center; }
       svg { display: block; max-width: 100%; overflow: visible; }
@@ -36,6 +36,8 @@ export class ChartFigure extends LitElement {
 
   /** null: there is nothing to draw yet. */
   @property({ attribute: false }) draw: Draw | null = null;
+  /** Kept free for the drawing, px. */
+  @property({ type: Number }) height = 270;
   @property() heading = "";
   @property() note = "";
   /** What stands in the place of a chart to come. */
@@ -54,6 +56,7 @@ export class ChartFigure extends LitElement {
   }
 
   override updated(): void {
+    this.chart.style.minHeight = `${this.height}px`; // an attribute would need a policy with inline styles
     void this.redraw();
   }
 

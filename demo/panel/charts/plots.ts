@@ -2,13 +2,16 @@ import type { ComparisonRow, QuantizationInspection, TensorReport } from "nibble
 import { axisX, axisY, cell, dot, gridX, gridY, line, link, plot, type PlotOptions, rectY, ruleX, ruleY, text } from "@observablehq/plot";
 import { figure, megabytes, smallFigure } from "../format.ts";
 import { tensorNote } from "../captions.ts";
-import { placeLabels, ticksBetween } from "./labels.ts";
+import { percentileHeight, placeLabels, type Segment, ticksBetween } from "./labels.ts";
 
 const accent = "var(--accent-color)";
 const faint = "var(--line-color)";
 
 /** Of the charts with two axes, px. */
 const frame = { height: 270, marginLeft: 56, marginTop: 26, marginBottom: 36 };
+
+/** Short, however small. */
+const tickText = (tick: number): string => (tick < 1e-3 ? tick.toExponential() : String(tick));
 
 /** Plot's own style element would break a policy without inline styles; chartFigure.ts has its rules. */
 function draw(options: PlotOptions): SVGSVGElement {
@@ -40,6 +43,7 @@ export function sizePlot(rows: readonly ComparisonRow[], measure: keyof typeof m
   const xDomain = wide(Math.min(...xs), Math.max(...xs));
   const yDomain = wide(Math.min(...points.map(({ low }) => low)), Math.max(...points.map(({ high }) => high)));
   const yTicks = ticksBetween(...yDomain);
+  const best = frontier(points);
   return draw({
     width,
     ...frame,
@@ -48,12 +52,17 @@ export function sizePlot(rows: readonly ComparisonRow[], measure: keyof typeof m
     y: { type: "log", domain: yDomain },
     marks: [
       gridY(yTicks, { stroke: faint, strokeOpacity: 1 }),
-      axisX(ticksBetween(...xDomain), { label: "MB", labelArrow: "none", tickFormat: String, tickSize: 0 }),
-      axisY(yTicks, { label, labelArrow: "none", tickFormat: String, tickSize: 0 }),
-      line(frontier(points), { x: "x", y: "y", stroke: accent, strokeWidth: 1.5, strokeDasharray: "4 4" }),
+      axisX(ticksBetween(...xDomain, Math.floor(width / 56)), { label: "MB", labelArrow: "none", text: tickText, tickSize: 0 }),
+      axisY(yTicks, { label, labelArrow: "none", text: tickText, tickSize: 0 }),
+      line(best, { x: "x", y: "y", stroke: accent, strokeWidth: 1.5, strokeDasharray: "4 4" }),
       link(points, { x: "x", y1: "low", y2: "high", stroke: accent }),
       dot(points, { x: "x", y: "y", r: 4.5, fill: accent, tip: false }),
-      (_index, { x, y }) => labels(points.map((point) => ({ name: point.name, x: (x as (value: number) => number)(point.x), y: (y as (value: number) => number)(point.y) })), width),
+      (_index, scales) => {
+        const [x, y] = [scales.x, scales.y] as [(value: number) => number, (value: number) => number];
+        const bars = points.map((point) => ({ x1: x(point.x), x2: x(point.x), y1: y(point.low), y2: y(point.high) }));
+        const steps = best.slice(1).map((point, i) => ({ x1: x(best[i]!.x), y1: y(best[i]!.y), x2: x(point.x), y2: y(point.y) }));
+        return labels(points.map((point) => ({ name: point.name, x: x(point.x), y: y(point.y) })), [...bars, ...steps], width);
+      },
     ],
   });
 }
@@ -68,9 +77,9 @@ function frontier<P extends { x: number; y: number }>(points: readonly P[]): P[]
   });
 }
 
-function labels(points: readonly { name: string; x: number; y: number }[], width: number): SVGGElement {
+function labels(points: readonly { name: string; x: number; y: number }[], lines: readonly Segment[], width: number): SVGGElement {
   const group = document.createElementNS("http://www.w3.org/2000/svg", "g");
-  for (const { text, x, y, leader } of placeLabels(points, { left: 56, right: width - 4, top: 22, bottom: 236 })) {
+  for (const { text, x, y, leader } of placeLabels(points, lines, { left: 56, right: width - 4, top: 22, bottom: 236 })) {
     const path = document.createElementNS(group.namespaceURI, "path");
     path.setAttribute("d", leader);
     path.setAttribute("stroke", "var(--control-color)");
@@ -91,25 +100,26 @@ const percentileNames: Partial<Record<(typeof percentiles)[number], string>> = {
 /** f32 arithmetic alone moves predictions by about so much. */
 const LEAST_DIVERGENCE = 1e-8;
 
-/** From the median to the largest KL divergence of each row, on one logarithmic axis. */
-export function percentilePlot(rows: readonly ComparisonRow[], width: number): SVGSVGElement {
+/** From the median to the largest KL divergence of each row, on one logarithmic axis. names: of all rows that there will be, which have their places from the start. */
+export function percentilePlot(rows: readonly ComparisonRow[], names: readonly string[], width: number): SVGSVGElement {
   const points = rows.flatMap(({ name, klDivergence }) => percentiles.map((field) => ({ name, field, value: Math.max(klDivergence[field], LEAST_DIVERGENCE) })));
   const ends = rows.map(({ name, klDivergence: { median, max } }) => ({ name, median: Math.max(median, LEAST_DIVERGENCE), max }));
   const widest = ends.toSorted((a, b) => b.max / b.median - a.max / a.median)[0]!.name;
   const domain = [Math.min(...ends.map(({ median }) => median)) / 1.5, Math.max(...ends.map(({ max }) => max)) * 1.5] as [number, number];
-  const ticks = ticksBetween(...domain);
+  const ticks = ticksBetween(...domain, Math.floor(width / 56));
   return draw({
     width,
-    height: 64 + 34 * rows.length,
-    marginLeft: 12 + 7 * Math.max(...rows.map(({ name }) => name.length)),
+    height: percentileHeight(names.length),
+    marginLeft: 12 + 7 * Math.max(...names.map(({ length }) => length)),
     marginTop: 28,
+    marginBottom: frame.marginBottom,
     marginRight: 24,
     ariaLabel: `KL divergence by percentile. ${rows.map(({ name, klDivergence: { median, p99, max } }) => `${name}: half of the tokens below ${smallFigure(median)}, 99 % below ${smallFigure(p99)}, largest ${smallFigure(max)}`).join("; ")}`,
     x: { type: "log", domain },
-    y: { type: "point", domain: rows.map(({ name }) => name), padding: 0.6 },
+    y: { type: "point", domain: names, padding: 0.6 },
     marks: [
       gridX(ticks, { stroke: faint, strokeOpacity: 1 }),
-      axisX(ticks, { anchor: "bottom", label: "nats", labelArrow: "none", tickFormat: String, tickSize: 0 }),
+      axisX(ticks, { anchor: "bottom", label: "nats", labelArrow: "none", text: tickText, tickSize: 0 }),
       axisY({ label: null, tickSize: 0 }),
       link(ends, { x1: "median", x2: "max", y: "name", stroke: accent, strokeOpacity: 0.45, strokeWidth: 2 }),
       dot(points, { x: "value", y: "name", r: ({ field }: { field: string }) => (field === "median" || field === "max" ? 4 : 2.5), fill: accent }),
@@ -145,7 +155,7 @@ export function tensorMap(cells: readonly MapCell[], chosen: string | null, choo
     x: { type: "band", domain: layers, padding: 0.06 },
     y: { type: "band", domain: matrices, padding: 0.08 },
     marks: [
-      axisX({ label: null, tickSize: 0 }),
+      axisX(layers.filter((_, i) => i % Math.ceil((24 * layers.length) / (width - 92)) === 0), { label: null, tickSize: 0 }), // 24 px take one
       axisY({ label: null, tickSize: 0 }),
       cell(cells, { x: "layer", y: "matrix", fill: accent, rx: 4, fillOpacity: (_cell: MapCell, i: number) => shade(errors[i]!), ariaLabel: ({ tensor }: MapCell) => `${tensor.name}: ${tensorNote(tensor.format, tensor.sqnrDb)}` }),
       ...(showsFigures ? [text(cells, { x: "layer", y: "matrix", text: (_cell: MapCell, i: number) => `${figure(100 * errors[i]!, errors[i]! < 0.01 ? 2 : 1)} %`, className: "name", pointerEvents: "none" })] : []),
