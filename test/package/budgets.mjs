@@ -7,7 +7,7 @@ export const budgets = [
   { name: "the safetensors parser alone", code: 'export * from "nibble-webgpu/safetensors";', beginBytes: 8_000 },
   { name: "loadModel", code: 'export { loadModel } from "nibble-webgpu";', beginBytes: 60_000, allBytes: 113_000 },
   { name: "loadModelInWorker", code: 'export { loadModelInWorker } from "nibble-webgpu";', beginBytes: 17_000 },
-  { name: "a model's worker", file: "worker.js", beginBytes: 110_000 },
+  { name: "a model's worker", file: "worker.js", beginBytes: 114_000 },
   { name: "a worker that quantizes", file: "quantizer.js", beginBytes: 16_000 },
   { name: "everything", code: 'export * from "nibble-webgpu";', beginBytes: 100_000, allBytes: 133_000 },
 ];
