@@ -63,7 +63,7 @@ function assemblyScript(): Plugin {
   };
 }
 
-/** Leaves out of built shaders what only readers need: comments, indentation, empty lines. */
+/** Leaves out of built shaders what only readers need: comments, empty lines, and spaces but those between words. */
 function leanShaders(): Plugin {
   return {
     name: "nibble:lean-shaders",
@@ -71,8 +71,9 @@ function leanShaders(): Plugin {
     enforce: "pre",
     load(id) {
       if (!id.endsWith(".wgsl?raw")) return null;
+      const lean = (line: string): string => (line.startsWith("#") ? line : line.replace(/\/\/.*/, "").replace(/ *([,;:{}()=*/|&?<>[\]]+) */g, "$1").replace(/ ([+-]) (?![+-])/g, "$1").trim());
       const lines = readFileSync(id.slice(0, -"?raw".length), "utf8").split("\n");
-      return `export default ${JSON.stringify(lines.map((line) => line.replace(/\/\/.*/, "").trim()).filter(Boolean).join("\n"))};`;
+      return `export default ${JSON.stringify(lines.map(lean).filter(Boolean).join("\n"))};`;
     },
   };
 }
@@ -127,7 +128,9 @@ function packageWorkers(): Plugin {
  * GPT-2's vocabulary is larger than all the code; apart, it loads in parallel and stays cached when the code changes. Page and worker are two builds;
  * with `var` in both, which Vite has set for the page alone, the chunks are equal to the byte, and one file.
  */
-const vocabularyApart = { codeSplitting: { groups: [{ name: "vocabulary", test: /gpt-tokenizer/ }] }, topLevelVar: true };
+const vocabularyApart = { codeSplitting: { groups: [{ name: "vocabulary", test: /gpt-tokenizer/, priority: 1 }] }, topLevelVar: true };
+/** A worker's engine in one file, not in one for each set of modules that some of its parts need. */
+const engineTogether = { ...vocabularyApart, codeSplitting: { groups: [...vocabularyApart.codeSplitting.groups, { name: "engine", test: /src\/load\/loadModel\.ts$/ }] } };
 
 /** The page: demo/ becomes dist-page/, with relative addresses, so that it works in any folder of any server. */
 const page: UserConfig = {
@@ -135,7 +138,7 @@ const page: UserConfig = {
   base: "./",
   resolve: { alias },
   plugins: [modelFiles(), assemblyScript(), leanShaders(), offlineFiles()],
-  worker: { format: "es", plugins: () => [assemblyScript(), leanShaders()], rolldownOptions: { output: vocabularyApart } },
+  worker: { format: "es", plugins: () => [assemblyScript(), leanShaders()], rolldownOptions: { output: engineTogether } },
   server: { host: "127.0.0.1", fs: { allow: [root] } },
   preview: { host: "127.0.0.1" },
   build: {
@@ -153,36 +156,64 @@ const page: UserConfig = {
   },
 };
 
-/** What entries share: a module that is in it, and the name of the file. */
-const chunks: Readonly<Record<string, string>> = { "src/load/loadModel.ts": "engine.js", "src/worker/client.ts": "calls.js", "src/safetensors/parse.ts": "parser.js" };
-
-/** The package: the library, its workers, the panel with Lit and its charts, and the command line. */
-const library: UserConfig = {
-  root,
-  resolve: { alias },
-  plugins: [assemblyScript(), leanShaders(), packageWorkers()],
-  publicDir: false,
-  build: {
-    outDir: "dist",
-    target: "es2022",
-    minify: false,
-    sourcemap: true,
-    lib: {
-      entry: { index: "src/index.ts", safetensors: "src/safetensors/index.ts", panel: "demo/panel/index.ts", cli: "src/cli/main.ts", ...workers },
-      formats: ["es"],
+/** Takes the engine's parts along, where import() is forbidden or would split what must be one file: that of fetchPart() becomes a static import. */
+function partsInside(): Plugin {
+  return {
+    name: "nibble:parts-inside",
+    enforce: "pre",
+    transform(code) {
+      const paths: string[] = [];
+      const inside = code.replace(/\(\) => import\(("\.[^"]*")\)/g, (_, path: string) => `() => Promise.resolve(part${paths.push(path)})`);
+      return paths.length === 0 ? null : { code: `${inside}\n${paths.map((path, i) => `import * as part${i + 1} from ${path};`).join("\n")}`, map: null };
     },
-    rolldownOptions: {
-      external: [/^node:/, "webgpu"],
-      // safetensors.js stays apart, so that it can be used without the engine.
-      output: {
-        chunkFileNames: ({ name, moduleIds }) => Object.entries(chunks).find(([module]) => moduleIds.includes(resolve(root, module)))?.[1] ?? `${name}.js`,
-        // GPT-2's vocabulary comes along: a worker resolves no bare name without a bundler, since import maps do not reach it.
-        codeSplitting: { groups: [{ name: "vocabulary", test: /gpt-tokenizer/ }] },
-        banner: ({ name }) => (name === "vocabulary" ? "/*! From gpt-tokenizer (MIT License): https://github.com/niieani/gpt-tokenizer */" : ""),
+  };
+}
+
+/** One build of the package. shared: files by a module that goes there with all that it imports; the first of them takes what several would. */
+function packageBuild(mode: "library" | "whole", entry: Readonly<Record<string, string>>, shared: Readonly<Record<string, RegExp>>): UserConfig {
+  return {
+    root,
+    resolve: { alias },
+    plugins: [assemblyScript(), leanShaders(), packageWorkers(), ...(mode === "whole" ? [partsInside()] : [])],
+    publicDir: false,
+    build: {
+      outDir: "dist",
+      emptyOutDir: mode === "library",
+      target: "es2022",
+      minify: false,
+      sourcemap: true,
+      lib: { entry, formats: ["es"] },
+      rolldownOptions: {
+        external: [/^node:/, "webgpu"],
+        output: {
+          chunkFileNames: ({ name }) => `${name === "src" ? "laboratory" : name}.js`, // what else index exports
+          codeSplitting: { groups: Object.entries(shared).map(([name, test], i, { length }) => ({ name, test, priority: length - i })) },
+          banner: ({ name }) => (name === "vocabulary" ? "/*! From gpt-tokenizer (MIT License): https://github.com/niieani/gpt-tokenizer */" : ""),
+        },
       },
     },
-  },
-};
+  };
+}
+
+/** GPT-2's vocabulary comes along: a worker resolves no bare name without a bundler, since import maps do not reach it. */
+const vocabulary = /gpt-tokenizer/;
+
+/**
+ * The package: the library in parts, the panel with Lit and its charts, and the command line. Bundlers shake a file's statements but do not split it, so
+ * what one export or part needs without the others is a file: the parser, formats and recipes, the client of a worker, what every load needs.
+ */
+const library = packageBuild(
+  "library",
+  { index: "src/index.ts", safetensors: "src/safetensors/index.ts", panel: "demo/panel/index.ts", cli: "src/cli/main.ts" },
+  { vocabulary, parser: /src\/(safetensors\/index|quantize\/finite)\.ts$/, recipes: /src\/quantize\/recipes\.ts$/, calls: /src\/worker\/client\.ts$/, engine: /src\/load\/loadModel\.ts$/ },
+);
+
+/** Built after it, into the same folder, what must do without import(): workers, each of which bundlers make one file, and the library for service workers. */
+const whole = packageBuild(
+  "whole",
+  { static: "src/index.ts", ...workers },
+  { vocabulary, quantizing: /src\/quantize\/matrixQuantizer\.ts$/, whole: /src\/(load\/(loadModel|compareQuantizations|fitToBudget|inspectTensor)|worker\/sentError)\.ts$/ },
+);
 
 /** Which Vulkan driver Dawn uses in Node: NIBBLE_GPU=lavapipe (default), swiftshader, or system (whatever the machine has). */
 const dawnDriver = { lavapipe: findLavapipe, swiftshader: findSwiftShader, system: () => null }[process.env.NIBBLE_GPU ?? "lavapipe"];
@@ -231,4 +262,4 @@ const tests = {
   },
 };
 
-export default defineConfig(({ mode }) => (mode === "test" ? tests : mode === "library" ? library : page));
+export default defineConfig(({ mode }) => (mode === "test" ? tests : mode === "library" ? library : mode === "whole" ? whole : page));

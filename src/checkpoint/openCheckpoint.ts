@@ -4,7 +4,7 @@ import { parseGpt2Config } from "./config.ts";
 import { isHtml, readJson, readText } from "./fileReader.ts";
 import { gpt2Weights, isHeadWte, modelName } from "./gpt2Weights.ts";
 import { readBlocks, readHeaders, readWeights, requireAll, type WeightFiles } from "./readWeights.ts";
-import type { Checkpoint, CheckpointTensor, RestoreStored } from "./types.ts";
+import type { Checkpoint, CheckpointTensor, FetchRestore } from "./types.ts";
 import { WeightFile } from "./weightFile.ts";
 
 const maxConfigBytes = 2 ** 20;
@@ -15,11 +15,11 @@ const indexName = "model.safetensors.index.json";
 export interface OpenCheckpointOptions {
   signal?: AbortSignal;
   /** For matrices that are stored quantized; this area knows no formats. @default they are refused as `unsupported` */
-  restore?: RestoreStored;
+  fetchRestore?: FetchRestore;
 }
 
 /** Finds the files of a GPT-2 checkpoint, validates its config.json and reads its tokenizer. The weights wait for read(). */
-export async function openCheckpoint(source: CheckpointSource, { signal, restore = refuseStored }: OpenCheckpointOptions = {}): Promise<Checkpoint> {
+export async function openCheckpoint(source: CheckpointSource, { signal, fetchRestore = async () => refuseStored }: OpenCheckpointOptions = {}): Promise<Checkpoint> {
   const configFile = await source.open("config.json", { signal });
   if (!configFile) throw new EngineError("checkpoint", `There is no config.json in ${source.description}.`, { file: "config.json" });
   const config = parseGpt2Config(await readJson(configFile, maxConfigBytes, signal));
@@ -38,8 +38,8 @@ export async function openCheckpoint(source: CheckpointSource, { signal, restore
     weightBytes: files.totalBytes,
     tensors: expected.map(({ name, kind, shape }) => ({ name, kind, shape })),
     readHeaders: (signal) => readHeaders(files, config, signal),
-    read: (options) => readWeights(files, expected, config, restore, options),
-    readBlocks: (options) => readBlocks(files, expected, config, restore, options),
+    read: (options) => readWeights(files, expected, config, fetchRestore, options),
+    readBlocks: (options) => readBlocks(files, expected, config, fetchRestore, options),
   };
 }
 

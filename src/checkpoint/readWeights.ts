@@ -5,7 +5,7 @@ import { allocating, decodeBlock, namingAllocation } from "./decodeBlock.ts";
 import type { FileReader } from "./fileReader.ts";
 import { type ExpectedTensor, isMatrix, isHeadWte, splitName } from "./gpt2Weights.ts";
 import { parseHashes, verifyHash } from "./metadata.ts";
-import type { CheckpointTensor, RawBlock, ReadBlocksOptions, ReadOptions, ReadTensor, RestoreStored, StoredEntry, WeightHeaders } from "./types.ts";
+import type { CheckpointTensor, FetchRestore, RawBlock, ReadBlocksOptions, ReadOptions, ReadTensor, StoredEntry, WeightHeaders } from "./types.ts";
 import type { WeightFile } from "./weightFile.ts";
 
 /** Where the weights are. */
@@ -29,8 +29,8 @@ interface Planned {
 const BLOCK_BYTES = 8 * 2 ** 20;
 
 /** One pass over the files; see Checkpoint.read. */
-export async function* readWeights(weights: WeightFiles, expected: readonly ExpectedTensor[], config: Gpt2Config, restore: RestoreStored, options?: ReadOptions): AsyncGenerator<ReadTensor> {
-  for await (const block of readBlocks(weights, expected, config, restore, options, Infinity)) {
+export async function* readWeights(weights: WeightFiles, expected: readonly ExpectedTensor[], config: Gpt2Config, fetchRestore: FetchRestore, options?: ReadOptions): AsyncGenerator<ReadTensor> {
+  for await (const block of readBlocks(weights, expected, config, fetchRestore, options, Infinity)) {
     yield "bytes" in block ? { tensor: block.tensor, values: decodeBlock(block) } : block;
   }
 }
@@ -40,7 +40,7 @@ export async function* readBlocks(
   weights: WeightFiles,
   expected: readonly ExpectedTensor[],
   config: Gpt2Config,
-  restore: RestoreStored,
+  fetchRestore: FetchRestore,
   { signal, onBytes, spare }: ReadBlocksOptions = {},
   blockBytes = BLOCK_BYTES,
 ): AsyncGenerator<RawBlock | ReadTensor> {
@@ -87,6 +87,7 @@ export async function* readBlocks(
         pending.set(tensor.name, entries.set(suffix, { dtype: entry.dtype, shape: entry.shape, bytes }));
         if (entries.size < storedCount) continue;
         pending.delete(tensor.name);
+        const restore = await fetchRestore(signal);
         yield allocating(tensor, entry.name, () => restore(tensor, entries));
       }
       await reader.expectEnd();

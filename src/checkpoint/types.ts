@@ -65,6 +65,9 @@ export type StoredEntries = ReadonlyMap<string, StoredEntry>;
 /** Makes a matrix of its entries; throws `checkpoint` for malformed ones, `unsupported` for what no format of the engine can hold. */
 export type RestoreStored = (tensor: CheckpointTensor, entries: StoredEntries) => ReadTensor;
 
+/** Gives what restores, when the first stored matrix has been read. Rejects with signal.reason on abort. */
+export type FetchRestore = (signal: AbortSignal | undefined) => Promise<RestoreStored>;
+
 /** What the headers of a checkpoint's files tell. */
 export interface WeightHeaders {
   /** `__metadata__` of all files together. */

@@ -1,9 +1,10 @@
 import { EngineError, throwIfAborted } from "../errors.ts";
 import type { ModelBackend, SampledToken } from "../model/backend.ts";
+import { fetchPart } from "../parts.ts";
 import type { Tokenizer } from "../tokenizer/types.ts";
 import type { Completion, FinishReason, GeneratedToken, GenerateOptions, Generation, GenerationSummary, Gpt2Config } from "../types.ts";
 import { resolveGenerateOptions, tokensOf } from "./options.ts";
-import { Sampler, type SamplingOptions } from "./sampler.ts";
+import type { SamplingOptions } from "./sampler.ts";
 import { StopMatcher } from "./stopStrings.ts";
 
 export interface GenerationSetup {
@@ -130,11 +131,18 @@ export function createGeneration({ backend, sample, tokenizer, config, contextLe
 export function samplerOf(backend: ModelBackend, V: number): SampleTokens {
   return (prompt, sampling, limit, signal) => {
     const onDevice = sampling.logitBias.length === 0 && sampling.logProbs === 0 ? backend.decode?.(prompt, sampling, limit, signal) : null;
-    return onDevice ?? sampledHere(backend, new Sampler(V, sampling, prompt), prompt, limit, signal);
+    return onDevice ?? sampledHere(backend, V, sampling, prompt, limit, signal);
   };
 }
 
-async function* sampledHere(backend: ModelBackend, sampler: Sampler, prompt: readonly number[], limit: number, signal: AbortSignal | undefined): AsyncGenerator<SampledToken, void, undefined> {
+/** What samples here. @throws EngineError `network` */
+export function fetchSampler(signal: AbortSignal | undefined): Promise<typeof import("./sampler.ts")> {
+  return fetchPart("The sampler on the CPU", () => import("./sampler.ts"), signal);
+}
+
+async function* sampledHere(backend: ModelBackend, V: number, sampling: SamplingOptions, prompt: readonly number[], limit: number, signal: AbortSignal | undefined): AsyncGenerator<SampledToken, void, undefined> {
+  const { Sampler } = await fetchSampler(signal);
+  const sampler = new Sampler(V, sampling, prompt);
   let logits = await backend.forward(prompt, 0, signal);
   for (let position = prompt.length; ; position++) {
     throwIfAborted(signal);

@@ -1,7 +1,6 @@
-import { EngineError } from "../errors.ts";
 import type { RankedToken, SampledToken } from "../model/backend.ts";
+import { requireFiniteLogits } from "./finiteLogits.ts";
 import type { ResolvedGenerateOptions } from "./options.ts";
-import { firstNonFinite } from "../quantize/nearest.ts";
 import { CounterRandom, GUMBEL_MAX, gumbel } from "./random.ts";
 
 export type SamplingOptions = Omit<ResolvedGenerateOptions, "maxTokens" | "stop" | "signal">;
@@ -93,12 +92,6 @@ export class Sampler {
     }
     return bestId;
   }
-}
-
-/** logits: f32 [V]; throws `shader` for NaN and Infinity. */
-export function requireFiniteLogits(logits: Float32Array): void {
-  const id = firstNonFinite(logits);
-  if (id >= 0) throw new EngineError("shader", `Logits hold ${logits[id]} at id ${id}; expected finite numbers.`, { id, value: logits[id] });
 }
 
 /** ln Σ exp(logits) in f64; every logit must be finite. */

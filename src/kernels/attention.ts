@@ -1,4 +1,5 @@
 import type { KernelCompiler } from "../gpu/pipeline.ts";
+import { fetchSoftwareSources } from "./fetchSources.ts";
 import { dispatchOp, sequence, type Op } from "./op.ts";
 import { kernels } from "./sources.ts";
 
@@ -81,7 +82,7 @@ export async function bindPrefillAttention(compiler: KernelCompiler, label: stri
   const [write, attend] = await Promise.all([
     compiler.compile(kernels.kvWrite, constants),
     inRegisters
-      ? compiler.compile(kernels.attentionRows, { ...constants, WG: REGISTER_QUERIES, LANES: lanes, READS: Math.ceil(chunks / lanes) })
+      ? compiler.compile((await fetchSoftwareSources()).attentionRows, { ...constants, WG: REGISTER_QUERIES, LANES: lanes, READS: Math.ceil(chunks / lanes) })
       : compiler.compile(kernels.attentionPrefill, { ...constants, TILE: tile, STAGED: staged }),
   ]);
   const queries = inRegisters ? REGISTER_QUERIES : tile; // of one workgroup

@@ -2,7 +2,7 @@ import type { KernelCompiler } from "../gpu/pipeline.ts";
 import { FIRST_MAGNITUDE_BIN, MAGNITUDE_BIN_SHIFT, MAGNITUDE_BINS } from "../quantize/inputStatistics.ts";
 import { COLUMN_PADDING, padTo } from "../quantize/pack.ts";
 import { dispatchOp, type Op } from "./op.ts";
-import { kernels } from "./sources.ts";
+import { inspectionKernels } from "./inspectionSources.ts";
 
 const WG = 64;
 
@@ -23,7 +23,7 @@ export function columnStatisticsWords(columns: number): number {
 
 /** Adds rows of x to its statistics. */
 export async function bindColumnStatistics(compiler: KernelCompiler, label: string, columns: number, { run, shape, x, y }: ColumnStatisticsBuffers): Promise<Op> {
-  const kernel = await compiler.compile(kernels.columnStatistics, { WG, BIN_SHIFT: MAGNITUDE_BIN_SHIFT, FIRST_BIN: FIRST_MAGNITUDE_BIN, BINS: MAGNITUDE_BINS });
+  const kernel = await compiler.compile(inspectionKernels.columnStatistics, { WG, BIN_SHIFT: MAGNITUDE_BIN_SHIFT, FIRST_BIN: FIRST_MAGNITUDE_BIN, BINS: MAGNITUDE_BINS });
   const groups = Math.ceil(columns / WG);
   return dispatchOp(kernel, kernel.bind(`${label}.statistics`, [run, shape, x, y]), () => [groups]);
 }
@@ -44,7 +44,7 @@ export function gramStrips(columns: number, maxBytes: number): { first: number; 
 
 /** Adds rows of x to a strip of Σ x · xᵀ, from the diagonal to the right. */
 export async function bindGram(compiler: KernelCompiler, label: string, columns: number, rows: number, { run, shape, strip, x, y }: GramBuffers): Promise<Op> {
-  const kernel = await compiler.compile(kernels.gram, { WG });
+  const kernel = await compiler.compile(inspectionKernels.gram, { WG });
   const grid = [Math.ceil(padTo(columns, COLUMN_PADDING) / 8 / WG), rows / 4] as const;
   return dispatchOp(kernel, kernel.bind(`${label}.gram`, [run, shape, strip, x, y]), () => grid);
 }

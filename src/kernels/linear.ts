@@ -1,9 +1,10 @@
-import type { Kernel, KernelCompiler, Variants } from "../gpu/pipeline.ts";
+import type { Kernel, KernelCompiler, KernelSource, Variants } from "../gpu/pipeline.ts";
 import type { ShaderConstants } from "../gpu/preprocess.ts";
 import { COLUMN_PADDING, padTo } from "../quantize/pack.ts";
+import { fetchInt8Sources, fetchSoftwareSources } from "./fetchSources.ts";
 import { encodingConstants, type GpuMatrix, type GpuMatrixPart, type MatrixUse } from "./matrix.ts";
 import { dispatchOp, sequence, type Op } from "./op.ts";
-import { kernels } from "./sources.ts";
+import { kernels, withPieces } from "./sources.ts";
 
 /** What a gemv workgroup of the largest shape needs beside a prepared row: partial sums, sums over its threads, candidates, a table. */
 const GEMV_MEMORY_BYTES = 8 * 4 * 32 * 4 + 2 * 256 * 4 + 8 * 4 * 16 + 64;
@@ -75,7 +76,7 @@ export async function bindGemv(compiler: KernelCompiler, label: string, matrix: 
   if (compiler.variants.tuning === "software") return bindTile(compiler, `${label}.gemv`, matrix, buffers, { ...constants, ROWS: 1, READS: 1, LANES: 1 });
   const { stripes, rowTiles } = compiler.variants.gemv;
   const source = extra ? kernels.head : kernels.gemv;
-  const kernel = await compiler.compile(source, { ...constants, WG: 8 * stripes, ROW_TILES: rowTiles, STRIPES: stripes, EPILOGUE: extra ? "candidates" : "constant" });
+  const kernel = await compileFor(matrix, compiler, source, { ...constants, WG: 8 * stripes, ROW_TILES: rowTiles, STRIPES: stripes, EPILOGUE: extra ? "candidates" : "constant" });
   const more = extra ? [extra.sampling, extra.counts, extra.candidates] : [];
   return bindParts(kernel, `${label}.gemv`, matrix, buffers, more, (part) => [Math.ceil(part.rows / (8 * rowTiles))]);
 }
@@ -85,11 +86,12 @@ export function bindGemm(compiler: KernelCompiler, label: string, matrix: GpuMat
   return bindRows(compiler, label, matrix, buffers, linearConstants(compiler, matrix));
 }
 
-async function bindRows(compiler: KernelCompiler, label: string, matrix: GpuMatrix, buffers: LinearBuffers, constants: ShaderConstants): Promise<Op> {
+export async function bindRows(compiler: KernelCompiler, label: string, matrix: GpuMatrix, buffers: LinearBuffers, constants: ShaderConstants): Promise<Op> {
   if (matrix.int8Activations) {
     const { run, x, xCodes } = buffers;
     if (!xCodes) throw new TypeError(`${label}: int8 activations need a buffer for codes.`);
-    const kernel = await compiler.compile(kernels.quantizeRows, { WG: 64, OUTLIERS: matrix.outliers });
+    const { quantizeRows } = await fetchInt8Sources();
+    const kernel = await compiler.compile(quantizeRows, { WG: 64, OUTLIERS: matrix.outliers });
     const quantize = dispatchOp(kernel, kernel.bind(`${label}.codes`, [run, matrix.parts[0]!.shape, x, xCodes]), (rows) => [rows]);
     const product = await bindProduct(compiler, label, matrix, { ...buffers, x: xCodes }, { ...constants, PROLOGUE: "codes" }, matrix.outliers ? [x] : []);
     return sequence([quantize, product]);
@@ -101,41 +103,19 @@ async function bindRows(compiler: KernelCompiler, label: string, matrix: GpuMatr
 async function bindProduct(compiler: KernelCompiler, label: string, matrix: GpuMatrix, buffers: LinearBuffers, constants: ShaderConstants, outlierRows: readonly GPUBuffer[]): Promise<Op> {
   const { tuning, lanes } = compiler.variants;
   if (tuning === "software") return bindTile(compiler, `${label}.gemm`, matrix, buffers, { ...constants, ROWS: TILE_ROWS_OF_X, READS: TILE_ROWS_OF_X / lanes, LANES: lanes }, outlierRows);
-  const kernel = await compiler.compile(outlierRows.length > 0 ? kernels.gemmOutliers : kernels.gemm, constants);
+  const kernel = await compileFor(matrix, compiler, outlierRows.length > 0 ? kernels.gemmOutliers : kernels.gemm, constants);
   return bindParts(kernel, `${label}.gemm`, matrix, buffers, outlierRows, (part, rows) => [Math.ceil(part.rows / GEMM_OUTPUTS), Math.ceil(rows / GEMM_ROWS)]);
-}
-
-export interface NormalizerBuffers {
-  /** Uniform Step; its row is the first of `hidden`. */
-  run: GPUBuffer;
-  /** f32 [rows, K padded] */
-  hidden: GPUBuffer;
-  /** As LinearBuffers.xCodes. */
-  hiddenCodes?: GPUBuffer;
-  /** u32 [rows]: the expected token of each */
-  expected: GPUBuffer;
-  /** vec4<f32> [rows][⌈N / 64⌉], for what is found on the way */
-  found: GPUBuffer;
-  /** vec4<f32> [rows]: max, Σ e^(l − max), logit of the expected token, index of the max, of each row's logits l = W · hidden; as row_sums has it */
-  sums: GPUBuffer;
-}
-
-/** Words of NormalizerBuffers.found per row. */
-export function normalizerWords(outputs: number): number {
-  return 4 * Math.ceil(padTo(outputs, COLUMN_PADDING) / 64);
-}
-
-/** Log-sum-exp over the outputs of a product whose logits are never stored. */
-export async function bindNormalizer(compiler: KernelCompiler, label: string, matrix: GpuMatrix, { run, hidden, hiddenCodes, expected, found, sums }: NormalizerBuffers): Promise<Op> {
-  const constants = { ...linearConstants(compiler, matrix), EPILOGUE: "normalizer" };
-  const [product, join] = await Promise.all([bindRows(compiler, `${label}.normalizer`, matrix, { run, x: hidden, xCodes: hiddenCodes, aux: expected, residual: expected, y: found }, constants), compiler.compile(kernels.rowNormalizer, { EPILOGUE: "constant" })]);
-  return sequence([product, dispatchOp(join, join.bind(`${label}.rowNormalizer`, [matrix.parts[0]!.shape, found, sums]), (rows) => [rows])]);
 }
 
 async function bindTile(compiler: KernelCompiler, label: string, matrix: GpuMatrix, buffers: LinearBuffers, constants: ShaderConstants & { ROWS: number }, outlierRows: readonly GPUBuffer[] = []): Promise<Op> {
   const TABLE = compiler.variants.lanes === 8 && matrix.encoding.code === "lut4" ? "lanes" : "memory";
-  const kernel = await compiler.compile(outlierRows.length > 0 ? kernels.linearTileOutliers : kernels.linearTile, { ...constants, WG: TILE_THREADS, TABLE, SUBGROUPS: Number(constants.LANES) > 1 || TABLE === "lanes" });
+  const { linearTile, linearTileOutliers } = await fetchSoftwareSources();
+  const kernel = await compileFor(matrix, compiler, outlierRows.length > 0 ? linearTileOutliers : linearTile, { ...constants, WG: TILE_THREADS, TABLE, SUBGROUPS: Number(constants.LANES) > 1 || TABLE === "lanes" });
   return bindParts(kernel, label, matrix, buffers, outlierRows, (part, rows) => [Math.ceil(part.rows / (8 * TILE_THREADS)), constants.ROWS === 1 ? 1 : Math.ceil(rows / constants.ROWS)]);
+}
+
+async function compileFor({ int8Activations }: GpuMatrix, compiler: KernelCompiler, source: KernelSource, constants: ShaderConstants): Promise<Kernel> {
+  return compiler.compile(int8Activations ? withPieces(source, (await fetchInt8Sources()).int8Pieces) : source, constants);
 }
 
 /** One dispatch for each part of the matrix; `more`: what its kernel binds beyond the rest. */
@@ -148,7 +128,7 @@ function bindParts(kernel: Kernel, label: string, matrix: GpuMatrix, { run, x, a
   );
 }
 
-function linearConstants({ variants }: KernelCompiler, { encoding, form, int8Activations, outliers }: GpuMatrix): Record<string, string | number | boolean> {
+export function linearConstants({ variants }: KernelCompiler, { encoding, form, int8Activations, outliers }: GpuMatrix): Record<string, string | number | boolean> {
   // gelu_pytorch_tanh is gelu_new by another name.
   const ACTIVATION = form.activation === "gelu_pytorch_tanh" ? "gelu_new" : form.activation;
   const reading = { ...encodingConstants(encoding), ACTIVATIONS: int8Activations ? "int8" : "float", OUTLIERS: outliers, DOT4: variants.dot4 };

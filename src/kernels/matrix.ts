@@ -104,15 +104,6 @@ export async function uploadMatrix(gpu: Gpu, label: string, packed: PackedMatrix
   return { ...packed, label, form, int8Activations, outliers: int8Activations && outlierThreshold !== undefined, parts };
 }
 
-/** Reads back what uploadMatrix was given; the words of a part's scales may be followed by padding. */
-export async function downloadMatrix(gpu: Gpu, matrix: GpuMatrix, signal?: AbortSignal): Promise<PackedMatrix> {
-  const parts: PackedPart[] = [];
-  for (const { rowOffset, rows, bases, codes, scales } of matrix.parts) {
-    parts.push({ rowOffset, rows, bases, codes: new Uint32Array(await gpu.download(codes, signal)), scales: new Uint32Array(await gpu.download(scales, signal)) });
-  }
-  return { ...matrix, parts };
-}
-
 /** The shader constants that select how a matrix is read. */
 export function encodingConstants({ code, scale, zero }: Encoding): { CODE: string; SCALE: string; ZERO: string; CHUNK: number; TABLE: "memory" } {
   return { CODE: code, SCALE: scale, ZERO: zero, CHUNK: CHUNK_VALUES[code], TABLE: "memory" };

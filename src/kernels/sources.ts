@@ -1,48 +1,33 @@
 import activation from "../../shaders/activation.wgsl?raw";
 import attentionDecode from "../../shaders/attention_decode.wgsl?raw";
 import attentionPrefill from "../../shaders/attention_prefill.wgsl?raw";
-import attentionRows from "../../shaders/attention_rows.wgsl?raw";
 import candidates from "../../shaders/candidates.wgsl?raw";
-import codeRows from "../../shaders/code_rows.wgsl?raw";
-import columnStatistics from "../../shaders/column_statistics.wgsl?raw";
 import embed from "../../shaders/embed.wgsl?raw";
 import embedRow from "../../shaders/embed_row.wgsl?raw";
 import gemm from "../../shaders/gemm.wgsl?raw";
 import gemv from "../../shaders/gemv.wgsl?raw";
-import gram from "../../shaders/gram.wgsl?raw";
 import gumbel from "../../shaders/gumbel.wgsl?raw";
 import half from "../../shaders/half.wgsl?raw";
-import int8Code from "../../shaders/int8_code.wgsl?raw";
-import int8Dot from "../../shaders/int8_dot.wgsl?raw";
 import kvAppend from "../../shaders/kv_append.wgsl?raw";
 import kvCache from "../../shaders/kv_cache.wgsl?raw";
 import kvShape from "../../shaders/kv_shape.wgsl?raw";
 import kvWrite from "../../shaders/kv_write.wgsl?raw";
 import finish from "../../shaders/finish.wgsl?raw";
 import layerNorm from "../../shaders/layer_norm.wgsl?raw";
-import linearTile from "../../shaders/linear_tile.wgsl?raw";
 import loopBound from "../../shaders/loop_bound.wgsl?raw";
 import matrix from "../../shaders/matrix.wgsl?raw";
 import matrixShape from "../../shaders/matrix_shape.wgsl?raw";
 import normalizer from "../../shaders/normalizer.wgsl?raw";
-import outlierRows from "../../shaders/outlier_rows.wgsl?raw";
 import output from "../../shaders/output.wgsl?raw";
 import philox from "../../shaders/philox.wgsl?raw";
 import prologue from "../../shaders/prologue.wgsl?raw";
-import quantizeRows from "../../shaders/quantize_rows.wgsl?raw";
-import rowDivergence from "../../shaders/row_divergence.wgsl?raw";
-import rowNormalizer from "../../shaders/row_normalizer.wgsl?raw";
 import rowMoments from "../../shaders/row_moments.wgsl?raw";
-import rowSoftmax from "../../shaders/row_softmax.wgsl?raw";
-import rowSums from "../../shaders/row_sums.wgsl?raw";
 import sample from "../../shaders/sample.wgsl?raw";
 import sampling from "../../shaders/sampling.wgsl?raw";
-import shareRows from "../../shaders/share_rows.wgsl?raw";
 import windowStart from "../../shaders/window_start.wgsl?raw";
 import workgroupMax from "../../shaders/workgroup_max.wgsl?raw";
 import workgroupSum from "../../shaders/workgroup_sum.wgsl?raw";
 import step from "../../shaders/step.wgsl?raw";
-import tileProducts from "../../shaders/tile_products.wgsl?raw";
 import type { BindingKind, KernelSource } from "../gpu/pipeline.ts";
 
 const pieces = {
@@ -53,10 +38,6 @@ const pieces = {
   embed_row: embedRow,
   activation,
   finish,
-  int8_code: int8Code,
-  int8_dot: int8Dot,
-  code_rows: codeRows,
-  outlier_rows: outlierRows,
   normalizer,
   output,
   prologue,
@@ -65,9 +46,6 @@ const pieces = {
   kv_shape: kvShape,
   kv_cache: kvCache,
   kv_append: kvAppend,
-  row_softmax: rowSoftmax,
-  share_rows: shareRows,
-  tile_products: tileProducts,
   window_start: windowStart,
   workgroup_sum: workgroupSum,
   workgroup_max: workgroupMax,
@@ -77,30 +55,26 @@ const pieces = {
   gumbel,
 };
 
-function kernel(name: string, wgsl: string, ...bindings: BindingKind[]): KernelSource {
+export function kernel(name: string, wgsl: string, ...bindings: BindingKind[]): KernelSource {
   return { name, wgsl, pieces, bindings };
 }
 
-/** Every kernel with what its group 0 binds, in the order of its WGSL header. */
+/** A kernel that takes more pieces than those that most share. */
+export function withPieces(source: KernelSource, more: KernelSource["pieces"]): KernelSource {
+  return { ...source, pieces: { ...source.pieces, ...more } };
+}
+
+/** The kernels of loading and generating with what their group 0 binds, in the order of its WGSL header. */
 export const kernels = {
   gemv: kernel("gemv", gemv, "step", "uniform", "read", "read", "read", "read", "read", "write"),
   head: kernel("gemv", gemv, "step", "uniform", "read", "read", "read", "read", "read", "write", "uniform", "read", "write"),
   gemm: kernel("gemm", gemm, "step", "uniform", "read", "read", "read", "read", "read", "write"),
   gemmOutliers: kernel("gemm", gemm, "step", "uniform", "read", "read", "read", "read", "read", "write", "read"),
-  linearTile: kernel("linear_tile", linearTile, "step", "uniform", "read", "read", "read", "read", "read", "write"),
-  linearTileOutliers: kernel("linear_tile", linearTile, "step", "uniform", "read", "read", "read", "read", "read", "write", "read"),
   embed: kernel("embed", embed, "step", "uniform", "read", "read", "read", "read", "write"),
   layerNorm: kernel("layer_norm", layerNorm, "step", "uniform", "read", "read", "write"),
   kvWrite: kernel("kv_write", kvWrite, "step", "uniform", "read", "write", "write"),
   attentionDecode: kernel("attention_decode", attentionDecode, "step", "uniform", "read", "write", "write", "write"),
   attentionPrefill: kernel("attention_prefill", attentionPrefill, "step", "uniform", "read", "read", "read", "write"),
-  attentionRows: kernel("attention_rows", attentionRows, "step", "uniform", "read", "read", "read", "write"),
-  quantizeRows: kernel("quantize_rows", quantizeRows, "step", "uniform", "read", "write"),
-  rowNormalizer: kernel("row_normalizer", rowNormalizer, "uniform", "read", "write"),
   sample: kernel("sample", sample, "step", "uniform", "uniform", "read", "read", "read", "read", "write", "write", "write"),
   sampleCandidates: kernel("sample", sample, "step", "uniform", "uniform", "read", "read", "read", "read", "write", "write", "write", "read"),
-  rowSums: kernel("row_sums", rowSums, "uniform", "read", "read", "write"),
-  rowDivergence: kernel("row_divergence", rowDivergence, "uniform", "read", "read", "read", "read", "write"),
-  columnStatistics: kernel("column_statistics", columnStatistics, "step", "uniform", "read", "write"),
-  gram: kernel("gram", gram, "step", "uniform", "uniform", "read", "write"),
 } as const;

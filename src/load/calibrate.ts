@@ -4,13 +4,13 @@ import { type InputStatistics, outliersBeyond } from "../quantize/inputStatistic
 import { staticRange } from "../quantize/observers.ts";
 import { tokensOf } from "../generate/options.ts";
 import { openSource } from "../source/openSource.ts";
-import { createTokenizer } from "../tokenizer/index.ts";
 import type { AdapterSummary, CalibrateOptions, CalibrationReport, InputReport, ModelSource } from "../types.ts";
 import { Calibration, calibrationWindows, openFloat } from "./calibration.ts";
 import { chooseBackend, createBuilder } from "./openBackend.ts";
 import { openVerified } from "./openVerified.ts";
 import { checkLoadOptions, resolveContextLength } from "./options.ts";
 import { ProgressMeter } from "./progress.ts";
+import { readTokenizer } from "./readTokenizer.ts";
 import { LossCounter } from "./recovery.ts";
 
 /** LLM.int8()'s. */
@@ -29,7 +29,7 @@ export async function calibrate(source: ModelSource, options: CalibrateOptions):
   const checkpoint = await openVerified(openSource(source, { hub, fetch, signal }), { signal, integrity });
   const { config, tensors } = checkpoint;
   const contextLength = resolveContextLength(options.contextLength, config);
-  const tokens = tokensOf("text", options.text, createTokenizer(checkpoint.tokenizerFiles, config), config.vocabSize);
+  const tokens = tokensOf("text", options.text, await readTokenizer(checkpoint.tokenizerFiles, config, signal), config.vocabSize);
   const windows = calibrationWindows("text", tokens, contextLength);
   const progress = new ProgressMeter(options.onProgress);
 

@@ -3,7 +3,7 @@ import type { Checkpoint, CheckpointTensor } from "../checkpoint/types.ts";
 import type { Backend, BackendBuilder } from "../model/backend.ts";
 import { Pacer } from "../model/cpu/pacer.ts";
 import type { InputStatistics } from "../quantize/inputStatistics.ts";
-import { packFor } from "../quantize/layout.ts";
+import { packFor } from "../quantize/packFor.ts";
 import { quantizeTensor } from "../quantize/nearest.ts";
 import type { QuantizationReport } from "../types.ts";
 import { build } from "./openBackend.ts";

@@ -6,15 +6,15 @@ import { tokensOf } from "../generate/options.ts";
 import type { Backend, BackendBuilder, BackendOptions } from "../model/backend.ts";
 import { Pacer } from "../model/cpu/pacer.ts";
 import { describeFormat } from "../quantize/formats.ts";
-import { packFor } from "../quantize/layout.ts";
+import { packFor } from "../quantize/packFor.ts";
 import { gptqNamed, quantizeNamed } from "../quantize/matrixQuantizer.ts";
 import { formatOf, presets } from "../quantize/recipes.ts";
-import { createTokenizer } from "../tokenizer/index.ts";
 import type { FitOptions, FitProgress, QuantizationRecipe, QuantizedTensor, TensorFormat } from "../types.ts";
 import { Calibration, calibrationWindows, observable } from "./calibration.ts";
 import { type BackendChoice, build, chooseBackend, createBuilderBeside, disposeChoice } from "./openBackend.ts";
 import { resolveContextLength } from "./options.ts";
 import { ProgressMeter } from "./progress.ts";
+import { readTokenizer } from "./readTokenizer.ts";
 import { LossCounter } from "./recovery.ts";
 import { hasCodes, quantizeInto, unprepared } from "./quantizeInto.ts";
 
@@ -60,7 +60,7 @@ export class FitBench {
     const { text, signal, maxTokens = DEFAULT_MAX_TOKENS, kvCache = "f32", rounding } = options;
     const { config } = checkpoint;
     const contextLength = resolveContextLength(options.contextLength, config);
-    const tokens = tokensOf("text", text, createTokenizer(checkpoint.tokenizerFiles, config), config.vocabSize);
+    const tokens = tokensOf("text", text, await readTokenizer(checkpoint.tokenizerFiles, config, signal), config.vocabSize);
     const windowTokens = options.windowTokens ?? Math.min(DEFAULT_WINDOW_TOKENS, contextLength, Math.max(2, Math.min(maxTokens, tokens.length)));
     const whole = planWindows(tokens.length, { protocol: "disjoint", windowTokens }, contextLength);
     const count = Math.ceil(whole.windows.length / Math.max(1, Math.floor(maxTokens / windowTokens)));
@@ -71,7 +71,7 @@ export class FitBench {
       const backendOptions = { config, contextLength, kvCache };
       try {
         const loading = new ProgressMeter(({ fraction }) => progress.loading(0.5 + fraction / 2));
-        const { backend: base, filled: report } = await build(await createBuilderBeside(choice, backendOptions), (builder) => quantizeInto(builder, unprepared(checkpoint), presets.f32, { progress: loading, quantizer: options.quantizer, signal }), signal);
+        const { backend: base, filled: report } = await build(await createBuilderBeside(choice, backendOptions), (builder) => quantizeInto(builder, unprepared(checkpoint, presets.f32), presets.f32, { progress: loading, quantizer: options.quantizer, signal }), signal);
         const model = observable({ backend: base, report }, checkpoint)!;
         return { choice, backendOptions: { ...backendOptions, base }, calibration: runs && new Calibration(() => Promise.resolve(model), runs, signal) };
       } catch (error) {

@@ -4,6 +4,7 @@ import type { Checkpoint, CheckpointTensor } from "../checkpoint/types.ts";
 import { Pacer } from "../model/cpu/pacer.ts";
 import { describeFormat, isRecord, oneOf, storedBytes, validateTensorFormat } from "../quantize/formats.ts";
 import { dequantizeTensor } from "../quantize/nearest.ts";
+import { materialize } from "../source/materialize.ts";
 import { openSource } from "../source/openSource.ts";
 import type { BudgetFit, FitOptions, ModelSource, TensorFormat, TensorSensitivity } from "../types.ts";
 import { FitBench, FitMeter } from "./fitBench.ts";
@@ -38,7 +39,7 @@ export async function fitToBudget(source: ModelSource, options: FitOptions): Pro
   const formats = checkFitOptions(options);
   const progress = new FitMeter(options.onProgress);
   const onBytes = ({ loadedBytes, totalBytes }: { loadedBytes: number; totalBytes: number | null }): void => progress.loading(loadedBytes / (totalBytes ?? Infinity) / 2);
-  const checkpoint = await openVerified(openSource(source, { hub, fetch, signal }), { signal, integrity, download: { onBytes } });
+  const checkpoint = await openVerified(openSource(source, { hub, fetch, signal }), { signal, integrity, download: (source) => materialize(source, { signal, onBytes }) });
   const items = itemsOf(checkpoint, formats, options);
   const budget = new Budget(checkpoint, items, options);
   budget.require(items.map(({ tensor, formats }) => formats.map((format) => ({ bytes: budget.counted(tensor, storedBytes(format, tensor.shape)), cost: 0 })))); // before any work

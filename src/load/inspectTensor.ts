@@ -5,8 +5,7 @@ import { quantizeTensor } from "../quantize/nearest.ts";
 import { formatOf, resolveRecipe } from "../quantize/recipes.ts";
 import type { LoadOptions, ModelSource, QuantizedTensor, WorkerLoadOptions } from "../types.ts";
 import { openModel } from "./loadModel.ts";
-import { checkLoadOptions } from "./options.ts";
-import { requireCalibration } from "./prepare.ts";
+import { checkLoadOptions, requireCalibration } from "./options.ts";
 import { hasCodes } from "./quantizeInto.ts";
 import { readOne } from "./readTensor.ts";
 

@@ -1,22 +1,21 @@
-import type { Checkpoint } from "../checkpoint/types.ts";
 import type { Backend } from "../model/backend.ts";
-import { resolveRecipe } from "../quantize/recipes.ts";
+import { fetchPart } from "../parts.ts";
+import { resolveRecipe, usesCalibration } from "../quantize/recipes.ts";
 import { openSource } from "../source/openSource.ts";
 import { pinnedSource } from "../source/pinned.ts";
 import type { CheckpointSource } from "../source/types.ts";
 import type { Gpt2Config, LoadOptions, Model, ModelSource, QuantizationRecipe, QuantizationReport } from "../types.ts";
 import type { Recording } from "./cacheRecording.ts";
-import { Calibration, type FloatModel, openFloat } from "./calibration.ts";
-import { defaultRecipe } from "./defaultRecipe.ts";
 import { LoadedModel, type ModelParts } from "./model.ts";
-import { type BackendChoice, build, chooseBackend, createBuilder, createBuilderBeside, disposeChoice } from "./openBackend.ts";
+import { type BackendChoice, build, chooseBackend, createBuilder, createBuilderBeside, disposeChoice, prefetchBackend } from "./openBackend.ts";
 import { openVerified } from "./openVerified.ts";
-import { activationsOf, checkLoadOptions, resolveContextLength, resolveKvCache } from "./options.ts";
+import { activationsOf, checkLoadOptions, requireCalibration, resolveContextLength, resolveKvCache } from "./options.ts";
 import { requireRoom } from "./planModel.ts";
-import { downloadFirst, quantizeCalibrated, readCalibration, requireCalibration, usesCalibration } from "./prepare.ts";
 import { ProgressMeter } from "./progress.ts";
+import { quantizeInto, unprepared } from "./quantizeInto.ts";
 import { readTokenizer } from "./readTokenizer.ts";
 import { LossCounter, RecoveringBackend } from "./recovery.ts";
+import { defaultRecipe } from "./stored.ts";
 import { closingTransfers } from "./transfers.ts";
 import { type CachedCheckpoint, WeightCache } from "./weightCache.ts";
 
@@ -43,6 +42,7 @@ export async function openModel(source: ModelSource, options: LoadOptions): Prom
   const recipe = options.quantization === undefined ? null : resolveRecipe(options.quantization);
   if (recipe) requireCalibration(recipe, options.calibration);
   const load = { ...options, recipe, progress: new ProgressMeter(options.onProgress) };
+  prefetchBackend(options);
   const opened = pinnedSource(openSource(source, { hub: options.hub, fetch: options.fetch })); // its transfers end with the signal of each load
   const notices = new Set<string>();
   const cache = await WeightCache.open(opened, load, notices);
@@ -93,22 +93,24 @@ async function loadCached(cached: CachedCheckpoint, { signal, progress, ...optio
 async function loadSource(source: CheckpointSource, options: CheckedLoad, cache: WeightCache | null): Promise<LoadedParts> {
   const { signal, integrity, progress, quantizer, recipe: given } = options;
   const mayCalibrate = options.calibration !== undefined && (!given || usesCalibration(given));
-  const checkpoint = await openVerified(source, { signal, integrity, download: mayCalibrate ? downloadFirst(progress) : undefined });
+  const calibration = mayCalibrate ? await fetchPart("Calibration", () => import("./prepare.ts"), signal) : null;
+  const checkpoint = await openVerified(source, { signal, integrity, download: calibration?.downloadFirst(progress, signal) });
   const { config } = checkpoint;
   const { recipe, ranges } = given ? { recipe: given } : await defaultRecipe(checkpoint, signal);
   if (!ranges?.size) requireCalibration(recipe, options.calibration);
   const contextLength = resolveContextLength(options.contextLength, config);
   const tokenizer = await readTokenizer(checkpoint.tokenizerFiles, config, signal);
-  const windows = options.calibration !== undefined && usesCalibration(recipe) ? readCalibration(options.calibration, tokenizer, config, contextLength) : null;
+  const windows = calibration && usesCalibration(recipe) ? calibration.readCalibration(options.calibration!, tokenizer, config, contextLength) : null;
   const choice = await chooseRoom(options, { config, recipe, contextLength });
   const builder = createBuilder(choice, { config, contextLength, kvCache: resolveKvCache(options.kvCache, recipe), ...activationsOf(recipe), notices: windows?.notices });
-  const openModel = async (floats: Checkpoint, meter: ProgressMeter): Promise<FloatModel> => openFloat(await createBuilderBeside(choice, { config, contextLength, kvCache: "f32" }), floats, meter, signal);
-  const calibration = windows && new Calibration((meter) => openModel(checkpoint, meter), windows, signal);
   let recording: Recording | null | undefined;
   try {
     signal?.throwIfAborted();
     recording = await cache?.record(builder, checkpoint, { recipe, notices: windows?.notices }, signal);
-    const quantization = await quantizeCalibrated(recording?.builder ?? builder, checkpoint, recipe, { calibration, storedRanges: ranges, openModel, progress, quantizer, signal });
+    const into = recording?.builder ?? builder;
+    const quantization = await (windows
+      ? calibration!.quantizeByWindows(into, checkpoint, recipe, windows, { openBuilder: () => createBuilderBeside(choice, { config, contextLength, kvCache: "f32" }), progress, quantizer, signal })
+      : quantizeInto(into, unprepared(checkpoint, recipe, ranges), recipe, { progress, quantizer, signal }));
     await recording?.finish(quantization);
     progress.compiling(0, 1);
     const backend = await builder.finish(signal);

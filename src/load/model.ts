@@ -1,11 +1,11 @@
 import { checkFinite, EngineError } from "../errors.ts";
-import { measurePerplexity, tokenByteLengths } from "../evaluate/perplexity.ts";
 import { planWindows } from "../evaluate/protocols.ts";
+import { requireFiniteLogits } from "../generate/finiteLogits.ts";
 import { complete, createGeneration, type GenerationSetup } from "../generate/generation.ts";
 import { checkedTokens, checkWatching, tokensOf } from "../generate/options.ts";
 import { Turnstile } from "../generate/queue.ts";
-import { requireFiniteLogits } from "../generate/sampler.ts";
 import type { ModelBackend } from "../model/backend.ts";
+import { fetchPart } from "../parts.ts";
 import type { Tokenizer } from "../tokenizer/types.ts";
 import type { AdapterSummary, Completion, GenerateOptions, Generation, Gpt2Config, MemoryReport, Model, PerplexityOptions, PerplexityReport, QuantizationReport, QuantizedTensor } from "../types.ts";
 
@@ -98,8 +98,11 @@ export class LoadedModel implements Model {
     checkWatching(options);
     const tokens = tokensOf("text", text, tokenizer, config.vocabSize);
     const plan = planWindows(tokens.length, options, contextLength);
-    const byteLengths = typeof text === "string" ? tokenByteLengths(tokens, tokenizer) : null;
-    return this.inTurn(options.signal, async () => (await measurePerplexity(backend, tokens, plan, byteLengths, options)).report);
+    return this.inTurn(options.signal, async () => {
+      const { measurePerplexity, tokenByteLengths } = await fetchPart("The measurement of perplexity", () => import("../evaluate/perplexity.ts"), options.signal);
+      const byteLengths = typeof text === "string" ? tokenByteLengths(tokens, tokenizer) : null;
+      return (await measurePerplexity(backend, tokens, plan, byteLengths, options)).report;
+    });
   }
 
   /** One tensor of the checkpoint as it is loaded, in turn; see Backend.readTensor. Not of Model: for exportSafetensors(). */

@@ -1,37 +1,53 @@
 import { EngineError } from "../errors.ts";
+import { fetchSampler } from "../generate/generation.ts";
 import { findAdapter, Gpu, isFallbackAdapter } from "../gpu/device.ts";
 import type { Backend, BackendBuilder, BackendOptions } from "../model/backend.ts";
-import { createCpuBuilder } from "../model/cpu.ts";
 import { createGpuBuilder, largestTensorBytes } from "../model/gpu.ts";
+import { fetchPart } from "../parts.ts";
 import type { Gpt2Config, LoadOptions } from "../types.ts";
 
-export type BackendChoice = { kind: "webgpu"; gpu: Gpu } | { kind: "cpu"; notices: readonly string[] };
+/** The CPU backend, a part of the engine. */
+type Cpu = typeof import("../model/cpu.ts");
 
-export type BackendRequest = Pick<LoadOptions, "backend" | "gpu" | "device">;
+export type BackendChoice = { kind: "webgpu"; gpu: Gpu } | { kind: "cpu"; cpu: Cpu; notices: readonly string[] };
+
+export type BackendRequest = Pick<LoadOptions, "backend" | "gpu" | "device" | "signal">;
+
+/** With the sampler that it needs, so that a loaded model needs no network. */
+async function fetchCpu(signal?: AbortSignal): Promise<Cpu> {
+  const [cpu] = await Promise.all([fetchPart("The CPU backend", () => import("../model/cpu.ts"), signal), fetchSampler(signal)]);
+  return cpu;
+}
+
+/** Begins to fetch what chooseBackend() will want, where that is certain, beside the first files of the checkpoint. */
+export function prefetchBackend({ backend = "auto", gpu = globalThis.navigator?.gpu, device }: BackendRequest): void {
+  if (backend === "cpu" || (backend === "auto" && !gpu && !device)) fetchCpu().catch(() => undefined); // chooseBackend() tells it
+}
 
 /**
  * Decides where the model runs, before any weight is read. "auto" takes WebGPU on a real adapter and the CPU where there is none or only a
  * software one (its kernels are slower than the CPU's loops), and says so in the notices.
- * @throws EngineError unsupported, when "webgpu" was asked for and there is no adapter or device
+ * @throws EngineError unsupported, when "webgpu" was asked for and there is no adapter or device; network; signal.reason on abort
  */
-export async function chooseBackend({ backend = "auto", gpu, device }: BackendRequest, config: Gpt2Config): Promise<BackendChoice> {
-  if (backend === "cpu") return { kind: "cpu", notices: [] };
+export async function chooseBackend({ backend = "auto", gpu, device, signal }: BackendRequest, config: Gpt2Config): Promise<BackendChoice> {
+  const onCpu = async (...notices: string[]): Promise<BackendChoice> => ({ kind: "cpu", cpu: await fetchCpu(signal), notices });
+  if (backend === "cpu") return onCpu();
   const open = async (): Promise<BackendChoice> => ({ kind: "webgpu", gpu: await Gpu.open({ gpu, device, largestTensorBytes: largestTensorBytes(config) }) });
   if (backend === "webgpu" || device) return open();
   const adapter = await findAdapter(gpu).catch(() => null);
-  if (!adapter) return { kind: "cpu", notices: ["No WebGPU adapter was found; running on the CPU."] };
-  if (isFallbackAdapter(adapter.info, adapter)) return { kind: "cpu", notices: [`The only WebGPU adapter is software (${adapter.info.description || adapter.info.vendor}); running on the CPU.`] };
+  if (!adapter) return onCpu("No WebGPU adapter was found; running on the CPU.");
+  if (isFallbackAdapter(adapter.info, adapter)) return onCpu(`The only WebGPU adapter is software (${adapter.info.description || adapter.info.vendor}); running on the CPU.`);
   try {
     return await open();
   } catch (error) {
     if (!(error instanceof EngineError)) throw error;
-    return { kind: "cpu", notices: [`${error.message} Running on the CPU.`] };
+    return onCpu(`${error.message} Running on the CPU.`);
   }
 }
 
 /** The choice's builder, with notices beside the choice's own. On WebGPU the builder, and later the backend, owns `gpu`. */
 export function createBuilder(choice: BackendChoice, options: BackendOptions): BackendBuilder {
-  return choice.kind === "webgpu" ? createGpuBuilder(choice.gpu, options) : createCpuBuilder({ ...options, notices: [...choice.notices, ...(options.notices ?? [])] });
+  return choice.kind === "webgpu" ? createGpuBuilder(choice.gpu, options) : choice.cpu.createCpuBuilder({ ...options, notices: [...choice.notices, ...(options.notices ?? [])] });
 }
 
 /** A builder whose model has a ledger of its own and leaves the device to the choice, for models that are on it together. */

@@ -1,15 +1,14 @@
 import { openCheckpoint } from "../checkpoint/openCheckpoint.ts";
 import type { Checkpoint, ReadBlocksOptions, ReadOptions } from "../checkpoint/types.ts";
 import { Pacer } from "../model/cpu/pacer.ts";
-import { restoreStored } from "../quantize/stored.ts";
 import { verifiedSource } from "../source/integrity.ts";
-import { materialize, type MaterializeOptions } from "../source/materialize.ts";
 import type { CheckpointSource } from "../source/types.ts";
 import type { LoadOptions } from "../types.ts";
+import { fetchRestore } from "./stored.ts";
 
 interface OpenOptions extends Pick<LoadOptions, "integrity" | "signal"> {
   /** For checkpoints that are read more than once: what is remote is downloaded whole, once, and read from there. */
-  download?: Pick<MaterializeOptions, "onBytes">;
+  download?: (source: CheckpointSource) => Promise<CheckpointSource>;
 }
 
 /**
@@ -22,8 +21,7 @@ export async function openVerified(source: CheckpointSource, { signal, integrity
     if (pacer.isDue()) await pacer.rest(signal);
   };
   const verified = verifiedSource(source, { integrity, breathe });
-  const opened = download ? await materialize(verified, { signal, ...download }) : verified;
-  const checkpoint = await openCheckpoint(opened, { signal, restore: restoreStored });
+  const checkpoint = await openCheckpoint(download ? await download(verified) : verified, { signal, fetchRestore });
   verified.expectNames(checkpoint.weightFiles);
   const verifying = <T, Options extends ReadOptions>(read: (options?: Options) => AsyncGenerator<T>) =>
     async function* (options?: Options): AsyncGenerator<T> {

@@ -1,6 +1,7 @@
 import { show } from "../errors.ts";
 import { checkWatching } from "../generate/options.ts";
 import type { BackendOptions } from "../model/backend.ts";
+import { calibratedField } from "../quantize/recipes.ts";
 import type { Gpt2Config, LoadOptions, ModelCache, QuantizationRecipe } from "../types.ts";
 
 /** Checks the options that do not depend on the checkpoint. Throws TypeError or RangeError naming the option. */
@@ -17,6 +18,12 @@ export function checkLoadOptions(options: Pick<LoadOptions, "backend" | "kvCache
   oneOf("quantizer", options.quantizer, ["workers", "inline"]);
   oneOf("kvCache", options.kvCache, ["f32", "f16", "int8"]);
   if (!isModelCache(options.cache)) oneOf("cache", options.cache, ["opfs", "none"], ", or an object with match(), put() and delete()");
+}
+
+/** @throws TypeError for a recipe that needs calibration where there is none */
+export function requireCalibration(recipe: QuantizationRecipe, calibration: LoadOptions["calibration"]): void {
+  const field = calibratedField(recipe);
+  if (field !== null && calibration === undefined) throw new TypeError(`calibration is missing; expected text or tokens, since quantization.${field} is worked out from them.`);
 }
 
 /** contextLength within the model's positions. */

@@ -2,16 +2,15 @@ import type { CheckpointTensor } from "../checkpoint/types.ts";
 import { EngineError } from "../errors.ts";
 import { KernelCompiler } from "../gpu/pipeline.ts";
 import type { BackendOptions } from "../model/backend.ts";
-import { planCpu } from "../model/cpu/plan.ts";
 import { planGpu } from "../model/gpuBuffers.ts";
 import type { MemoryPlan } from "../model/plan.ts";
 import { formatOf, presets, resolveRecipe } from "../quantize/recipes.ts";
 import { openSource } from "../source/openSource.ts";
 import type { Gpt2Config, ModelPlan, ModelSource, PlanOptions, PresetName, QuantizationRecipe } from "../types.ts";
-import { defaultRecipe } from "./defaultRecipe.ts";
 import { type BackendChoice, chooseBackend, disposeChoice } from "./openBackend.ts";
 import { openVerified } from "./openVerified.ts";
 import { activationsOf, checkLoadOptions, resolveContextLength, resolveKvCache } from "./options.ts";
+import { defaultRecipe } from "./stored.ts";
 import { closingTransfers } from "./transfers.ts";
 
 /** What a plan depends on beside the place where the model is to run. */
@@ -40,7 +39,7 @@ async function planOpened(source: ModelSource | Gpt2Config, options: PlanOptions
   const config = checkpoint?.config ?? (source as Gpt2Config);
   const recipe = given ?? (checkpoint ? (await defaultRecipe(checkpoint, signal)).recipe : resolveRecipe());
   const contextLength = resolveContextLength(options.contextLength, config);
-  const choice = await chooseBackend(options, config);
+  const choice = await chooseBackend({ ...options, signal }, config);
   try {
     signal.throwIfAborted();
     const wanted = { config, recipe, contextLength, kvCache: options.kvCache };
@@ -74,7 +73,7 @@ export function requireRoom(choice: BackendChoice, wanted: Wanted): void {
 function planOn(choice: BackendChoice, { config, recipe, contextLength, kvCache }: Wanted): MemoryPlan {
   const options: BackendOptions = { config, contextLength, kvCache: resolveKvCache(kvCache, recipe), ...activationsOf(recipe) };
   const format = (tensor: CheckpointTensor): ReturnType<typeof formatOf> => formatOf(recipe, tensor.name, tensor.kind === "linear" ? "linear" : "embedding");
-  return choice.kind === "cpu" ? planCpu(options, format) : planGpu(options, format, { limits: choice.gpu.device.limits, variants: new KernelCompiler(choice.gpu).variants });
+  return choice.kind === "cpu" ? choice.cpu.planCpu(options, format) : planGpu(options, format, { limits: choice.gpu.device.limits, variants: new KernelCompiler(choice.gpu).variants });
 }
 
 function fits(choice: BackendChoice, wanted: Wanted): boolean {

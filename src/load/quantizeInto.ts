@@ -3,12 +3,10 @@ import { isMatrix } from "../checkpoint/gpt2Weights.ts";
 import type { Checkpoint, CheckpointTensor, RawBlock, ReadTensor } from "../checkpoint/types.ts";
 import type { BackendBuilder } from "../model/backend.ts";
 import { Pacer } from "../model/cpu/pacer.ts";
-import { CODE_BITS } from "../quantize/formats.ts";
-import { f16ColumnsOf, type InputStatistics, outliersBeyond, withoutOutliers } from "../quantize/inputStatistics.ts";
+import { CODE_BITS, isSameFormat } from "../quantize/formats.ts";
+import type { InputStatistics } from "../quantize/inputStatistics.ts";
 import type { MatrixJob, QuantizedMatrix } from "../quantize/matrixQuantizer.ts";
-import { staticRange } from "../quantize/observers.ts";
 import { formatOf, requireMatches } from "../quantize/recipes.ts";
-import { isSameFormat } from "../quantize/stored.ts";
 import type { LoadOptions, QuantizationRecipe, QuantizationReport, StoredBytes, TensorFormat, TensorInputReport, TensorReport } from "../types.ts";
 import type { ProgressMeter } from "./progress.ts";
 import { Quantizers } from "./quantizers.ts";
@@ -16,21 +14,22 @@ import { Quantizers } from "./quantizers.ts";
 /** A checkpoint made ready for a recipe. */
 export interface Prepared {
   checkpoint: Checkpoint;
-  /** Of its matrices' inputs, by name; empty where the recipe makes no use of them. */
-  statistics: ReadonlyMap<string, InputStatistics>;
-  /** Whether they are only reported, and LLM.int8() keeps no f16 columns by them. */
-  reportsOnly: boolean;
   /** For GPTQ: of one matrix's inputs. */
   withGram: ((name: string) => Promise<InputStatistics>) | null;
-  /** α of the matrices that equalization scaled, by name; undefined where a search found none. */
-  smoothing: ReadonlyMap<string, number | undefined>;
-  /** Static ranges of inputs that the file brings, by matrix, for those without statistics. */
-  storedRanges: ReadonlyMap<string, number>;
+  /** Columns of an int8 matrix with int8 inputs that keep f16 weights. */
+  f16Columns(name: string): number[] | undefined;
+  /** What is known of a matrix's input; undefined where nothing is. coded: it becomes int8 codes */
+  inputReport(name: string, coded: boolean): TensorInputReport | undefined;
 }
 
-/** For recipes that need nothing of calibration. */
-export function unprepared(checkpoint: Checkpoint, storedRanges: Prepared["storedRanges"] = new Map()): Prepared {
-  return { checkpoint, statistics: new Map(), reportsOnly: false, withGram: null, smoothing: new Map(), storedRanges };
+/** For loads without calibration. storedRanges: of static inputs, by matrix, which the file brings. */
+export function unprepared(checkpoint: Checkpoint, { activations = "float", observer = "minmax" }: QuantizationRecipe, storedRanges?: ReadonlyMap<string, number>): Prepared {
+  const isStatic = activations !== "float" && activations.ranges === "static";
+  const inputReport = (name: string, coded: boolean): TensorInputReport | undefined => {
+    const range = coded && isStatic ? storedRanges?.get(name) : undefined;
+    return range === undefined ? undefined : { range, observer };
+  };
+  return { checkpoint, withGram: null, f16Columns: () => undefined, inputReport };
 }
 
 /** What becomes of a matrix while the next ones are read. */
@@ -72,7 +71,7 @@ export async function quantizeInto(builder: BackendBuilder, prepared: Prepared, 
   };
   const handOver = async ({ tensor, format, matrix }: Pending): Promise<void> => {
     const { packed, storedBytes, f16ColumnCount, error, quantizeMs: ms } = await matrix;
-    const input = inputReport(recipe, format, tensor.name, prepared);
+    const input = prepared.inputReport(tensor.name, codesInputs(recipe, format));
     if (f16ColumnCount > 0) input!.f16Columns = f16ColumnCount;
     await builder.add(tensor, packed, input);
     tensors.push({ name: tensor.name, shape: tensor.shape, format, bytes: storedBytes, ...error, ...(input && { input }) });
@@ -103,7 +102,7 @@ export async function quantizeInto(builder: BackendBuilder, prepared: Prepared, 
         continue;
       }
       const format = formatOf(recipe, tensor.name, tensor.kind);
-      open ??= await quantizers.open({ tensor, format, layout: builder.layout, f16Columns: f16Columns(recipe, format, tensor.name, prepared), ...(await gptqOf(recipe, prepared, block, format)) });
+      open ??= await quantizers.open({ tensor, format, layout: builder.layout, f16Columns: codesInputs(recipe, format) ? prepared.f16Columns(tensor.name) : undefined, ...(await gptqOf(recipe, prepared, block, format)) });
       await open.add("bytes" in block ? block : block.stored ? { stored: block.stored } : { values: block.values });
       if ("bytes" in block && !block.isLast) continue;
       const matrix = open.finish();
@@ -137,29 +136,4 @@ export function hasCodes({ type }: TensorFormat): boolean {
 /** The inputs of an int8 matrix become codes, too. */
 function codesInputs({ activations = "float" }: QuantizationRecipe, { type }: TensorFormat): boolean {
   return type === "int8" && activations !== "float";
-}
-
-/** What of a matrix LLM.int8() keeps in f16 beside the codes. */
-function f16Columns(recipe: QuantizationRecipe, format: TensorFormat, name: string, { statistics, reportsOnly }: Prepared): number[] | undefined {
-  const seen = statistics.get(name);
-  return seen && !reportsOnly && recipe.outlierThreshold !== undefined && codesInputs(recipe, format) ? f16ColumnsOf(recipe.outlierThreshold, seen) : undefined;
-}
-
-/** What calibration did with a matrix's input; undefined where nothing. */
-function inputReport(recipe: QuantizationRecipe, format: TensorFormat, name: string, { statistics, smoothing, storedRanges }: Prepared): TensorInputReport | undefined {
-  const { activations = "float", observer = "minmax", outlierThreshold } = recipe;
-  const report: TensorInputReport = {};
-  const coded = codesInputs(recipe, format);
-  const seen = coded ? statistics.get(name) : undefined;
-  if (seen && outlierThreshold !== undefined) {
-    const { columns, share } = outliersBeyond(outlierThreshold, seen);
-    Object.assign(report, { outlierShare: share, outlierColumns: columns.length });
-  }
-  if (coded && activations !== "float" && activations.ranges === "static") {
-    const range = seen ? staticRange(outlierThreshold === undefined ? seen : withoutOutliers(outlierThreshold, seen), observer) : storedRanges.get(name);
-    if (range !== undefined) Object.assign(report, { range, observer });
-  }
-  const alpha = smoothing.get(name);
-  if (alpha !== undefined) report.smoothing = alpha;
-  return Object.keys(report).length > 0 ? report : undefined;
 }

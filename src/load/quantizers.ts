@@ -1,7 +1,8 @@
 import { EngineError } from "../errors.ts";
 import { Pacer } from "../model/cpu/pacer.ts";
 import { buffersOf } from "../quantize/layout.ts";
-import { type MatrixBlock, type MatrixJob, MatrixQuantizer, type QuantizedMatrix } from "../quantize/matrixQuantizer.ts";
+import { fetchPart } from "../parts.ts";
+import type { MatrixBlock, MatrixJob, QuantizedMatrix } from "../quantize/matrixQuantizer.ts";
 import type { QuantizerReply, QuantizerRequest } from "../quantize/quantizerWorker.ts";
 
 /** More would wait for the one that reads. */
@@ -48,8 +49,9 @@ export class Quantizers {
   constructor({ values, quantizer = "workers", signal }: QuantizerOptions) {
     this.signal = signal;
     signal?.addEventListener("abort", this.abort);
-    const inline = (): Quantizer[] => [inlineQuantizer(signal)];
-    this.free = quantizer === "inline" || values < WORTHWHILE_VALUES ? Promise.resolve(inline()) : this.startWorkers().catch(inline);
+    const inline = async (): Promise<Quantizer[]> => [await inlineQuantizer(signal)];
+    this.free = quantizer === "inline" || values < WORTHWHILE_VALUES ? inline() : this.startWorkers().catch(inline);
+    this.free.catch(() => undefined); // thrown to whoever opens a matrix
   }
 
   /** A matrix to be filled, once a quantizer is free; it is free again when finish() has settled. */
@@ -84,7 +86,8 @@ export class Quantizers {
   }
 }
 
-function inlineQuantizer(signal: AbortSignal | undefined): Quantizer {
+async function inlineQuantizer(signal: AbortSignal | undefined): Promise<Quantizer> {
+  const { MatrixQuantizer } = await fetchPart("The quantizer", () => import("../quantize/matrixQuantizer.ts"), signal);
   const pacer = new Pacer();
   return {
     start(job, spare) {

@@ -2,9 +2,9 @@ import { openCheckpoint } from "../checkpoint/openCheckpoint.ts";
 import type { ReadTensor } from "../checkpoint/types.ts";
 import { EngineError, show } from "../errors.ts";
 import { checkWatching } from "../generate/options.ts";
-import { restoreStored } from "../quantize/stored.ts";
 import { openSource } from "../source/openSource.ts";
 import type { LoadOptions, ModelSource } from "../types.ts";
+import { fetchRestore } from "./stored.ts";
 
 /** Options of readTensor(). */
 export interface ReadTensorOptions extends Pick<LoadOptions, "hub" | "fetch" | "signal"> {
@@ -39,7 +39,7 @@ export async function readOne(source: ModelSource, name: string, { hub, fetch, s
   if (typeof name !== "string" || name === "") throw new TypeError(`name is ${show(name)}; expected a tensor such as "h.0.attn.c_attn.weight".`);
   checkWatching({ signal, onProgress });
   signal?.throwIfAborted();
-  const checkpoint = await openCheckpoint(openSource(source, { hub, fetch, signal }), { signal, restore: restoreStored });
+  const checkpoint = await openCheckpoint(openSource(source, { hub, fetch, signal }), { signal, fetchRestore });
   const wanted = name.replace(/^transformer\./, "");
   const names = checkpoint.tensors.map((tensor) => tensor.name);
   if (!names.includes(wanted)) {

@@ -2,10 +2,10 @@ import { gpt2Weights, isMatrix } from "../checkpoint/gpt2Weights.ts";
 import type { Checkpoint } from "../checkpoint/types.ts";
 import { EngineError, throwIfAborted } from "../errors.ts";
 import type { BackendBuilder } from "../model/backend.ts";
+import { fetchPart } from "../parts.ts";
 import { storedBytes } from "../quantize/formats.ts";
 import { WEIGHT_LAYOUT_VERSION } from "../quantize/layout.ts";
-import { formatOf } from "../quantize/recipes.ts";
-import { openOpfsCache } from "../source/cache/opfs.ts";
+import { formatOf, usesCalibration } from "../quantize/recipes.ts";
 import { isSameVersion, type PinnedSource } from "../source/pinned.ts";
 import { readPieces } from "../source/readPieces.ts";
 import { isTransient } from "../source/retry.ts";
@@ -13,7 +13,6 @@ import { Sha256 } from "../source/sha256.ts";
 import type { LoadOptions, ModelCache, QuantizationRecipe, QuantizationReport } from "../types.ts";
 import { type CachedEnding, type CachedHead, type CachedTensor, Recording } from "./cacheRecording.ts";
 import { DamagedRecord, RecordReader } from "./cacheRecords.ts";
-import { usesCalibration } from "./prepare.ts";
 import type { ProgressMeter } from "./progress.ts";
 import { ENGINE_VERSION } from "./version.ts";
 
@@ -59,7 +58,7 @@ export class WeightCache {
     const { cache = "opfs", signal } = options;
     if (cache === "none") return null;
     try {
-      const opened = cache === "opfs" ? await openOpfsCache() : cache;
+      const opened = cache === "opfs" ? await (await fetchPart("The cache in the private file system", () => import("../source/cache/opfs.ts"), signal)).openOpfsCache() : cache;
       if (opened) return new WeightCache(opened, await keyOf(source, options), source, options, notices);
       if (options.cache === "opfs") notices.add("The model is not cached: there is no private file system here.");
     } catch (error) {

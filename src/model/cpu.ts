@@ -18,6 +18,8 @@ import { createSimdKernels } from "./cpu/simd.ts";
 import { type CpuWeights, CpuWeightsCollector, type Lender, type Linear, type Norm } from "./cpu/weights.ts";
 import { lookUp, statisticsOf } from "./observation.ts";
 
+export { planCpu } from "./cpu/plan.ts";
+
 /** Products between two looks at the clock: half a millisecond in plain TypeScript. */
 const PRODUCTS_PER_LOOK = 2 ** 20;
 

@@ -1,38 +1,30 @@
-import { gpt2Weights, headName } from "../checkpoint/gpt2Weights.ts";
+import { headName } from "../checkpoint/gpt2Weights.ts";
 import type { CheckpointTensor } from "../checkpoint/types.ts";
 import { EngineError } from "../errors.ts";
-import { BufferUsage } from "../gpu/constants.ts";
 import type { Gpu, MemoryPurpose } from "../gpu/device.ts";
 import { KernelCompiler, type Variants } from "../gpu/pipeline.ts";
 import { attentionShape, bindDecodeAttention, bindPrefillAttention, maxSplits, SPLIT_POSITIONS, WINDOW_ALIGNMENT } from "../kernels/attention.ts";
 import { bindEmbedding } from "../kernels/embedding.ts";
 import { bindLayerNorm } from "../kernels/layerNorm.ts";
-import { bindGemm, bindGemv, bindNormalizer, candidateBytes, fitsPrologue, type LinearBuffers, normalizerWords } from "../kernels/linear.ts";
-import { downloadMatrix, uploadMatrix, type GpuMatrix } from "../kernels/matrix.ts";
+import { bindGemm, bindGemv, candidateBytes, fitsPrologue, type LinearBuffers } from "../kernels/linear.ts";
+import { uploadMatrix, type GpuMatrix } from "../kernels/matrix.ts";
 import { sequence, type Op } from "../kernels/op.ts";
-import { bindRowDivergence, bindRowSums, type RowSumsBuffers } from "../kernels/rows.ts";
+import { fetchPart } from "../parts.ts";
 import type { InputStatistics } from "../quantize/inputStatistics.ts";
 import type { PackedWeights } from "../quantize/layout.ts";
-import { COLUMN_PADDING, type PackedMatrix, padTo, unpackTensor } from "../quantize/pack.ts";
+import { COLUMN_PADDING, type PackedMatrix, padTo } from "../quantize/pack.ts";
 import type { AdapterSummary, Gpt2Config, MemoryReport, QuantizedTensor } from "../types.ts";
 import type { SamplingOptions } from "../kernels/sampling.ts";
 import { type Backend, type BackendBuilder, type BackendOptions, type MatrixInput, type ObserveOptions, requireLender, type RowComparison, type SampledToken } from "./backend.ts";
-import { GpuObservation, type ObservedInput } from "./gpuObservation.ts";
+import type { GpuInspection } from "./gpuInspection.ts";
+import type { ObservedInput } from "./gpuObservation.ts";
 import { chooseVariants, type MatrixKind } from "./knownAnswers.ts";
-import { lookUp, statisticsOf } from "./observation.ts";
 import { tunedGemv } from "./tuning.ts";
 import { createLoopBuffers, DecodeLoop, type DecodeGraph, HEAD_STEP_BYTES } from "./decodeLoop.ts";
 import { attentionForm, createGraphBuffers, createPositionBuffer, type GraphBuffers, stridesOf } from "./gpuBuffers.ts";
 
-/** Rows of logits that exist at a time while two models are compared; 64 × 50,257 f32 are 12.9 MB. */
-const COMPARED_ROWS = 64;
-/** Rows scored by one submit, whose logits are never stored. A software adapter would be deaf to an abort for seconds with more. */
-const SCORED_ROWS = { hardware: 256, software: 64 };
-
 /** In Step.splits: the rest is the length of windows that do not see each other (window_start.wgsl). */
 const SIDE_BY_SIDE = 0x80000000;
-
-const { storage, uniform, copySrc, copyDst, mapRead } = BufferUsage;
 
 export interface GpuBackendOptions extends BackendOptions {
   /** Cuts matrices into parts of at most so many bytes; the device's binding limit where it is smaller. For tests. */
@@ -160,11 +152,10 @@ class GpuBackend implements Backend {
   private lastLogits!: Op;
   /** Final layer norm of a chunk into the window's hidden states. */
   private keepHidden!: Op;
-  private readonly scoring = new Lazy(() => this.gpu.keeping(() => this.buildScoring()));
-  private readonly comparing = new Lazy(() => this.gpu.keeping(() => this.buildComparing()));
+  /** null until something is asked for beside text. */
+  private inspection: GpuInspection | null = null;
   private splits = 1;
   private window: number[] = [];
-  private divergence: { baseline: GpuBackend; op: Op } | null = null;
   private readonly buffers: GraphBuffers;
 
   constructor(
@@ -308,96 +299,44 @@ class GpuBackend implements Backend {
 
   async score(first: number, targets: readonly number[], signal?: AbortSignal): Promise<Float32Array> {
     this.requireRows(first, targets.length);
-    const { step, expected, sums, staging, rows, op } = await this.scoring.get();
-    const out = new Float32Array(targets.length);
-    for (let i = 0; i < targets.length; i += rows) {
-      signal?.throwIfAborted();
-      const block = targets.slice(i, i + rows);
-      this.writeBlock(step, expected, first + i, block);
-      this.gpu.submit("score", (pass) => op.record(pass, block.length), (encoder) => encoder.copyBufferToBuffer(sums, 0, staging, 0, block.length * 16));
-      out.set(logProbsOf(new Float32Array(await this.gpu.read(staging, block.length * 16)), block.length, 0), i);
-    }
-    signal?.throwIfAborted();
-    return out;
+    return (await this.inspect(signal)).score(first, targets, signal);
   }
 
   async compare(baseline: Backend, first: number, targets: readonly number[], signal?: AbortSignal): Promise<RowComparison> {
     if (!(baseline instanceof GpuBackend) || baseline.gpu.device !== this.gpu.device) throw new TypeError("compare: the baseline must live on the same device.");
     baseline.requireRows(first, targets.length);
     this.requireRows(first, targets.length);
-    const [base, own] = [await baseline.comparing.get(), await this.comparing.get()];
-    if (this.divergence?.baseline !== baseline) this.divergence = { baseline, op: await bindRowDivergence(this.compiler, base.sums, own.sums, own.divergence) };
-    const { op } = this.divergence;
-    const n = targets.length;
-    const rows: RowComparison = { baseLogProbs: new Float32Array(n), logProbs: new Float32Array(n), klDivergence: new Float32Array(n), sameTop: new Uint8Array(n) };
-    for (let i = 0; i < n; i += COMPARED_ROWS) {
-      signal?.throwIfAborted();
-      const block = targets.slice(i, i + COMPARED_ROWS);
-      const count = block.length;
-      baseline.writeBlock(base.step, base.sums.expected, first + i, block);
-      this.writeBlock(own.step, own.sums.expected, first + i, block);
-      this.gpu.submit("compare", (pass) => {
-        base.op.record(pass, count);
-        own.op.record(pass, count);
-        op.record(pass, count);
-      }, (encoder) => {
-        encoder.copyBufferToBuffer(base.sums.sums, 0, own.staging, 0, count * 16);
-        encoder.copyBufferToBuffer(own.sums.sums, 0, own.staging, count * 16, count * 16);
-        encoder.copyBufferToBuffer(own.divergence, 0, own.staging, count * 32, count * 4);
-      });
-      const read = new Float32Array(await this.gpu.read(own.staging, count * 36));
-      rows.baseLogProbs.set(logProbsOf(read, count, 0), i);
-      rows.logProbs.set(logProbsOf(read, count, count * 4), i);
-      for (let r = 0; r < count; r++) {
-        rows.sameTop[i + r] = read[r * 4 + 3] === read[(count + r) * 4 + 3] ? 1 : 0;
-        rows.klDivergence[i + r] = read[count * 8 + r]!;
-      }
-    }
-    signal?.throwIfAborted();
-    return rows;
+    return (await this.inspect(signal)).compare(await baseline.inspect(signal), first, targets, signal);
   }
 
-  async observe(windows: readonly (readonly number[])[], names: readonly string[], { gram, signal, onTokens }: ObserveOptions): Promise<Map<string, InputStatistics>> {
+  async observe(windows: readonly (readonly number[])[], names: readonly string[], options: ObserveOptions): Promise<Map<string, InputStatistics>> {
     this.assertUsable();
-    const inputs = lookUp(this.inputs, names);
-    const observation = new GpuObservation(this.gpu, this.compiler, this.buffers.step, Math.min(this.options.maxPartBytes ?? Infinity, this.gpu.maxBindingBytes));
-    try {
-      for (const [name, input] of inputs) await observation.add(name, input, gram);
-      const blocks = observation.within(this.observedOps);
-      let tokens = 0;
-      for (const window of windows) {
-        await this.runChunks(window, 0, signal, () => undefined, undefined, window.length, blocks);
-        await this.gpu.idle(); // as between chunks
-        this.assertUsable();
-        tokens += window.length;
-        onTokens?.(tokens);
-      }
-      const statistics = new Map<string, InputStatistics>();
-      for (const name of inputs.keys()) statistics.set(name, await statisticsOf(name, await observation.read(name, tokens), signal));
-      signal?.throwIfAborted();
-      return statistics;
-    } finally {
-      observation.destroy();
-    }
+    return (await this.inspect(options.signal)).observe(windows, names, options);
   }
 
   async readTensor(name: string, signal?: AbortSignal): Promise<QuantizedTensor | Float32Array> {
     this.assertUsable();
     signal?.throwIfAborted();
-    const { kind } = gpt2Weights(this.config).find((tensor) => tensor.name === name) ?? { kind: "vector" };
-    if (kind === "vector") return this.vector(name).slice();
-    if (kind !== "position") return unpackTensor(await downloadMatrix(this.gpu, this.matrix(name.replace(/\.weight$/, "")), signal));
-    const { nEmbd: C } = this.config;
-    const stride = stridesOf(this.config).c;
-    const padded = new Float32Array(await this.gpu.download(this.wpe, signal));
-    const values = new Float32Array((padded.length / stride) * C);
-    for (let r = 0; r * C < values.length; r++) values.set(padded.subarray(r * stride, r * stride + C), r * C);
-    return values;
+    return (await this.inspect(signal)).readTensor(name, signal);
   }
 
   dispose(): void {
     this.disposed = true;
     this.gpu.dispose();
+  }
+
+  private async inspect(signal: AbortSignal | undefined): Promise<GpuInspection> {
+    if (this.inspection) return this.inspection;
+    const { GpuInspection } = await fetchPart("What measures a model on WebGPU", () => import("./gpuInspection.ts"), signal);
+    this.assertUsable();
+    const { gpu, compiler, options, buffers, inputs, observedOps, matrix, vector, wpe } = this;
+    const runWindow = async (window: readonly number[], signal: AbortSignal | undefined, blocks: Op): Promise<void> => {
+      await this.runChunks(window, 0, signal, () => undefined, undefined, window.length, blocks);
+      await gpu.idle(); // as between chunks
+      this.assertUsable();
+    };
+    this.inspection = new GpuInspection({ gpu, compiler, options, buffers, head: this.head(), inputs, observedOps, matrix, vector, wpe, runWindow });
+    return this.inspection;
   }
 
   /** Runs tokens to the logits of the last; `finish` and `after` join the last submit. */
@@ -441,51 +380,10 @@ class GpuBackend implements Backend {
     return this.matrix(headName(this.config).replace(/\.weight$/, ""));
   }
 
-  private async buildScoring(): Promise<Scoring> {
-    const { compiler, config, buffers: { hidden, hiddenCodes } } = this;
-    const rows = Math.min(SCORED_ROWS[compiler.variants.tuning], this.options.contextLength);
-    const step = this.buffer("score.step", 16, uniform | copyDst);
-    const expected = this.buffer("score.expected", rows * 4, storage | copyDst);
-    const found = this.buffer("score.found", rows * normalizerWords(config.vocabSize) * 4, storage);
-    const sums = this.buffer("score.sums", rows * 16, storage | copySrc);
-    const staging = this.buffer("score.staging", rows * 16, mapRead | copyDst, "staging");
-    await this.gpu.settle();
-    return { step, expected, sums, staging, rows, op: await bindNormalizer(compiler, "head", this.head(), { run: step, hidden, hiddenCodes, expected, found, sums }) };
-  }
-
-  private async buildComparing(): Promise<Comparing> {
-    const { vocabulary } = stridesOf(this.config);
-    const { hidden, hiddenCodes, finalAux } = this.buffers;
-    const rows = Math.min(COMPARED_ROWS, this.options.contextLength);
-    const step = this.buffer("compare.step", 16, uniform | copyDst);
-    const sums: RowSumsBuffers = {
-      rows: this.buffer("compare.rows", 16, uniform | copyDst),
-      logits: this.buffer("compare.logits", rows * vocabulary * 4, storage),
-      expected: this.buffer("compare.expected", rows * 4, storage | copyDst),
-      sums: this.buffer("compare.sums", rows * 16, storage | copySrc),
-    };
-    const divergence = this.buffer("compare.divergence", rows * 4, storage | copySrc);
-    const staging = this.buffer("compare.staging", rows * 36, mapRead | copyDst, "staging");
-    const none = this.buffer("compare.none", 16, storage);
-    await this.gpu.settle();
-    await this.gpu.upload(sums.rows, Uint32Array.of(this.config.vocabSize, vocabulary, 0, 0));
-    const ops = await Promise.all([
-      bindGemm(this.compiler, "head", this.head(), { run: step, x: hidden, xCodes: hiddenCodes, aux: finalAux, residual: none, y: sums.logits }),
-      bindRowSums(this.compiler, sums),
-    ]);
-    return { step, sums, divergence, staging, op: sequence(ops) };
-  }
-
   /** @throws RangeError for rows that the last window does not have; what assertUsable() throws */
   private requireRows(first: number, count: number): void {
     this.assertUsable();
     if (first < 0 || first + count > this.window.length) throw new RangeError(`Rows ${first}…${first + count - 1} are outside the window of ${this.window.length} tokens.`);
-  }
-
-  private writeBlock(step: GPUBuffer, expected: GPUBuffer, first: number, targets: readonly number[]): void {
-    const { queue } = this.gpu.device;
-    queue.writeBuffer(step, 0, Uint32Array.of(0, targets.length, first, 0));
-    queue.writeBuffer(expected, 0, Uint32Array.from(targets));
   }
 
   /** Fills a buffer of LayerBuffers with gamma and beta of a norm and a bias, as far as it has them. */
@@ -500,49 +398,8 @@ class GpuBackend implements Backend {
     this.gpu.device.queue.writeBuffer(aux, 0, values);
   }
 
-  private buffer(label: string, sizeBytes: number, usage: number, purpose: MemoryPurpose = "activations"): GPUBuffer {
-    return this.gpu.createBuffer(label, sizeBytes, usage, purpose);
-  }
-
   assertUsable(): void {
     if (this.disposed) throw new EngineError("disposed", "The model was disposed.");
     this.gpu.throwFailure();
   }
-}
-
-interface Scoring {
-  step: GPUBuffer;
-  expected: GPUBuffer;
-  sums: GPUBuffer;
-  staging: GPUBuffer;
-  /** Scored by one submit. */
-  rows: number;
-  op: Op;
-}
-
-interface Comparing {
-  step: GPUBuffer;
-  sums: RowSumsBuffers;
-  divergence: GPUBuffer;
-  staging: GPUBuffer;
-  op: Op;
-}
-
-/** What is made on first use: a page that only generates never pays for it. A failure is not kept. */
-class Lazy<T> {
-  private value: Promise<T> | null = null;
-  constructor(private readonly make: () => Promise<T>) {}
-
-  get(): Promise<T> {
-    this.value ??= this.make().catch((error: unknown) => {
-      this.value = null;
-      throw error;
-    });
-    return this.value;
-  }
-}
-
-/** ln p(expected) = logit − max − ln Σ of each row, the logarithm in f64. sums: f32 [rows][4] at `offset` */
-function logProbsOf(sums: Float32Array, rows: number, offset: number): Float32Array {
-  return Float32Array.from({ length: rows }, (_, r) => sums[offset + r * 4 + 2]! - sums[offset + r * 4]! - Math.log(sums[offset + r * 4 + 1]!));
 }

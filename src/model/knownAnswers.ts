@@ -6,9 +6,10 @@ import { attentionShape, bindDecodeAttention, bindPrefillAttention, cacheBytes, 
 import { bindGemm, bindGemv, codeRowBytes, fitsPrologue, type LinearBuffers } from "../kernels/linear.ts";
 import { uploadMatrix, type GpuMatrix } from "../kernels/matrix.ts";
 import { sequence, type Op } from "../kernels/op.ts";
-import { dequantizeTensor, quantizeTensor } from "../quantize/nearest.ts";
+import { DYNAMIC_MAP_SIGNED, FP4_CODES, groupLayout, groupOf, NESTED_BLOCK, NF4_CODES, scaleCount } from "../quantize/formats.ts";
 import { COLUMN_PADDING, packTensor, padTo } from "../quantize/pack.ts";
-import type { TensorFormat } from "../types.ts";
+import { toFloat32 } from "../safetensors/index.ts";
+import type { QuantizedTensor, TensorFormat } from "../types.ts";
 
 /** A matrix of the model, as far as it selects kernels. */
 export interface MatrixKind {
@@ -100,6 +101,45 @@ function numbers(length: number, seed: number): Float32Array<ArrayBuffer> {
   });
 }
 
+/**
+ * A tensor [N, columns] of arbitrary codes and scales with the weights that they stand for, f32 [N, columns], some −1.5 to 1.5: what quantizes comes only
+ * with a model that has to be quantized.
+ */
+function arbitraryTensor(format: TensorFormat, columns: number): { tensor: QuantizedTensor; weights: Float32Array } {
+  const shape = [N, columns] as const;
+  const values = numbers(N * columns, 1);
+  const floats = { format, shape, scales: new Float32Array(0), storedBytes: 0 };
+  if (format.type === "f32") return { tensor: { ...floats, codes: values }, weights: values };
+  if (format.type === "f16") {
+    const codes = Uint16Array.from(values, (value) => (value < 0 ? 0xb800 : 0x3800) + 1023 * Math.abs(value)); // ±0.5…1
+    return { tensor: { ...floats, codes }, weights: toFloat32(new Uint8Array(codes.buffer), "F16") };
+  }
+  const count = scaleCount(format, shape);
+  const scales = numbers(count, 4).map((value) => 1 + value / 2);
+  const tensor: QuantizedTensor = { ...floats, codes: values, scales };
+  let valueOf: (code: number, group: number) => number;
+  if ("block" in format) {
+    const table = format.type === "nf4" ? NF4_CODES : FP4_CODES;
+    tensor.codes = Uint8Array.from(values, (value) => 8 + 8 * value);
+    valueOf = (code) => table[code]!;
+    if (format.doubleQuantization) {
+      const nested = { codes: Uint8Array.from(numbers(count, 5), (value) => 128 + 128 * value), absmax: numbers(Math.ceil(count / NESTED_BLOCK), 6).map((value) => value / 2), offset: 1 };
+      tensor.doubleQuantization = nested;
+      nested.codes.forEach((code, i) => (scales[i] = DYNAMIC_MAP_SIGNED[code]! * nested.absmax[Math.floor(i / NESTED_BLOCK)]! + nested.offset));
+    }
+  } else {
+    const codes = format.type === "int8" ? 128 : 8;
+    tensor.codes = Int8Array.from(values, (value) => codes * value);
+    tensor.scales = scales.map((scale) => scale / codes);
+    const zeroPoints = format.mode === "absmax" ? undefined : Int32Array.from(numbers(count, 7), (value) => (codes / 4) * value);
+    tensor.zeroPoints = zeroPoints;
+    valueOf = (code, group) => code - (zeroPoints?.[group] ?? 0);
+  }
+  const layout = groupLayout(format, shape);
+  const weights = Float32Array.from(tensor.codes, (code, i) => valueOf(code, groupOf(i, layout)) * tensor.scales[groupOf(i, layout)]!);
+  return { tensor, weights };
+}
+
 /** Kernels with their inputs; everything made here is destroyed by dispose(). */
 class Bench {
   private readonly buffers: GPUBuffer[] = [];
@@ -127,11 +167,11 @@ class Bench {
   }
 
   async matrix({ format, columns, activations, outlierThreshold }: MatrixKind, use: { headSize?: number }): Promise<{ matrix: GpuMatrix; weights: Float32Array }> {
-    const tensor = quantizeTensor(numbers(N * columns, 1), [N, columns], format);
+    const { tensor, weights } = arbitraryTensor(format, columns);
     const packed = packTensor(tensor, this.gpu.maxBindingBytes);
     const matrix = await uploadMatrix(this.gpu, "known answer", packed, "activations", { yStride: padTo(N, COLUMN_PADDING), biasBase: 0, epsilon: EPSILON, activations, outlierThreshold: outlierThreshold && OUTLIER_THRESHOLD, maxSplits: 1, ...use });
     for (const { shape, codes, scales } of matrix.parts) this.buffers.push(shape, codes, scales);
-    return { matrix, weights: dequantizeTensor(tensor) };
+    return { matrix, weights };
   }
 
   /** Runs ops for `rows` rows and gives [rows][columns] of y, whose rows are `stride` apart. */

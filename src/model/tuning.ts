@@ -3,8 +3,7 @@ import type { Gpu } from "../gpu/device.ts";
 import { type GemvShape, KernelCompiler } from "../gpu/pipeline.ts";
 import { bindGemv } from "../kernels/linear.ts";
 import { uploadMatrix, type GpuMatrix } from "../kernels/matrix.ts";
-import { quantizeTensor } from "../quantize/nearest.ts";
-import { COLUMN_PADDING, packTensor, padTo } from "../quantize/pack.ts";
+import { COLUMN_PADDING, packedLayout, type PackedMatrix, padTo } from "../quantize/pack.ts";
 import type { MatrixKind } from "./knownAnswers.ts";
 
 /** The first guess comes first: another must be clearly faster to replace it. */
@@ -56,7 +55,9 @@ async function measure(gpu: Gpu, kinds: readonly MatrixKind[], clock: Clock): Pr
     gpu.device.queue.writeBuffer(run, 0, Uint32Array.of(0, 1, 0, 1));
     const matrices: GpuMatrix[] = [];
     for (const { format, columns, activations, outlierThreshold } of kinds) {
-      const packed = packTensor(quantizeTensor(new Float32Array(N * columns), [N, columns], format), gpu.maxBindingBytes);
+      const layout = packedLayout({ format, shape: [N, columns] }, gpu.maxBindingBytes);
+      const parts = layout.parts.map((part) => ({ ...part, codes: new Uint32Array(part.codeBytes / 4), scales: new Uint32Array(part.scaleBytes / 4) }));
+      const packed: PackedMatrix = { layout: "tiles", ...layout, format, parts };
       const matrix = await uploadMatrix(gpu, "tuning", packed, "activations", { yStride: N, biasBase: 0, epsilon: 1, activations, outlierThreshold });
       for (const { shape, codes, scales } of matrix.parts) buffers.push(shape, codes, scales);
       matrices.push(matrix);

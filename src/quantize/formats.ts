@@ -80,6 +80,21 @@ export function groupLayout(format: ScaledFormat, [rows, columns]: readonly [row
   return layout(rows, columns, format.granularity.group);
 }
 
+/** Index of the scale that serves the value at `index`. */
+export function groupOf(index: number, { lineLength, groupLength, groupsPerLine }: GroupLayout): number {
+  return Math.floor(index / lineLength) * groupsPerLine + Math.floor((index % lineLength) / groupLength);
+}
+
+/** Whether two formats of one matrix are the same numbers: one group per row is a channel, and one channel a tensor. */
+export function isSameFormat(a: TensorFormat, b: TensorFormat, shape: readonly [rows: number, columns: number]): boolean {
+  if (a.type === "f32" || a.type === "f16" || b.type === "f32" || b.type === "f16") return a.type === b.type;
+  const key = (format: ScaledFormat): string => {
+    const { lineCount, groupsPerLine } = groupLayout(format, shape);
+    return [format.type, "mode" in format ? format.mode : Boolean(format.doubleQuantization), lineCount, groupsPerLine].join();
+  };
+  return key(a) === key(b);
+}
+
 /** Scales of a tensor; 0 for f32 and f16. */
 export function scaleCount(format: TensorFormat, shape: readonly [rows: number, columns: number]): number {
   if (format.type === "f32" || format.type === "f16") return 0;

@@ -1,9 +1,10 @@
 import { EngineError } from "../errors.ts";
 import type { QuantizedTensor, TensorFormat } from "../types.ts";
 import { type Block, dot, factorUpper, subtractProducts } from "./linearAlgebra.ts";
-import { groupLayout, type ScaledFormat } from "./formats.ts";
+import { groupLayout, groupOf, type ScaledFormat } from "./formats.ts";
+import { firstNonFinite } from "./finite.ts";
 import { gridOf } from "./grid.ts";
-import { badWeight, emptyGroups, firstNonFinite, fitGroup, forEachGroup, groupOf, quantizeTensor, assembleTensor, validateWeights, withNestedScales } from "./nearest.ts";
+import { badWeight, emptyGroups, fitGroup, forEachGroup, quantizeTensor, assembleTensor, validateWeights, withNestedScales } from "./nearest.ts";
 import { pausing } from "./pause.ts";
 
 export interface GptqOptions {

@@ -1,6 +1,5 @@
-import type { QuantizedTensor } from "../types.ts";
-import { packTensor, type PackedMatrix } from "./pack.ts";
-import { type PackedRows, packRows } from "./packRows.ts";
+import type { PackedMatrix } from "./pack.ts";
+import type { PackedRows } from "./packRows.ts";
 
 /** Counts the changes to what packFor() gives for the same tensor: what was packed under another version is not to be read. */
 export const WEIGHT_LAYOUT_VERSION = 2;
@@ -13,11 +12,6 @@ export type WeightLayout =
 
 /** A matrix as a backend takes it: plain objects of numbers, words and typed arrays, which a structured clone or JSON with the arrays beside it can carry. */
 export type PackedWeights = PackedRows | PackedMatrix;
-
-/** Packs a tensor, which the caller gives up: the result may share its arrays. */
-export function packFor(layout: WeightLayout, tensor: QuantizedTensor): PackedWeights {
-  return layout.layout === "rows" ? packRows(tensor) : packTensor(tensor, layout.maxPartBytes);
-}
 
 /** The buffers of packed weights, or of other plain data, each once, to be transferred. */
 export function buffersOf(value: object): ArrayBuffer[] {

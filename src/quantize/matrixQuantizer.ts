@@ -3,13 +3,14 @@ import type { CheckpointTensor, RawBlock } from "../checkpoint/types.ts";
 import { EngineError } from "../errors.ts";
 import type { QuantizedTensor, TensorFormat } from "../types.ts";
 import { ErrorTally, type QuantizationError } from "./error.ts";
+import { isSameFormat } from "./formats.ts";
 import { type GptqOptions, quantizeGptq } from "./gptq.ts";
 import { toHalfBits } from "./half.ts";
-import { buffersOf, type PackedWeights, packFor, type WeightLayout } from "./layout.ts";
+import { buffersOf, type PackedWeights, type WeightLayout } from "./layout.ts";
 import { assembleTensor, dequantizeTensor, isRowwise, quantizeTensor, RowQuantizer, rowsOf } from "./nearest.ts";
+import { packFor } from "./packFor.ts";
 import { pausing } from "./pause.ts";
 import { release } from "./release.ts";
-import { isSameFormat } from "./stored.ts";
 
 /** Values that are restored together to be compared with the original ones: half a megabyte. */
 const STRIP_VALUES = 2 ** 17;

@@ -1,7 +1,8 @@
 import { EngineError, show } from "../errors.ts";
 import type { QuantizedTensor, TensorFormat } from "../types.ts";
 import { findNearest, nearestCode } from "./codebook.ts";
-import { DYNAMIC_MAP_SIGNED, type GroupLayout, groupLayout, NESTED_BLOCK, type ScaledFormat, scaleCount, storedBytes, validateTensorFormat } from "./formats.ts";
+import { DYNAMIC_MAP_SIGNED, type GroupLayout, groupLayout, groupOf, NESTED_BLOCK, type ScaledFormat, scaleCount, storedBytes, validateTensorFormat } from "./formats.ts";
+import { firstNonFinite } from "./finite.ts";
 import { absMax, type Grid, gridOf, MIN_NORMAL } from "./grid.ts";
 import { fromHalfBits, toHalfBits } from "./half.ts";
 
@@ -213,11 +214,6 @@ function largestIndex(values: Float32Array, start: number, end: number): number 
   return start + values.subarray(start, end).findIndex((value) => Math.abs(value) === largest);
 }
 
-export function firstNonFinite(values: Float32Array): number {
-  for (let i = 0; i < values.length; i++) if (!Number.isFinite(values[i])) return i;
-  return -1;
-}
-
 /** firstRow: of a tensor, where values are a range of its rows. */
 export function badWeight(values: Float32Array, index: number, shape: Shape, format: TensorFormat, expected: string, firstRow = 0): EngineError {
   const indexInTensor = firstRow * shape[1] + index;
@@ -227,11 +223,6 @@ export function badWeight(values: Float32Array, index: number, shape: Shape, for
   const group = format.type === "f32" || format.type === "f16" ? undefined : groupOf(indexInTensor, groupLayout(format, shape));
   const place = `row ${row}, column ${column}${group === undefined ? "" : `, group ${group}`}`;
   return new EngineError("quantize", `Weight at ${place} is ${value}; expected ${expected}.`, { row, column, group, value });
-}
-
-/** Index of the scale that serves the value at `index`. */
-export function groupOf(index: number, { lineLength, groupLength, groupsPerLine }: GroupLayout): number {
-  return Math.floor(index / lineLength) * groupsPerLine + Math.floor((index % lineLength) / groupLength);
 }
 
 function validateShape(shape: Shape): void {

@@ -88,6 +88,11 @@ export function calibratedField({ activations = "float", rounding = "nearest", e
   return activations !== "float" && activations.ranges === "static" ? 'activations.ranges "static"' : null;
 }
 
+/** Whether a recipe has a use for calibration: LLM.int8() does without, but then keeps no f16 columns. */
+export function usesCalibration(recipe: QuantizationRecipe): boolean {
+  return calibratedField(recipe) !== null || recipe.outlierThreshold !== undefined;
+}
+
 /**
  * The format of one matrix under a recipe: the last matching override, else the recipe's for its kind.
  * Not for `wpe`, biases and norms, which stay f32 under any recipe.

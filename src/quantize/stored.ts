@@ -107,16 +107,6 @@ export function storedFormat([rows, columns]: Shape, entries: ReadonlyMap<string
   return dtype === "U8" && type && block ? codebookFormat(type, block, entries.has(".nested_absmax")) : null;
 }
 
-/** Whether two formats of one matrix are the same numbers: one group per row is a channel, and one channel a tensor. */
-export function isSameFormat(a: TensorFormat, b: TensorFormat, shape: Shape): boolean {
-  if (a.type === "f32" || a.type === "f16" || b.type === "f32" || b.type === "f16") return a.type === b.type;
-  const key = (format: ScaledFormat): string => {
-    const { lineCount, groupsPerLine } = groupLayout(format, shape);
-    return [format.type, "mode" in format ? format.mode : Boolean(format.doubleQuantization), lineCount, groupsPerLine].join();
-  };
-  return key(a) === key(b);
-}
-
 /** A quantized matrix of a file, bit for bit; see RestoreStored. */
 export function restoreStored(tensor: CheckpointTensor, entries: StoredEntries): ReadTensor {
   const { name, shape } = tensor;

@@ -3,9 +3,11 @@ import { isMatrix } from "../checkpoint/gpt2Weights.ts";
 import type { Checkpoint, WeightHeaders } from "../checkpoint/types.ts";
 import { EngineError, show } from "../errors.ts";
 import type { QuantizationRecipe, TensorFormat } from "../types.ts";
-import { describeFormat, isRecord } from "./formats.ts";
+import { describeFormat, isRecord, isSameFormat } from "./formats.ts";
 import { formatOf, resolveRecipe, unmatchedOverrides } from "./recipes.ts";
-import { isSameFormat, storedFormat } from "./stored.ts";
+import { storedFormat } from "./stored.ts";
+
+export { restoreStored } from "./stored.ts";
 
 /**
  * The recipe under which a quantized checkpoint is loaded as it is stored: the one that it brings, else one of the formats that its matrices have.

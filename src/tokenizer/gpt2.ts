@@ -9,16 +9,7 @@ let vocabulary: Vocabulary | undefined;
 /** Tokens between two steps: about a millisecond. */
 const STEP_TOKENS = 2048;
 
-/** GPT-2's own vocabulary, r50k_base with <|endoftext|>, 50,257 tokens; made on first use, then shared. Rank and id of a token are the same number. */
-export function gpt2Vocabulary(): Vocabulary {
-  const steps = gpt2VocabularySteps();
-  for (;;) {
-    const { done, value } = steps.next();
-    if (done) return value;
-  }
-}
-
-/** The same in steps, for who has something else to do meanwhile. */
+/** GPT-2's own vocabulary, r50k_base with <|endoftext|>, 50,257 tokens, in steps, for who has something else to do meanwhile; made once, then shared. Rank and id of a token are the same number. */
 export function* gpt2VocabularySteps(): Generator<undefined, Vocabulary> {
   if (vocabulary) return vocabulary;
   const tokens: string[] = [];

@@ -17,10 +17,21 @@ function isPrintable(byte: number): boolean {
 }
 
 /**
+ * The vocabulary that a checkpoint brings: of its tokenizer.json, else of its vocab.json and merges.txt.
+ * @param files texts by name; other names are ignored
+ */
+export function vocabularyOf({ "tokenizer.json": json, "vocab.json": vocab, "merges.txt": merges }: Readonly<Record<string, string>>): Vocabulary {
+  if (json !== undefined) return readTokenizerJson(json);
+  if (vocab !== undefined && merges !== undefined) return readVocabAndMerges(vocab, merges);
+  const [found, missing] = vocab === undefined ? ["merges.txt", "vocab.json"] : ["vocab.json", "merges.txt"];
+  throw new EngineError("checkpoint", `The checkpoint brings ${found} without ${missing}; expected both, or tokenizer.json.`, { found, missing });
+}
+
+/**
  * Reads the tokenizer.json of a byte-level BPE, as Hugging Face's tokenizers writes it. Its post-processor is not applied: no token is added to a text.
  * @throws EngineError `checkpoint` for what is malformed, `unsupported` for another kind of tokenizer
  */
-export function readTokenizerJson(text: string): Vocabulary {
+function readTokenizerJson(text: string): Vocabulary {
   const file = "tokenizer.json";
   const json = record(parseJson(text, file), file, "the file");
   const model = record(json.model, file, "model");
@@ -47,7 +58,7 @@ export function readTokenizerJson(text: string): Vocabulary {
  * Reads GPT-2's original pair of files.
  * @throws EngineError `checkpoint` for what is malformed
  */
-export function readVocabAndMerges(vocabText: string, mergesText: string): Vocabulary {
+function readVocabAndMerges(vocabText: string, mergesText: string): Vocabulary {
   const vocab = record(parseJson(vocabText, "vocab.json"), "vocab.json", "the file");
   const merges: [string, string][] = [];
   mergesText.split(/\r?\n/).forEach((line, i) => {

@@ -1,12 +1,10 @@
 import { EngineError } from "../errors.ts";
 import { samplerOf } from "../generate/generation.ts";
-import { compareQuantizations } from "../load/compareQuantizations.ts";
-import { fitToBudget } from "../load/fitToBudget.ts";
-import { inspectTensor } from "../load/inspectTensor.ts";
 import { openModel } from "../load/loadModel.ts";
 import { adapterOf, LoadedModel, type ModelParts } from "../load/model.ts";
 import { planModel } from "../load/planModel.ts";
 import { ENGINE_VERSION } from "../load/version.ts";
+import { fetchPart } from "../parts.ts";
 import type { ComparisonRow, ComparisonRun } from "../types.ts";
 import type { BackendState, Call, Calls, PageMessage, SentRow, WorkerMessage } from "./protocol.ts";
 import { sendError } from "./sentError.ts";
@@ -54,16 +52,21 @@ export function serve(port: ServerPort): void {
           return give(samplerOf(backend, config.vocabSize)(call.prompt, call.sampling, call.limit, run.signal), (item) => post({ type: "item", id, item }));
         }
         case "compare": {
+          const { compareQuantizations } = await fetchPart("The comparison", () => import("../load/compareQuantizations.ts"), run.signal);
           let shared: ComparisonRun;
           const beforeWindow = call.asks ? () => run.asked(() => post({ type: "ask", id })) : undefined;
           const comparing = compareQuantizations(call.source, { ...call.options, ...watching, beforeWindow, onStart: (given) => (shared = given) });
           const { rows: _, ...comparison } = await give(comparing, (row) => post({ type: "item", id, item: { row: sendRow(row), run: shared } }, samplesOf(row)));
           return comparison;
         }
-        case "fit":
+        case "fit": {
+          const { fitToBudget } = await fetchPart("The fit to a budget", () => import("../load/fitToBudget.ts"), run.signal);
           return fitToBudget(call.source, { ...call.options, ...watching });
-        case "inspect":
+        }
+        case "inspect": {
+          const { inspectTensor } = await fetchPart("The inspection of a tensor", () => import("../load/inspectTensor.ts"), run.signal);
           return inspectTensor(call.source, call.tensor, { ...call.options, ...watching });
+        }
         case "plan":
           return planModel(call.source, { ...call.options, signal: run.signal });
       }

@@ -5,9 +5,10 @@ import { attentionShape, bindDecodeAttention, bindPrefillAttention, cacheBytes, 
 import { bindEmbedding } from "../../src/kernels/embedding.ts";
 import { bindColumnStatistics, bindGram, columnStatisticsWords, gramStrips } from "../../src/kernels/inputStatistics.ts";
 import { bindLayerNorm } from "../../src/kernels/layerNorm.ts";
-import { bindGemm, bindGemv, bindNormalizer, codeRowBytes, normalizerWords } from "../../src/kernels/linear.ts";
+import { bindGemm, bindGemv, codeRowBytes } from "../../src/kernels/linear.ts";
 import { uploadMatrix } from "../../src/kernels/matrix.ts";
 import type { Op } from "../../src/kernels/op.ts";
+import { bindNormalizer, normalizerWords } from "../../src/kernels/normalizer.ts";
 import { bindRowDivergence, bindRowSums, type RowSumsBuffers } from "../../src/kernels/rows.ts";
 import { fromHalfBits, toHalfBits } from "../../src/quantize/half.ts";
 import { dequantizeTensor, quantizeTensor } from "../../src/quantize/nearest.ts";

@@ -7,8 +7,9 @@ import { bindDecodeAttention, bindPrefillAttention } from "../../src/kernels/att
 import { bindEmbedding } from "../../src/kernels/embedding.ts";
 import { bindColumnStatistics, bindGram } from "../../src/kernels/inputStatistics.ts";
 import { bindLayerNorm } from "../../src/kernels/layerNorm.ts";
-import { bindGemm, bindGemv, bindNormalizer, fitsPrologue } from "../../src/kernels/linear.ts";
+import { bindGemm, bindGemv, fitsPrologue } from "../../src/kernels/linear.ts";
 import { uploadMatrix, type GpuMatrix, type LinearForm, type MatrixUse } from "../../src/kernels/matrix.ts";
+import { bindNormalizer } from "../../src/kernels/normalizer.ts";
 import { bindRowDivergence, bindRowSums } from "../../src/kernels/rows.ts";
 import { bindSampling } from "../../src/kernels/sampling.ts";
 import { quantizeTensor } from "../../src/quantize/nearest.ts";

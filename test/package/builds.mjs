@@ -25,7 +25,7 @@ export const builds = {
       });
     }),
 
-  esbuild: (project, out) => esbuild.build({ absWorkingDir: project, entryPoints: entries(project), outdir: out, bundle: true, splitting: false, format: "esm", minify: true, logLevel: "error", target: "es2022" }),
+  esbuild: (project, out) => esbuild.build({ absWorkingDir: project, entryPoints: entries(project), outdir: out, bundle: true, splitting: true, format: "esm", minify: true, logLevel: "error", target: "es2022" }),
 
   rollup: async (project, out) => {
     const bundle = await rollup({ input: entries(project), plugins: [nodeResolve({ rootDir: project })], onwarn: () => undefined });

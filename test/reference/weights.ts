@@ -2,7 +2,7 @@
 import { toHalfBits } from "../../src/quantize/half.ts";
 import { assembleTensor, dequantizeTensor, quantizeTensor } from "../../src/quantize/nearest.ts";
 import { formatOf } from "../../src/quantize/recipes.ts";
-import { packFor } from "../../src/quantize/layout.ts";
+import { packFor } from "../../src/quantize/packFor.ts";
 import type { CheckpointTensor } from "../../src/checkpoint/types.ts";
 import type { BackendBuilder } from "../../src/model/backend.ts";
 import type { Activation, Gpt2Config, QuantizationRecipe, QuantizedTensor } from "../../src/types.ts";

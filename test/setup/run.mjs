@@ -64,7 +64,7 @@ const tiers = [
   { name: "lint", lane: "b", commands: [[script("eslint/bin/eslint.js"), "--max-warnings", "0", "."]] },
   { name: "unit", lane: "b", commands: [vitest("unit")], count: countVitest },
   { name: "gpu-lavapipe", lane: "a", needs: ["lavapipe"], commands: [vitest("gpu", "gpu-lavapipe")], env: { NIBBLE_GPU: "lavapipe" }, count: countVitest },
-  { name: "build", lane: "b", commands: [[vite, "build", "--mode", "library"], [tsc, "-p", "tsconfig.build.json"], [tsc, "-p", "demo/panel/tsconfig.types.json"], [vite, "build"], [script("typedoc/bin/typedoc"), "--emit", "none"]] },
+  { name: "build", lane: "b", commands: [[vite, "build", "--mode", "library"], [vite, "build", "--mode", "whole"], [tsc, "-p", "tsconfig.build.json"], [tsc, "-p", "demo/panel/tsconfig.types.json"], [vite, "build"], [script("typedoc/bin/typedoc"), "--emit", "none"]] },
   {
     name: "e2e",
     lane: "b",

@@ -1,8 +1,8 @@
 import { describe, expect, test } from "vitest";
 import { calibrate, type Comparison, compareQuantizations, decodeComparison, dequantizeTensor, encodeComparison, exportSafetensors, fitToBudget, inspectQuantization, loadModel, mergeComparisons, quantizeTensor, readTensor, weightHistogram } from "../../src/index.ts";
 import { parseSafetensors } from "../../src/safetensors/index.ts";
-import { createTokenizer } from "../../src/tokenizer/index.ts";
 import { encodeFloats, writeSafetensors, writtenDtypeBytes, type WrittenDtype } from "../fixtures/safetensorsWriter.ts";
+import { tokenizerOf } from "../fixtures/tokenizers.ts";
 import { mutateBytes } from "../fuzz/bytes.ts";
 import { encode, type Files, floatCheckpoints, jsonOf, mutateSafetensors, quantizedCheckpoints, sharded, sizeOf, type Tensors, tensorsOf, useModel } from "../fuzz/checkpoints.ts";
 import type { Choices } from "../fuzz/choices.ts";
@@ -160,7 +160,7 @@ describe("hostile input ends in a proper error or a correct load", { timeout: 60
         what,
         givenBytes: sizeOf(files),
         run: () => {
-          const tokenizer = createTokenizer(Object.fromEntries(Object.entries(files).map(([file, bytes]) => [file, decoder.decode(bytes)])), { vocabSize: 260, eosTokenId: null });
+          const tokenizer = tokenizerOf(Object.fromEntries(Object.entries(files).map(([file, bytes]) => [file, decoder.decode(bytes)])), { vocabSize: 260, eosTokenId: null });
           const ids = tokenizer.encode(text);
           if (ids.some((id) => !(id >= 0 && id < tokenizer.vocabSize))) throw new Error(`encoded to ${ids.join()}`);
           const stream = tokenizer.stream();

@@ -4,10 +4,10 @@ import { complete, createGeneration, type GenerationSetup } from "../../src/gene
 import { Turnstile } from "../../src/generate/queue.ts";
 import { StopMatcher } from "../../src/generate/stopStrings.ts";
 import { BytePairTokenizer } from "../../src/tokenizer/bpe.ts";
-import { gpt2Vocabulary } from "../../src/tokenizer/gpt2.ts";
 import type { GeneratedToken, GenerateOptions, Generation } from "../../src/types.ts";
 import { byteTokenizer } from "../fixtures/byteTokenizer.ts";
 import { FormulaBackend, formulaConfig, type LogitFormula } from "../fixtures/formulaBackend.ts";
+import { gpt2Vocabulary } from "../fixtures/tokenizers.ts";
 
 const V = byteTokenizer.vocabSize;
 const END = 256;

@@ -2,7 +2,7 @@ import { describe, expect, test } from "vitest";
 import type { RawBlock } from "../../src/checkpoint/types.ts";
 import { quantizationError } from "../../src/quantize/error.ts";
 import { describeFormat } from "../../src/quantize/formats.ts";
-import { packFor } from "../../src/quantize/layout.ts";
+import { packFor } from "../../src/quantize/packFor.ts";
 import { type MatrixBlock, type MatrixJob, MatrixQuantizer, type QuantizedMatrix } from "../../src/quantize/matrixQuantizer.ts";
 import { toHalfBits } from "../../src/quantize/half.ts";
 import { assembleTensor, dequantizeTensor, quantizeTensor } from "../../src/quantize/nearest.ts";

@@ -1,9 +1,11 @@
 import { isDeepStrictEqual } from "node:util";
 import { describe, expect, test } from "vitest";
 import { CODE_BITS, describeFormat, DYNAMIC_MAP_SIGNED, NF4_CODES } from "../../src/quantize/formats.ts";
-import { buffersOf, packFor, type PackedWeights, type WeightLayout } from "../../src/quantize/layout.ts";
+import { buffersOf, type PackedWeights, type WeightLayout } from "../../src/quantize/layout.ts";
 import { assembleTensor, dequantizeTensor, quantizeTensor } from "../../src/quantize/nearest.ts";
-import { CHUNK_VALUES, encodingOf, packTensor, padTo, unpackTensor, type PackedMatrix, type PackedPart } from "../../src/quantize/pack.ts";
+import { CHUNK_VALUES, encodingOf, packTensor, padTo, type PackedMatrix, type PackedPart } from "../../src/quantize/pack.ts";
+import { packFor } from "../../src/quantize/packFor.ts";
+import { unpackTensor } from "../../src/quantize/unpack.ts";
 import { packRows, unpackRows } from "../../src/quantize/packRows.ts";
 import type { QuantizedTensor, TensorFormat } from "../../src/types.ts";
 

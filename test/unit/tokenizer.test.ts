@@ -3,17 +3,16 @@ import bpeRanks from "gpt-tokenizer/bpeRanks/r50k_base";
 import { encode as encodeByPackage } from "gpt-tokenizer/encoding/r50k_base";
 import { describe, expect, test, vi } from "vitest";
 import { fromByteString, toByteString, utf8ByteString } from "../../src/tokenizer/byteStrings.ts";
-import { gpt2Vocabulary } from "../../src/tokenizer/gpt2.ts";
 import { openTokenizer } from "../../src/load/openTokenizer.ts";
-import { createTokenizer } from "../../src/tokenizer/index.ts";
 import { mergePiece } from "../../src/tokenizer/merge.ts";
 import { forEachPiece } from "../../src/tokenizer/pieces.ts";
 import type { Tokenizer } from "../../src/tokenizer/types.ts";
 import { seededCheckpoint } from "../fixtures/seededCheckpoint.ts";
+import { gpt2Vocabulary, tokenizerOf } from "../fixtures/tokenizers.ts";
 import { Choices } from "../fuzz/choices.ts";
 
 const file = (path: string): string => readFileSync(new URL(`../../${path}`, import.meta.url), "utf8");
-const gpt2 = createTokenizer({}, { vocabSize: 50_257, eosTokenId: 50_256 });
+const gpt2 = tokenizerOf({}, { vocabSize: 50_257, eosTokenId: 50_256 });
 
 /** Texts that take BPE apart at every kind of seam. */
 const mixedTexts: [string, string][] = [
@@ -334,7 +333,7 @@ describe("a tokenizer from a checkpoint's files", () => {
   ];
 
   test.each(sources)("made of GPT-2's own vocabulary equals the built-in one: %s", (_, files) => {
-    const tokenizer = createTokenizer(files, config);
+    const tokenizer = tokenizerOf(files, config);
     expect([tokenizer.vocabSize, tokenizer.endOfTextId]).toEqual([50_257, 50_256]);
     const story = file("models/texts/stories-eval.txt").slice(0, 8_000);
     for (const text of [...mixedTexts.map(([, mixed]) => mixed), story, "a<|endoftext|>b"]) {
@@ -352,7 +351,7 @@ describe("a tokenizer from a checkpoint's files", () => {
     pre_tokenizer: { type: "ByteLevel", add_prefix_space: false } as unknown,
     model: { type: "BPE", vocab: smallVocab as unknown, merges: ["a b", "ab c", "Ġ a"] as unknown },
   };
-  const smallTokenizer = (change: Partial<typeof small> = {}, vocabSize = 300): Tokenizer => createTokenizer({ "tokenizer.json": JSON.stringify({ ...small, ...change }) }, { vocabSize, eosTokenId: null });
+  const smallTokenizer = (change: Partial<typeof small> = {}, vocabSize = 300): Tokenizer => tokenizerOf({ "tokenizer.json": JSON.stringify({ ...small, ...change }) }, { vocabSize, eosTokenId: null });
   const model = (change: object): Partial<typeof small> => ({ model: { ...small.model, ...change } });
 
   /** Of 1,024 characters each, ids from the largest downwards. */
@@ -365,8 +364,8 @@ describe("a tokenizer from a checkpoint's files", () => {
   test("reads merges as text or as pairs, and merges.txt with any line ends and without a version", () => {
     const others = [
       smallTokenizer(model({ merges: [["a", "b"], ["ab", "c"], ["Ġ", "a"]] })), // prettier-ignore
-      createTokenizer({ "vocab.json": JSON.stringify(smallVocab), "merges.txt": "a b\r\nab c\r\nĠ a" }, config),
-      createTokenizer({ "vocab.json": JSON.stringify(smallVocab), "merges.txt": "#version: 0.2\na b\nab c\nĠ a\n" }, config),
+      tokenizerOf({ "vocab.json": JSON.stringify(smallVocab), "merges.txt": "a b\r\nab c\r\nĠ a" }, config),
+      tokenizerOf({ "vocab.json": JSON.stringify(smallVocab), "merges.txt": "#version: 0.2\na b\nab c\nĠ a\n" }, config),
     ];
     for (const other of others) expect(other.encode("abcab a abd")).toEqual([257, 256, 258, 32, 256, 100]);
   });
@@ -400,7 +399,7 @@ describe("a tokenizer from a checkpoint's files", () => {
 
   test("ends generations with the config's token, else with <|endoftext|>, where the model has it", () => {
     const files = { "tokenizer.json": JSON.stringify({ ...small, added_tokens: [{ ...addedToken, id: 259 }] }) };
-    const endOf = (vocabSize: number, eosTokenId: number | null, from = files): number | null => createTokenizer(from, { vocabSize, eosTokenId }).endOfTextId;
+    const endOf = (vocabSize: number, eosTokenId: number | null, from = files): number | null => tokenizerOf(from, { vocabSize, eosTokenId }).endOfTextId;
     expect(endOf(300, 97)).toBe(97);
     expect(endOf(300, null)).toBe(259);
     expect(endOf(300, 50_256)).toBe(259);
@@ -459,9 +458,9 @@ describe("a tokenizer from a checkpoint's files", () => {
     ["a truncated vocab.json", { "vocab.json": '{"a": 1', "merges.txt": "" }, "vocab.json is not JSON"],
     ["a line of three in merges.txt", { "vocab.json": JSON.stringify(smallVocab), "merges.txt": "#version: 0.2\na b\na b c\n" }, 'merges.txt: line 3 is "a b c"; expected two tokens'],
   ])("rejects %s", (_, files, message) => {
-    createTokenizer({ "vocab.json": JSON.stringify(smallVocab), "merges.txt": "#version: 0.2\na b\n" }, config); // control case
-    expect(() => createTokenizer(files, config)).toThrow(expect.objectContaining({ code: "checkpoint" }));
-    expect(() => createTokenizer(files, config)).toThrow(message);
+    tokenizerOf({ "vocab.json": JSON.stringify(smallVocab), "merges.txt": "#version: 0.2\na b\n" }, config); // control case
+    expect(() => tokenizerOf(files, config)).toThrow(expect.objectContaining({ code: "checkpoint" }));
+    expect(() => tokenizerOf(files, config)).toThrow(message);
   });
 });
 

@@ -1,6 +1,6 @@
 import { toHalfBits } from "../../../src/quantize/half.ts";
 import { parseSafetensors, toFloat32 } from "../../../src/safetensors/index.ts";
-import { gpt2Vocabulary } from "../../../src/tokenizer/gpt2.ts";
+import { gpt2Vocabulary } from "../../fixtures/tokenizers.ts";
 import { mergePiece } from "../../../src/tokenizer/merge.ts";
 import type { ModelFiles } from "../nibbleSubject.ts";
 import { readShape, transpose } from "./gpt2Onnx.ts";

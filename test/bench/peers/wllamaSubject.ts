@@ -1,4 +1,4 @@
-import { createTokenizer } from "../../../src/tokenizer/index.ts";
+import { tokenizerOf } from "../../fixtures/tokenizers.ts";
 import type { Subject } from "../measure.ts";
 import type { ModelFiles } from "../nibbleSubject.ts";
 import { type GgufFormat, gpt2Gguf } from "./gpt2Gguf.ts";
@@ -21,7 +21,7 @@ interface WllamaCompletion {
 /** llama.cpp in the page on one thread of the CPU. It takes prompts as text alone, and times itself; the way to its worker and back is not in that. */
 export async function wllamaSubject({ Wllama }: WllamaModule, { shape, files, format, wasm }: { shape: string; files: ModelFiles; format: GgufFormat; wasm: string }): Promise<Subject> {
   const { n_positions, vocab_size: V } = readShape(files);
-  const tokenizer = createTokenizer({}, { vocabSize: V, eosTokenId: null });
+  const tokenizer = tokenizerOf({}, { vocabSize: V, eosTokenId: null });
   const gguf = gpt2Gguf(files, format);
   const startMs = performance.now();
   const wllama = new Wllama({ default: wasm }, { suppressNativeLog: true });

@@ -1,4 +1,4 @@
-import { loadModel } from "nibble-webgpu";
+import { loadModel } from "nibble-webgpu/static";
 
 async function answer(port) {
   try {

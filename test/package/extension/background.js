@@ -1,4 +1,4 @@
-import { loadModel } from "./nibble/index.js";
+import { loadModel } from "./nibble/static.js";
 import { story } from "./story.js";
 
 chrome.runtime.onMessage.addListener((message, sender, respond) => {
