@@ -45,12 +45,12 @@ export function show(value: unknown): string {
 
 /** Settles as `work` does, or rejects with `signal.reason` where the signal fires first; the work then goes on unheard. */
 export async function orAborted<T>(work: T | Promise<T>, signal: AbortSignal | undefined): Promise<T> {
-  throwIfAborted(signal);
   let abort = (): void => undefined;
   const aborted = new Promise<never>((_, reject) => (abort = () => reject(signal?.reason)));
+  if (signal?.aborted) abort();
   signal?.addEventListener("abort", abort);
   try {
-    return await Promise.race([work, aborted]);
+    return await Promise.race([aborted, work]);
   } finally {
     signal?.removeEventListener("abort", abort);
   }

@@ -1,4 +1,4 @@
-import { EngineError, throwIfAborted } from "./errors.ts";
+import { EngineError, orAborted, throwIfAborted } from "./errors.ts";
 
 /**
  * A part of the engine that is a file of its own, because most loads do without it. worker.js, quantizer.js and static.js have it inside them.
@@ -8,14 +8,10 @@ import { EngineError, throwIfAborted } from "./errors.ts";
  */
 export async function fetchPart<Part>(name: string, importPart: () => Promise<Part>, signal?: AbortSignal): Promise<Part> {
   throwIfAborted(signal);
-  let abort: (() => void) | undefined;
-  const aborted = new Promise<never>((_, reject) => signal?.addEventListener("abort", (abort = () => reject(signal.reason)), { once: true }));
   try {
-    return await Promise.race([importPart(), aborted]);
+    return await orAborted(importPart(), signal);
   } catch (cause) {
     throwIfAborted(signal);
     throw new EngineError("network", `${name} could not be fetched: ${(cause as Error).message}; expected its file where the engine's own lies.`, { part: name }, { cause });
-  } finally {
-    if (abort) signal!.removeEventListener("abort", abort);
   }
 }

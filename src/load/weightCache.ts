@@ -1,6 +1,6 @@
 import { gpt2Weights, isMatrix } from "../checkpoint/gpt2Weights.ts";
 import type { Checkpoint } from "../checkpoint/types.ts";
-import { EngineError, throwIfAborted } from "../errors.ts";
+import { EngineError, orAborted, throwIfAborted } from "../errors.ts";
 import type { BackendBuilder } from "../model/backend.ts";
 import { fetchPart } from "../parts.ts";
 import { storedBytes } from "../quantize/formats.ts";
@@ -160,17 +160,11 @@ export class WeightCache {
 
   /** What the cache answers; null where it fails, or has no answer when the signal fires, of which it does not know. */
   async #trying<T>(work: () => Promise<T>, signal: AbortSignal | undefined): Promise<T | null> {
-    let abort = (): void => undefined;
-    const aborted = new Promise<null>((resolve) => (abort = () => resolve(null)));
-    if (signal?.aborted) abort();
-    signal?.addEventListener("abort", abort);
     try {
-      return await Promise.race([work(), aborted]);
+      return await orAborted(work(), signal);
     } catch (error) {
-      this.#notices.add(notCached(error));
+      if (!signal?.aborted) this.#notices.add(notCached(error));
       return null;
-    } finally {
-      signal?.removeEventListener("abort", abort);
     }
   }
 }
