@@ -77,10 +77,13 @@ export async function fillSettings(page: Page, values: Record<string, string>): 
 }
 
 /** From the next address on, the engine's worker finds a browser that has no WebGPU. */
-export async function withoutWebGpu(page: Page): Promise<void> {
+export const withoutWebGpu = (page: Page): Promise<void> => beginWorker(page, "delete WorkerNavigator.prototype.gpu;");
+
+/** From the next address on, the engine's worker runs this script first. */
+export async function beginWorker(page: Page, script: string): Promise<void> {
   await page.route("**/engineWorker-*.js", async (route) => {
     const response = await route.fetch();
-    await route.fulfill({ response, body: `delete WorkerNavigator.prototype.gpu;${await response.text()}` });
+    await route.fulfill({ response, body: `${script}${await response.text()}` });
   });
 }
 

@@ -1,5 +1,5 @@
 import { resolve } from "node:path";
-import { expect, fillSettings, generateButton, generateGreedily, modelFolder, open, ready, test, watchShifts, written } from "./fixture.ts";
+import { alertLine, beginWorker, expect, fillSettings, generateButton, generateGreedily, modelFolder, open, ready, test, watchShifts, written } from "./fixture.ts";
 
 /** The first 12 of the fixture's 24 greedy tokens, decoded. */
 const greedyText = " a little girl named Lily. She loved to play with her";
@@ -66,6 +66,29 @@ test("without a real GPU the page runs on the CPU by itself, says why, and takes
   });
   await expect(page.locator("#model")).toHaveValue("model.safetensors");
   await ready(page);
+  expect(await generateGreedily(page, 3)).toBe(" a little girl");
+});
+
+test("a device that is lost for good ends the text in one line that says what to do, and the page works again when reloaded", async ({ page, browser }) => {
+  await beginWorker(page, `
+    const { requestAdapter } = GPU.prototype;
+    const { requestDevice } = GPUAdapter.prototype;
+    let isTaken = false;
+    GPU.prototype.requestAdapter = async function (options) { return isTaken ? null : requestAdapter.call(this, options); };
+    GPUAdapter.prototype.requestDevice = function (descriptor) { isTaken = true; return requestDevice.call(this, descriptor); };
+  `);
+  await open(page);
+  await fillSettings(page, { Tokens: "200" });
+  await generateButton(page).click();
+  await expect(page.locator("#output span").nth(5)).toBeAttached({ timeout: 120_000 });
+  await (await browser.newBrowserCDPSession()).send("Browser.crashGpuProcess");
+  await expect(alertLine(page)).toHaveText(/device was lost.*Reload the page\.$/, { timeout: 120_000 });
+  expect(await page.locator("#output span").count()).toBeGreaterThan(5);
+
+  await page.unrouteAll();
+  await page.reload();
+  await ready(page);
+  await expect(alertLine(page)).toBeEmpty();
   expect(await generateGreedily(page, 3)).toBe(" a little girl");
 });
 

@@ -40,6 +40,23 @@ test("the playground is worked by keyboard alone, and shows what each token's ri
   await expect(alertLine(page)).toBeEmpty();
 });
 
+test("what is written is spoken in whole sentences, each once, and errors and the state of a load as they come", async ({ page }) => {
+  await open(page, "cpu");
+  await page.evaluate(() => {
+    const spoken = document.querySelector("#spoken")!;
+    const said: string[] = [];
+    Object.assign(window, { said });
+    new MutationObserver(() => said.push(spoken.textContent)).observe(spoken, { childList: true, characterData: true, subtree: true });
+  });
+  const text = await generateGreedily(page, 60);
+  const said = await page.evaluate(() => (window as unknown as { said: string[] }).said);
+  expect(said.length).toBeGreaterThan(2);
+  for (const sentence of said.slice(0, -1)) expect(sentence).toMatch(/[.!?]["”]?$/);
+  expect(said.join(" ")).toBe(text.replace(/\s+/g, " ").trim());
+  for (const [id, role] of [["spoken", "paragraph"], ["alert", "alert"], ["status", "status"], ["outcome", "status"]] as const) await expect(page.locator(`#${id}`)).toHaveRole(role);
+  await expect(page.locator("#spoken")).toHaveAttribute("aria-live", "polite");
+});
+
 test("penalties change the text, and a stop text ends it", async ({ page }) => {
   await open(page, "cpu");
   const plain = await generateGreedily(page, 24);
