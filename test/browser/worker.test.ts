@@ -61,7 +61,7 @@ describe("a real worker that ends", () => {
       document.body.append(frame);
       await loaded;
       vi.stubGlobal("Worker", (frame.contentWindow as unknown as typeof globalThis).Worker); // a worker's policy is that of the window whose constructor makes it
-      return loadModelInWorker(files, { backend: "cpu", worker: "/src/worker/engineWorker.ts" }).finally(() => vi.unstubAllGlobals());
+      return loadModelInWorker(files, { backend: "cpu", worker: "/src/worker/engineWorker.ts?worker_file&type=module" }).finally(() => vi.unstubAllGlobals());
     };
     using _ = await loadUnder("worker-src 'self'");
     await expect(loadUnder("worker-src 'none'")).rejects.toMatchObject({ name: "EngineError", code: "worker", message: expect.stringContaining("could not be started") as string, details: { script: expect.stringContaining("engineWorker") as string } });
