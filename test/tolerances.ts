@@ -95,6 +95,8 @@ export const tolerances = {
    * 46 (a disabled button in dark colours) to 350 (three lines of small text).
    */
   differingPixels: 30,
+  /** Where the pictures are of another major version of Chromium, whose curves and controls may differ: what is gone shows, what has moved by little does not. */
+  differingPixelsOfAnotherChromium: 1000,
   /** Of the README's pictures, which show how fast this machine is: a digit takes 20 to 50 pixels, and they have at most 25. */
   differingPixelsOfTimings: 1000,
   /** How far the page moves by itself while a model loads, as web vitals sum it up (0.1 is good): figures that take the place of dashes. Measured 0.002 to 0.006. */

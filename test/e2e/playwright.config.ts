@@ -1,7 +1,6 @@
 import { defineConfig } from "@playwright/test";
 import { resolve } from "node:path";
 import { chromiumFlags, findChromium } from "../setup/locate.mjs";
-import { tolerances } from "../tolerances.ts";
 
 const root = resolve(import.meta.dirname, "../..");
 const address = "http://127.0.0.1:4273/";
@@ -17,7 +16,6 @@ export default defineConfig({
   reporter: "list",
   snapshotPathTemplate: "{testDir}/snapshots/{arg}{ext}", // the same pictures on every platform
   updateSnapshots: process.env.CI ? "none" : "missing",
-  expect: { toHaveScreenshot: { maxDiffPixels: tolerances.differingPixels } },
   use: {
     baseURL: address,
     browserName: "chromium",

@@ -3,10 +3,10 @@
 import { spawnSync } from "node:child_process";
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
-import { findChromium, findFirefox, findLavapipe, findSwiftShader } from "./locate.mjs";
+import { findChromium, findDejaVu, findFirefox, findLavapipe, findSwiftShader } from "./locate.mjs";
 
 /**
- * @typedef {"chromium" | "firefox" | "lavapipe" | "swiftshader"} PieceName
+ * @typedef {"chromium" | "firefox" | "lavapipe" | "swiftshader" | "dejavu"} PieceName
  * @typedef {{ label: string, find: () => string | null, debianPackage: string, hint: string }} Piece
  */
 
@@ -16,6 +16,7 @@ export const pieces = {
   firefox: { label: "Firefox", find: findFirefox, debianPackage: "firefox-esr", hint: "set FIREFOX or install firefox-esr" },
   lavapipe: { label: "lavapipe", find: findLavapipe, debianPackage: "mesa-vulkan-drivers", hint: "set LAVAPIPE_ICD or install Mesa's Vulkan drivers (Debian bookworm: mesa-vulkan-drivers from bookworm-backports)" },
   swiftshader: { label: "SwiftShader", find: findSwiftShader, debianPackage: "chromium", hint: "set SWIFTSHADER_ICD to vk_swiftshader_icd.json, which comes with Chromium" },
+  dejavu: { label: "DejaVu", find: findDejaVu, debianPackage: "fonts-dejavu-core", hint: "without this font the page is not compared with its pictures" },
 };
 
 /** @returns {string | null} "bookworm", "trixie"…; null where this is not Debian or not root */

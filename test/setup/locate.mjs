@@ -53,6 +53,11 @@ export function findFirefox() {
   );
 }
 
+/** The font of the pictures in test/e2e/snapshots, where Debian has it. */
+export function findDejaVu() {
+  return firstExisting(["/usr/share/fonts/truetype/dejavu/DejaVuSansMono.ttf"]);
+}
+
 /**
  * Mesa 22 (Debian bookworm's) declares Vulkan 1.1, and Dawn refuses it: it lacks shaderUniformBufferArrayDynamicIndexing.
  * @param {string} icd
