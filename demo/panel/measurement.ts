@@ -61,14 +61,12 @@ export function wholeCharacters(tokens: readonly number[], decode: ModelTokenize
 
 /** Settles as `promise` does, or rejects with the signal's reason if that comes first. */
 export async function orAborted<T>(promise: Promise<T>, signal: AbortSignal): Promise<T> {
-  signal.throwIfAborted();
   let stop = (): void => undefined;
-  const aborted = new Promise<never>((_, reject) => {
-    stop = () => reject(signal.reason);
-    signal.addEventListener("abort", stop);
-  });
+  const aborted = new Promise<never>((_, reject) => (stop = () => reject(signal.reason)));
+  if (signal.aborted) stop();
+  signal.addEventListener("abort", stop);
   try {
-    return await Promise.race([promise, aborted]);
+    return await Promise.race([aborted, promise]);
   } finally {
     signal.removeEventListener("abort", stop);
   }
