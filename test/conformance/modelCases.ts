@@ -151,14 +151,14 @@ const samplings: readonly GenerateOptions[] = [
   { seed: 5, logitBias: { 26: 2, 11: -Infinity } },
 ];
 
-/** Ways to leave a loop over tokens at the first, and whether the loop then throws. */
-const leavings: Readonly<Record<string, (model: Model) => Promise<unknown>>> = {
-  async break(model) {
+/** Ways to leave a loop over tokens at the first. Each gives the generation's summary, having seen that the loop throws what it should. */
+export const leavings: Readonly<Record<string, (model: Model, prompt: string | readonly number[]) => Promise<unknown>>> = {
+  async break(model, prompt) {
     const generation = model.generate(prompt, { seed: 1 });
     for await (const _ of generation) break;
     return generation.summary;
   },
-  async throw(model) {
+  async throw(model, prompt) {
     const generation = model.generate(prompt, { seed: 1 });
     const loop = async (): Promise<void> => {
       for await (const _ of generation) throw reason;
@@ -166,7 +166,7 @@ const leavings: Readonly<Record<string, (model: Model) => Promise<unknown>>> = {
     requireEqual("what the loop throws is ours", (await rejectionOf("throw", loop())) === reason, true);
     return generation.summary;
   },
-  async abort(model) {
+  async abort(model, prompt) {
     const controller = new AbortController();
     const generation = model.generate(prompt, { seed: 1, signal: controller.signal });
     const loop = async (): Promise<void> => {
@@ -230,7 +230,7 @@ const generationCases: readonly ModelCase[] = [
     run: async (load) => {
       using model = await load(files);
       const expected = await model.complete(prompt, { maxTokens: 12, seed: 2 });
-      const { finishReason, newTokens } = (await leave(model)) as { finishReason: string; newTokens: number };
+      const { finishReason, newTokens } = (await leave(model, prompt)) as { finishReason: string; newTokens: number };
       requireEqual("summary", [finishReason, newTokens], ["cancelled", 1]);
       requireEqual("the next one", (await model.complete(prompt, { maxTokens: 12, seed: 2 })).tokens, expected.tokens);
       return `${expected.tokens.length} tokens`;

@@ -19,6 +19,7 @@ import {
   type WorkerLoadOptions,
 } from "../../src/index.ts";
 import { restoreError, sendError } from "../../src/worker/sentError.ts";
+import { leavings } from "../conformance/modelCases.ts";
 import { byteVocabulary } from "../fixtures/byteTokenizer.ts";
 import { seededCheckpoint } from "../fixtures/seededCheckpoint.ts";
 import { PairedWorker, pairedWorker, type Tap } from "../fixtures/workerPair.ts";
@@ -240,36 +241,14 @@ describe("loadModelInWorker", () => {
 });
 
 describe("a generation in a worker", () => {
-  /** Leaves a running generation in one way, and says what came of it. */
-  const leave: Record<string, (model: Model) => Promise<unknown>> = {
-    async break(model) {
-      const generation = model.generate(text, { seed: 1 });
-      for await (const _ of generation) break;
-      return generation.summary;
-    },
-    async throw(model) {
-      const generation = model.generate(text, { seed: 1 });
-      const thrown = new Error("mine");
-      await expect((async () => {
-        for await (const _ of generation) throw thrown;
-      })()).rejects.toBe(thrown);
-      return generation.summary;
-    },
-    async return(model) {
-      const generation = model.generate(text, { seed: 1 });
+  const leave: typeof leavings = {
+    ...leavings,
+    async return(model, prompt) {
+      const generation = model.generate(prompt, { seed: 1 });
       const tokens = generation[Symbol.asyncIterator]();
       await tokens.next();
       await tokens.return!();
       expect(await tokens.next()).toEqual({ done: true, value: undefined });
-      return generation.summary;
-    },
-    async abort(model) {
-      const controller = new AbortController();
-      const reason = { because: "enough" };
-      const generation = model.generate(text, { seed: 1, signal: controller.signal });
-      await expect((async () => {
-        for await (const _ of generation) controller.abort(reason);
-      })()).rejects.toBe(reason);
       return generation.summary;
     },
   };
@@ -279,7 +258,7 @@ describe("a generation in a worker", () => {
     using opened = await open({}, { toWorker: (message) => message.type === "end" && ended.push(message) });
     const expected = await opened.model.complete(text, { maxTokens: 12, seed: 2 });
     const before = ended.length;
-    expect(await leave[way]!(opened.model)).toMatchObject({ finishReason: "cancelled", newTokens: 1, promptTokens: opened.model.encode(text).length });
+    expect(await leave[way]!(opened.model, text)).toMatchObject({ finishReason: "cancelled", newTokens: 1, promptTokens: opened.model.encode(text).length });
     expect(ended).toHaveLength(before + 1);
     expect((await opened.model.complete(text, { maxTokens: 12, seed: 2 })).tokens).toEqual(expected.tokens);
   });
